@@ -1,0 +1,3 @@
+//! Guest loader.
+#![no_std]
+#![forbid(unsafe_code)]

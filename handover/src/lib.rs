@@ -1,0 +1,3 @@
+//! The contract between two images.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,60 @@
+//! How logic reaches hardware: traits with one implementation on the bare
+//! target and another, a model, in the tests on the host.
+
+use crate::addr::HostPhys;
+
+/// Memory that hardware walks: page tables, IOMMU structures, queues.
+///
+/// Entries are 8-byte aligned and read and written whole, as hardware sees them.
+pub trait TableMemory {
+    /// A zeroed 4 KiB frame, or `None` when memory is exhausted.
+    fn allocate(&mut self) -> Option<HostPhys>;
+    /// Returns a frame got from [`allocate`](Self::allocate). The caller has made
+    /// sure that no hardware can still hold a reference to it.
+    fn free(&mut self, frame: HostPhys);
+    /// Reads the 8-byte entry at `entry`.
+    fn read(&self, entry: HostPhys) -> u64;
+    /// Writes the 8-byte entry at `entry` in one store, ordered after earlier writes.
+    fn write(&mut self, entry: HostPhys, value: u64);
+    /// Writes the 16-byte entry at `entry` in one 16-byte store (`[low, high]`),
+    /// ordered after earlier writes. Needed where hardware may fetch both halves
+    /// of a live entry (VT-d 9: root, context, interrupt remapping entries).
+    fn write_pair(&mut self, entry: HostPhys, value: [u64; 2]);
+    /// Writes back `bytes` at `address` from the CPU's caches, for walkers that do
+    /// not snoop (VT-d ECAP.C = 0).
+    fn flush(&mut self, address: HostPhys, bytes: u64);
+}
+
+/// A block of memory-mapped registers, addressed by byte offset.
+pub trait Registers {
+    /// Reads the 32-bit register at `offset`.
+    fn read32(&self, offset: usize) -> u32;
+    /// Writes the 32-bit register at `offset`.
+    fn write32(&self, offset: usize, value: u32);
+    /// Reads the 64-bit register at `offset`.
+    fn read64(&self, offset: usize) -> u64;
+    /// Writes the 64-bit register at `offset`.
+    fn write64(&self, offset: usize, value: u64);
+}
+
+/// A source of time for bounded waits.
+pub trait Clock {
+    /// Ticks since an arbitrary moment; monotonic.
+    fn ticks(&self) -> u64;
+    /// Ticks per millisecond.
+    fn ticks_per_ms(&self) -> u64;
+    /// Waits for `condition`, at most `ms` milliseconds. Returns whether it held.
+    #[must_use]
+    fn wait_for(&self, ms: u64, condition: &mut dyn FnMut() -> bool) -> bool {
+        let deadline = self.ticks().saturating_add(ms.saturating_mul(self.ticks_per_ms()));
+        loop {
+            if condition() {
+                return true;
+            }
+            if self.ticks() >= deadline {
+                return condition();
+            }
+            core::hint::spin_loop();
+        }
+    }
+}
