@@ -1,0 +1,1 @@
+//! `baton.toml`: what the operator wants.

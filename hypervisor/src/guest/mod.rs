@@ -1,0 +1,1 @@
+//! The platform a guest sees: interrupt controllers, console, PCI, clock, CPUID and MSR policy.

@@ -1,0 +1,1 @@
+//! The management NIC and its TCP/IP stack.
