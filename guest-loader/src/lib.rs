@@ -1,3 +1,20 @@
-//! Guest loader.
+//! Puts a guest into its memory: the kernel (Linux bzImage or a PVH ELF), its
+//! initrd and command line, the tables its firmware would have left (ACPI, e820)
+//! and the state in which its first virtual CPU starts.
+//!
+//! Principles of this crate:
+//! - every image is an allegation: each field is checked before it is used, no
+//!   input panics, and a refusal names the module, what is wrong and the remedy;
+//! - [`layout`] is the only place that knows where something lies in a guest;
+//! - it writes through [`GuestMemory`] and so needs neither the hypervisor nor
+//!   unsafe code: everything here is tested on the host.
+
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod layout;
+pub mod memory;
+
+pub use memory::{GuestMemory, OutOfGuestMemory};
