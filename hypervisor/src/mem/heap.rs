@@ -1,0 +1,36 @@
+//! The heap: talc over what the image leaves of its slot.
+#![expect(unsafe_code, reason = "a global allocator is given raw memory")]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::boot_info::ImageLayout;
+use crate::mem::layout::BOOT_TABLES_OFFSET;
+
+/// On the host the tests have std's allocator.
+#[cfg(target_os = "none")]
+#[global_allocator]
+static HEAP: talc::TalcLock<hermit_sync::RawInterruptTicketMutex, talc::source::Manual> =
+    talc::TalcLock::new(talc::source::Manual);
+
+static BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Gives the heap the slot's free part: from the image's end to the boot page tables.
+///
+/// # Safety
+/// Once per image, before the first allocation, with the slot mapped writable.
+pub unsafe fn init(image: &ImageLayout) {
+    let start = image.end;
+    let bytes = (image.base + BOOT_TABLES_OFFSET).saturating_sub(start);
+    BYTES.store(bytes, Ordering::Relaxed);
+    #[cfg(target_os = "none")]
+    // SAFETY: the slot belongs to this image; the linker ends the image at `end`, the boot tables and the boot
+    // stack begin behind the range, and the caller promises that this happens once.
+    unsafe {
+        let _heap = HEAP.lock().claim(start as usize as *mut u8, bytes as usize);
+    }
+}
+
+/// Bytes the heap was given.
+pub fn bytes() -> u64 {
+    BYTES.load(Ordering::Relaxed)
+}

@@ -1,0 +1,216 @@
+//! The hypervisor's own page tables: identity map of what it owns, nothing writable and
+//! executable at once, the page below the boot stack unmapped, guest memory not mapped.
+#![expect(unsafe_code, reason = "frames of page tables come from the heap; control registers are set")]
+
+use alloc::alloc::{alloc_zeroed, dealloc};
+use core::alloc::Layout;
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hermit_sync::InterruptTicketMutex;
+use machine::access::TableMemory;
+use machine::addr::{HostPhys, PAGE_SIZE, PAGE_SIZE_2M};
+use machine::paging::{Caching, Host, LeafSizes, PageTable, PagingError, Permissions};
+
+use super::layout::{AP_TRAMPOLINE, BOOT_STACK_BYTES, GUARD_BYTES, LOAD_BASE, SLOT_BYTES};
+use super::window;
+use crate::boot_info::ImageLayout;
+use crate::cpu;
+
+const EFER: u32 = 0xc000_0080;
+
+/// What may be done with a mapping.
+pub const READ: Permissions = Permissions { read: true, write: false, execute: false };
+/// Data.
+pub const READ_WRITE: Permissions = Permissions { read: true, write: true, execute: false };
+/// Code.
+pub const READ_EXECUTE: Permissions = Permissions { read: true, write: false, execute: true };
+/// Only for the slot of the next image, which sets up its own rights.
+pub const EVERYTHING: Permissions = Permissions { read: true, write: true, execute: true };
+
+/// Frames of tables that only this image uses: from its heap.
+pub struct HeapFrames;
+
+const FRAME: Layout = match Layout::from_size_align(PAGE_SIZE as usize, PAGE_SIZE as usize) {
+    Ok(layout) => layout,
+    Err(_) => panic!("a page is a layout"),
+};
+
+impl TableMemory for HeapFrames {
+    fn allocate(&mut self) -> Option<HostPhys> {
+        // SAFETY: the layout's size is not zero.
+        let frame = unsafe { alloc_zeroed(FRAME) };
+        (!frame.is_null()).then_some(HostPhys(frame as u64))
+    }
+    fn free(&mut self, frame: HostPhys) {
+        // SAFETY: the contract of the trait: the frame came from `allocate` and nothing refers to it.
+        unsafe { dealloc(frame.get() as usize as *mut u8, FRAME) };
+    }
+    fn read(&self, entry: HostPhys) -> u64 {
+        // SAFETY: entries lie in frames from `allocate`, which are identity mapped.
+        unsafe { (entry.get() as usize as *const u64).read_volatile() }
+    }
+    fn write(&mut self, entry: HostPhys, value: u64) {
+        // SAFETY: as for `read`.
+        unsafe { (entry.get() as usize as *mut u64).write_volatile(value) };
+    }
+    fn write_pair(&mut self, entry: HostPhys, value: [u64; 2]) {
+        self.write(HostPhys(entry.get() + 8), value[1]);
+        self.write(entry, value[0]);
+    }
+    fn flush(&mut self, _: HostPhys, _: u64) {}
+}
+
+static MAP: InterruptTicketMutex<Option<PageTable<Host>>> = InterruptTicketMutex::new(None);
+static ROOT: AtomicU64 = AtomicU64::new(0);
+
+/// The physical address of the page tables.
+pub fn root() -> u64 {
+    ROOT.load(Ordering::Acquire)
+}
+
+fn leaf_sizes() -> LeafSizes {
+    // 1 GiB leaves: CPUID 8000_0001, EDX 26.
+    if cpu::cpuid(0x8000_0001, 0)[3] & 1 << 26 != 0 { LeafSizes::UP_TO_1G } else { LeafSizes::UP_TO_2M }
+}
+
+/// Builds the tables with the image, the low MiB's trampoline page and the windows, and loads them.
+///
+/// # Errors
+/// The heap is exhausted.
+pub fn init(image: &ImageLayout) -> Result<(), PagingError> {
+    adopt_control_registers();
+    let mut memory = HeapFrames;
+    let mut table = PageTable::<Host>::new(&mut memory, 4, leaf_sizes())?;
+    let slot_end = image.base + SLOT_BYTES;
+    let stack = slot_end - BOOT_STACK_BYTES;
+    for (from, to, rights) in [
+        (image.base, image.text_end, READ_EXECUTE),
+        (image.text_end, image.rodata_end, READ),
+        (image.rodata_end, stack - GUARD_BYTES, READ_WRITE),
+        (stack, slot_end, READ_WRITE),
+    ] {
+        let flush = table.map(&mut memory, from, HostPhys(from), to - from, rights, Caching::WriteBack)?;
+        flush.complete(&mut memory);
+    }
+    let trampoline = HostPhys(AP_TRAMPOLINE);
+    table.map(&mut memory, AP_TRAMPOLINE, trampoline, PAGE_SIZE, READ_WRITE, Caching::WriteBack)?.complete(&mut memory);
+    // One mapping makes the windows' page table; then its entries belong to `window`.
+    table.map(&mut memory, window::BASE, HostPhys(image.base), PAGE_SIZE, READ, Caching::WriteBack)?.complete(&mut memory);
+    let windows = last_table(&memory, table.root(), window::BASE);
+    memory.write(windows, 0);
+    window::init(windows);
+    ROOT.store(table.root().get(), Ordering::Release);
+    *MAP.lock() = Some(table);
+    // SAFETY: code, data, heap and the stack in use are mapped at the addresses they have.
+    unsafe { cpu::set_cr3(root()) };
+    Ok(())
+}
+
+/// The page table (level 1) on the path to `address`, all levels of which are present.
+fn last_table(memory: &HeapFrames, root: HostPhys, address: u64) -> HostPhys {
+    let mut table = root;
+    for level in (1..4).rev() {
+        let index = address >> (12 + 9 * level) & 0x1ff;
+        table = HostPhys(memory.read(HostPhys(table.get() + index * 8)) & 0x000f_ffff_ffff_f000);
+    }
+    table
+}
+
+/// Control registers as the hypervisor wants them on every pCPU: write protection for itself, NX, XSAVE for
+/// the guests' state, no emulation or lazy switching of the FPU.
+pub fn adopt_control_registers() {
+    let xsave = cpu::cpuid(1, 0)[2] & 1 << 26 != 0;
+    let cr4_bits: u64 = 1 << 5 | 1 << 7 | 1 << 9 | 1 << 10 | if xsave { 1 << 18 } else { 0 };
+    // SAFETY: PAE and NXE are on already in long mode with these tables; WP, PGE, OSFXSR, OSXMMEXCPT exist on every
+    // x86-64, OSXSAVE when CPUID says XSAVE; EM and TS off and NE, MP on change nothing for code that uses no FPU.
+    unsafe {
+        let mut cr0: u64;
+        let mut cr4: u64;
+        asm!("mov {}, cr0", out(reg) cr0, options(nomem, nostack));
+        cr0 = (cr0 | 1 << 16 | 1 << 5 | 1 << 1) & !(1 << 2 | 1 << 3);
+        asm!("mov cr0, {}", in(reg) cr0, options(nostack));
+        asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack));
+        cr4 |= cr4_bits;
+        asm!("mov cr4, {}", in(reg) cr4, options(nostack));
+        let efer = cpu::read_msr(EFER);
+        cpu::write_msr(EFER, efer | 1 << 11);
+    }
+}
+
+fn map(at: u64, bytes: u64, rights: Permissions, caching: Caching) -> Result<(), PagingError> {
+    let start = at & !(PAGE_SIZE - 1);
+    let end = (at + bytes).next_multiple_of(PAGE_SIZE);
+    let mut guard = MAP.lock();
+    let Some(table) = guard.as_mut() else { return Ok(()) };
+    let mut memory = HeapFrames;
+    let mut page = start;
+    while page < end {
+        // What is mapped already stays as it is: tables of the firmware share pages.
+        match table.translate(&memory, page) {
+            Some(_) => page += PAGE_SIZE,
+            None => {
+                let step = if page.is_multiple_of(PAGE_SIZE_2M)
+                    && end - page >= PAGE_SIZE_2M
+                    && (0..512).all(|n| table.translate(&memory, page + n * PAGE_SIZE).is_none())
+                {
+                    PAGE_SIZE_2M
+                } else {
+                    PAGE_SIZE
+                };
+                table.map(&mut memory, page, HostPhys(page), step, rights, caching)?.complete(&mut memory);
+                page += step;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Maps memory of ours: the arena, the other slot, a module.
+///
+/// # Errors
+/// The heap is exhausted.
+pub fn map_memory(at: HostPhys, bytes: u64, rights: Permissions) -> Result<(), PagingError> {
+    map(at.get(), bytes, rights, Caching::WriteBack)
+}
+
+/// Maps registers of a device, uncached.
+///
+/// # Errors
+/// The heap is exhausted.
+pub fn map_device(at: HostPhys, bytes: u64) -> Result<(), PagingError> {
+    map(at.get(), bytes, READ_WRITE, Caching::Uncached)
+}
+
+/// Changes the rights of mapped memory on this pCPU; others see it when they next load their tables.
+///
+/// # Errors
+/// The range is not mapped, or the heap is exhausted.
+pub fn protect(at: u64, bytes: u64, rights: Permissions) -> Result<(), PagingError> {
+    let mut guard = MAP.lock();
+    let Some(table) = guard.as_mut() else { return Ok(()) };
+    let mut memory = HeapFrames;
+    let flush = table.protect(&mut memory, at, bytes, rights)?;
+    // SAFETY: the same tables again: drops what is cached of them.
+    unsafe { cpu::set_cr3(root()) };
+    flush.complete(&mut memory);
+    Ok(())
+}
+
+/// The trampoline page has its code: from now on it is executable and no longer writable, but for the counter,
+/// which the starting CPUs reach before they load anything else.
+pub fn make_trampoline_executable() {
+    // The counter lies in the code's page, so for the moments of the start it is both.
+    if let Err(error) = protect(AP_TRAMPOLINE, PAGE_SIZE, EVERYTHING) {
+        log::error!("the trampoline page can't be made executable: {error:?}");
+    }
+}
+
+/// All application processors have left the trampoline.
+pub fn retire_trampoline() {
+    if let Err(error) = protect(AP_TRAMPOLINE, PAGE_SIZE, READ) {
+        log::error!("the trampoline page can't be protected: {error:?}");
+    }
+}
+
+const _: () = assert!(LOAD_BASE.is_multiple_of(PAGE_SIZE_2M));

@@ -1,0 +1,19 @@
+//! The constants of Baton's own memory.
+//!
+//! An image slot, from its first byte: the image file, its bss, the heap, the boot page
+//! tables (power-on only), the boot stack of pCPU 0. Two slots take turns.
+
+/// Where a multiboot loader puts the image: the first slot of the first generation.
+pub const LOAD_BASE: u64 = 0x20_0000;
+/// Bytes of an image slot.
+pub const SLOT_BYTES: u64 = 8 << 20;
+/// The stack of pCPU 0 at the slot's end.
+pub const BOOT_STACK_BYTES: u64 = 64 << 10;
+/// The page below the boot stack stays unmapped.
+pub const GUARD_BYTES: u64 = 4096;
+/// Six boot page tables below the guard page, as an offset in the slot.
+pub const BOOT_TABLES_OFFSET: u64 = SLOT_BYTES - BOOT_STACK_BYTES - GUARD_BYTES - 6 * 4096;
+/// The page that application processors start in; below 1 MiB, as a SIPI demands.
+pub const AP_TRAMPOLINE: u64 = 0x8000;
+/// Bytes of the handover arena: tables, records, whatever the next image must find.
+pub const ARENA_BYTES: u64 = 8 << 20;

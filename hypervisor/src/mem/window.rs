@@ -1,0 +1,85 @@
+//! Short checked mappings of memory that the hypervisor does not keep mapped: guest
+//! memory above all. Each pCPU has one page of address space for it.
+#![expect(unsafe_code, reason = "maps, copies and unmaps raw memory")]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use machine::addr::{HostPhys, PAGE_SIZE};
+
+use crate::cpu;
+use crate::smp::pcpu;
+
+/// First window; that of pCPU n lies n pages further. Far above any identity mapping.
+pub const BASE: u64 = 0x0000_7f00_0000_0000;
+/// Windows there are: one page table's worth.
+pub const COUNT: u64 = 512;
+
+/// Present, writable, not executable, accessed, dirty (SDM 3A 4.5).
+const LEAF: u64 = 1 | 1 << 1 | 1 << 5 | 1 << 6 | 1 << 63;
+
+static TABLE: AtomicU64 = AtomicU64::new(0);
+
+/// Tells where the page table of the windows is.
+pub fn init(table: HostPhys) {
+    TABLE.store(table.get(), Ordering::Release);
+}
+
+fn with_page<R>(frame: HostPhys, f: impl FnOnce(*mut u8) -> R) -> R {
+    cpu::without_interrupts(|| {
+        let index = u64::from(pcpu::this().index) % COUNT;
+        let address = BASE + index * PAGE_SIZE;
+        let entry = (TABLE.load(Ordering::Acquire) + index * 8) as usize as *mut u64;
+        // SAFETY: `init` named the identity-mapped page table that covers BASE; this entry is this pCPU's own and
+        // interrupts are off, so nobody else uses it meanwhile.
+        unsafe { entry.write_volatile(frame.align_down(PAGE_SIZE).get() | LEAF) };
+        cpu::invalidate_page(address);
+        let result = f(address as usize as *mut u8);
+        // SAFETY: as above.
+        unsafe { entry.write_volatile(0) };
+        cpu::invalidate_page(address);
+        result
+    })
+}
+
+/// Copies `buffer.len()` bytes out of physical memory at `from`. The caller has checked whose memory it is.
+pub fn read(from: HostPhys, buffer: &mut [u8]) {
+    let mut done = 0;
+    while done < buffer.len() {
+        let at = HostPhys(from.get() + done as u64);
+        let offset = (at.get() % PAGE_SIZE) as usize;
+        let count = (buffer.len() - done).min(PAGE_SIZE as usize - offset);
+        let part = &mut buffer[done..done + count];
+        with_page(at, |page| {
+            // SAFETY: the window maps the whole page, offset + count stay inside it. A guest may write meanwhile:
+            // bytes are copied as they are, nothing relies on their value.
+            unsafe { core::ptr::copy_nonoverlapping(page.add(offset), part.as_mut_ptr(), count) };
+        });
+        done += count;
+    }
+}
+
+/// Copies `bytes` to physical memory at `to`. The caller has checked whose memory it is.
+pub fn write(to: HostPhys, bytes: &[u8]) {
+    let mut done = 0;
+    while done < bytes.len() {
+        let at = HostPhys(to.get() + done as u64);
+        let offset = (at.get() % PAGE_SIZE) as usize;
+        let count = (bytes.len() - done).min(PAGE_SIZE as usize - offset);
+        let part = &bytes[done..done + count];
+        with_page(at, |page| {
+            // SAFETY: as in `read`.
+            unsafe { core::ptr::copy_nonoverlapping(part.as_ptr(), page.add(offset), count) };
+        });
+        done += count;
+    }
+}
+
+/// Fills `bytes` bytes at `at` with zeroes; both are multiples of the page size.
+pub fn zero(at: HostPhys, bytes: u64) {
+    for page in 0..bytes / PAGE_SIZE {
+        with_page(HostPhys(at.get() + page * PAGE_SIZE), |address| {
+            // SAFETY: the window maps exactly this page.
+            unsafe { core::ptr::write_bytes(address, 0, PAGE_SIZE as usize) };
+        });
+    }
+}

@@ -1,0 +1,158 @@
+//! The local APIC in x2APIC mode (SDM 3A 10.12): every register is an MSR.
+#![expect(unsafe_code, reason = "MSR access")]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{cpu, time};
+
+/// MSR numbers (SDM 3A table 10-6).
+mod msr {
+    pub const APIC_BASE: u32 = 0x1b;
+    pub const ID: u32 = 0x802;
+    pub const TPR: u32 = 0x808;
+    pub const EOI: u32 = 0x80b;
+    pub const SVR: u32 = 0x80f;
+    pub const IRR: u32 = 0x820;
+    pub const ESR: u32 = 0x828;
+    pub const ICR: u32 = 0x830;
+    pub const LVT_TIMER: u32 = 0x832;
+    pub const LVT_LINT0: u32 = 0x835;
+    pub const LVT_LINT1: u32 = 0x836;
+    pub const LVT_ERROR: u32 = 0x837;
+    pub const INITIAL_COUNT: u32 = 0x838;
+    pub const CURRENT_COUNT: u32 = 0x839;
+    pub const DIVIDE: u32 = 0x83e;
+}
+
+const MASKED: u64 = 1 << 16;
+const DELIVERY_NMI: u64 = 4 << 8;
+const DIVIDE_BY_1: u64 = 0b1011;
+
+/// Interrupt vectors of the hypervisor itself; the range below is for devices.
+pub mod vector {
+    /// First vector that a device may get.
+    pub const DEVICE_FIRST: u8 = 0x30;
+    /// Last vector that a device may get.
+    pub const DEVICE_LAST: u8 = 0xdf;
+    /// Makes a pCPU look at its work.
+    pub const KICK: u8 = 0xf0;
+    /// The one-shot timer.
+    pub const TIMER: u8 = 0xf1;
+    /// An IOMMU has recorded a fault.
+    pub const IOMMU_FAULT: u8 = 0xf2;
+    /// The management NIC.
+    pub const MANAGEMENT: u8 = 0xf3;
+    /// Spurious (SDM 3A 10.9).
+    pub const SPURIOUS: u8 = 0xff;
+}
+
+/// Whether this CPU has x2APIC (CPUID 1, ECX 21).
+pub fn supported() -> bool {
+    cpu::cpuid(1, 0)[2] & 1 << 21 != 0
+}
+
+fn read(register: u32) -> u64 {
+    // SAFETY: `enable` has switched this pCPU to x2APIC mode, in which these MSRs exist.
+    unsafe { cpu::read_msr(register) }
+}
+
+fn write(register: u32, value: u64) {
+    // SAFETY: as for `read`; the LAPIC's registers do not touch memory.
+    unsafe { cpu::write_msr(register, value) };
+}
+
+/// Switches this pCPU's LAPIC to x2APIC mode with every local interrupt masked but NMI on LINT1.
+pub fn enable() {
+    // SAFETY: every x86-64 CPU has IA32_APIC_BASE; EN and EXTD are set one after the other as SDM 3A 10.12.5 asks.
+    unsafe {
+        let base = cpu::read_msr(msr::APIC_BASE);
+        cpu::write_msr(msr::APIC_BASE, base | 1 << 11);
+        cpu::write_msr(msr::APIC_BASE, base | 1 << 11 | 1 << 10);
+    }
+    write(msr::TPR, 0);
+    write(msr::LVT_TIMER, MASKED | u64::from(vector::TIMER));
+    write(msr::LVT_LINT0, MASKED);
+    write(msr::LVT_LINT1, DELIVERY_NMI);
+    write(msr::LVT_ERROR, MASKED);
+    write(msr::ESR, 0);
+    write(msr::SVR, 1 << 8 | u64::from(vector::SPURIOUS));
+}
+
+/// This pCPU's x2APIC id.
+pub fn id() -> u32 {
+    read(msr::ID) as u32
+}
+
+/// The interrupt in service is done.
+pub fn end_of_interrupt() {
+    write(msr::EOI, 0);
+}
+
+/// Sends a fixed interrupt to the pCPU with x2APIC id `target`.
+pub fn send(target: u32, vector: u8) {
+    write(msr::ICR, u64::from(target) << 32 | u64::from(vector));
+}
+
+/// Sends INIT to the pCPU with x2APIC id `target` (SDM 3A 10.6.1).
+pub fn send_init(target: u32) {
+    write(msr::ICR, u64::from(target) << 32 | 0x4500);
+}
+
+/// Sends a start-up IPI: the pCPU starts at `page`, which lies below 1 MiB.
+pub fn send_startup(target: u32, page: u64) {
+    write(msr::ICR, u64::from(target) << 32 | 0x4600 | page >> 12);
+}
+
+/// Interrupts requested and not yet taken, among the vectors of devices.
+pub fn pending_device_interrupts() -> u64 {
+    let mut count = 0;
+    for word in 0..8u32 {
+        let bits = read(msr::IRR + word) as u32;
+        for bit in 0..32 {
+            let number = word * 32 + bit;
+            let device = u32::from(vector::DEVICE_FIRST)..=u32::from(vector::DEVICE_LAST);
+            if bits & 1 << bit != 0 && device.contains(&number) {
+                count += 1;
+            }
+        }
+    }
+    count
+}
+
+/// Starts the timer for a measurement; its count now.
+pub fn start_measuring() -> u64 {
+    write(msr::DIVIDE, DIVIDE_BY_1);
+    write(msr::LVT_TIMER, MASKED | u64::from(vector::TIMER));
+    write(msr::INITIAL_COUNT, 0xffff_ffff);
+    read(msr::CURRENT_COUNT)
+}
+
+/// Ticks since [`start_measuring`] returned `start`; stops the timer.
+pub fn measured(start: u64) -> u64 {
+    let ticks = start.saturating_sub(read(msr::CURRENT_COUNT));
+    write(msr::INITIAL_COUNT, 0);
+    ticks
+}
+
+/// Arms this pCPU's one-shot timer for the moment `deadline` of the TSC, or disarms it. A moment in the
+/// past fires at once; one too far away fires early, and the caller arms it again.
+pub fn set_deadline(deadline: Option<u64>) {
+    let Some(deadline) = deadline else {
+        write(msr::INITIAL_COUNT, 0);
+        return;
+    };
+    let rates = time::rates();
+    let ticks = deadline.saturating_sub(cpu::tsc());
+    let count = u128::from(ticks) * u128::from(rates.lapic_khz) / u128::from(rates.tsc_khz.max(1));
+    write(msr::DIVIDE, DIVIDE_BY_1);
+    write(msr::LVT_TIMER, u64::from(vector::TIMER));
+    write(msr::INITIAL_COUNT, count.clamp(1, 0xffff_ffff) as u64);
+    ARMED.fetch_add(1, Ordering::Relaxed);
+}
+
+static ARMED: AtomicU64 = AtomicU64::new(0);
+
+/// How often a timer was armed, for the metrics.
+pub fn armed() -> u64 {
+    ARMED.load(Ordering::Relaxed)
+}

@@ -1,0 +1,9 @@
+//! The machine's CPUs.
+//!
+//! - `lapic`: the local APIC: interprocessor interrupts, the timer
+//! - `pcpu`: what each physical CPU has of its own
+//! - `start`: waking the others at power-on
+
+pub mod lapic;
+pub mod pcpu;
+pub mod start;

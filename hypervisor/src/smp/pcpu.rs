@@ -1,0 +1,80 @@
+//! What each physical CPU has of its own, found through its GS base.
+#![expect(unsafe_code, reason = "GS base points to the pCPU's own structure")]
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::arch::asm;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use hermit_sync::InterruptTicketMutex;
+
+use super::lapic;
+use crate::cpu;
+use crate::trap::{devices, tables::Tables};
+
+const IA32_GS_BASE: u32 = 0xc000_0101;
+
+/// A physical CPU. Lives for ever.
+#[repr(C)]
+pub struct Pcpu {
+    /// GS:0 points here, so that one load finds the structure.
+    own: AtomicU64,
+    /// Counted from 0, the boot CPU.
+    pub index: u32,
+    /// Its x2APIC id.
+    pub apic_id: u32,
+    /// Entries into its loop, to see that it lives.
+    pub rounds: AtomicU32,
+}
+
+static ALL: InterruptTicketMutex<Vec<&'static Pcpu>> = InterruptTicketMutex::new(Vec::new());
+
+/// Makes this CPU a pCPU: descriptor tables, GS base, interrupt vectors, LAPIC. Interrupts stay off.
+pub fn enlist(index: u32) -> &'static Pcpu {
+    Tables::leak().load();
+    lapic::enable();
+    let pcpu: &'static Pcpu = Box::leak(Box::new(Pcpu {
+        own: AtomicU64::new(0),
+        index,
+        apic_id: lapic::id(),
+        rounds: AtomicU32::new(0),
+    }));
+    let address = core::ptr::from_ref(pcpu) as u64;
+    pcpu.own.store(address, Ordering::Relaxed);
+    // SAFETY: the MSR exists in long mode; nothing but `this` uses GS.
+    unsafe { cpu::write_msr(IA32_GS_BASE, address) };
+    devices::prepare(index);
+    ALL.lock().push(pcpu);
+    pcpu
+}
+
+/// The pCPU that executes this. Only after [`enlist`].
+pub fn this() -> &'static Pcpu {
+    let address: u64;
+    // SAFETY: `enlist` has set GS base to a Pcpu whose first word is its own address; it is never moved or freed.
+    unsafe {
+        asm!("mov {}, gs:[0]", out(reg) address, options(nostack, readonly, preserves_flags));
+        &*(address as usize as *const Pcpu)
+    }
+}
+
+/// All pCPUs, in no particular order.
+pub fn all() -> Vec<&'static Pcpu> {
+    ALL.lock().clone()
+}
+
+/// How many pCPUs there are.
+pub fn count() -> usize {
+    ALL.lock().len()
+}
+
+/// Makes pCPU `index` look at its work; nothing happens when it is this one.
+pub fn kick(index: u32) {
+    if index == this().index {
+        return;
+    }
+    let target = ALL.lock().iter().find(|pcpu| pcpu.index == index).map(|pcpu| pcpu.apic_id);
+    if let Some(apic_id) = target {
+        lapic::send(apic_id, lapic::vector::KICK);
+    }
+}
