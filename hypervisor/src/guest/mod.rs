@@ -1,1 +1,6 @@
 //! The platform a guest sees: interrupt controllers, console, PCI, clock, CPUID and MSR policy.
+
+pub mod ioapic;
+pub mod lapic;
+pub mod message;
+pub mod uart;

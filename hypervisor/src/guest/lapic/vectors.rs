@@ -1,0 +1,78 @@
+//! A set of interrupt vectors, laid out as IRR, ISR and TMR are.
+
+/// 256 bits, vector `n` is bit `n % 32` of word `n / 32`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VectorSet(pub [u32; 8]);
+
+impl VectorSet {
+    /// Adds `vector`.
+    pub fn insert(&mut self, vector: u8) {
+        if let Some(word) = self.0.get_mut(usize::from(vector >> 5)) {
+            *word |= 1 << (vector & 31);
+        }
+    }
+
+    /// Removes `vector`.
+    pub fn remove(&mut self, vector: u8) {
+        if let Some(word) = self.0.get_mut(usize::from(vector >> 5)) {
+            *word &= !(1 << (vector & 31));
+        }
+    }
+
+    /// Whether `vector` is in the set.
+    #[must_use]
+    pub fn contains(&self, vector: u8) -> bool {
+        self.word(usize::from(vector >> 5)) & (1 << (vector & 31)) != 0
+    }
+
+    /// The highest vector of the set.
+    #[must_use]
+    pub fn highest(&self) -> Option<u8> {
+        let (index, word) = self.0.iter().enumerate().rfind(|(_, word)| **word != 0)?;
+        u8::try_from(index as u32 * 32 + (31 - word.leading_zeros())).ok()
+    }
+
+    /// Word `index`; zero beyond the eighth.
+    #[must_use]
+    pub fn word(&self, index: usize) -> u32 {
+        self.0.get(index).copied().unwrap_or(0)
+    }
+
+    /// Replaces word `index`.
+    pub(super) fn set_word(&mut self, index: usize, value: u32) {
+        if let Some(word) = self.0.get_mut(index) {
+            *word = value;
+        }
+    }
+
+    /// Adds all of `others`, whose trigger mode is in `level`, keeping `modes` (a TMR) in step.
+    pub(super) fn merge(&mut self, others: &Self, level: &Self, modes: &mut Self) {
+        for index in 0..8 {
+            let added = others.word(index);
+            self.set_word(index, self.word(index) | added);
+            modes.set_word(
+                index,
+                modes.word(index) & !added | level.word(index) & added,
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn highest_of() {
+        let mut set = VectorSet::default();
+        assert_eq!(set.highest(), None);
+        for vector in [0x10, 0xEC, 0x3F, 0x20] {
+            set.insert(vector);
+        }
+        assert_eq!(set.0, [1 << 16, 1 << 31 | 1, 0, 0, 0, 0, 0, 1 << 12]);
+        assert_eq!(set.highest(), Some(0xEC));
+        set.remove(0xEC);
+        assert_eq!(set.highest(), Some(0x3F));
+        assert!(set.contains(0x20) && !set.contains(0x21));
+    }
+}
