@@ -14,7 +14,20 @@
 
 extern crate alloc;
 
+pub mod acpi;
+pub mod bzimage;
+pub mod cpio;
+pub mod entry;
+pub mod error;
+pub mod image;
 pub mod layout;
 pub mod memory;
+pub mod pvh;
 
+pub use entry::{Entry, Mode};
+pub use error::{LoadError, Problem};
+pub use image::{Kind, Module, Plan, detect, load};
 pub use memory::{GuestMemory, OutOfGuestMemory};
+
+#[cfg(test)]
+mod testing;

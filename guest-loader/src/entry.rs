@@ -1,0 +1,82 @@
+//! The state in which a guest's first virtual CPU starts, for either vendor's virtual CPU to take on.
+
+use machine::addr::GuestPhys;
+
+use crate::error::{LoadError, Problem};
+use crate::layout::BOOT_GDT;
+use crate::memory::GuestMemory;
+
+/// Selector of the flat code segment (Linux `__BOOT_CS`).
+pub const CODE_SELECTOR: u16 = 0x10;
+/// Selector of the flat data segment (Linux `__BOOT_DS`), for DS, ES and SS.
+pub const DATA_SELECTOR: u16 = 0x18;
+
+/// 64-bit code, accessed, ring 0 (SDM 3A 3.4.5).
+const CODE_64: u64 = 0x00AF_9B00_0000_FFFF;
+/// 32-bit code, accessed, ring 0, base 0, limit 4 GiB.
+const CODE_32: u64 = 0x00CF_9B00_0000_FFFF;
+/// Writable data, accessed, ring 0, base 0, limit 4 GiB.
+const DATA: u64 = 0x00CF_9300_0000_FFFF;
+/// Null, unused, code, data.
+const GDT_ENTRIES: usize = 4;
+
+/// The mode of the CPU at the entry point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// 64-bit mode: CR0.PE and PG, CR4.PAE, EFER.LME and LMA set; CS is 64-bit code.
+    Long64,
+    /// 32-bit protected mode without paging: CR0.PE set; CS is flat 32-bit code, limit 4 GiB.
+    Protected32,
+}
+
+/// The registers at the guest's entry. Those not named are zero; RFLAGS is 2
+/// (interrupts off); IDTR's limit is 0; TR is a busy TSS with base 0 and limit 0x67.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The mode of the CPU.
+    pub mode: Mode,
+    /// The first instruction.
+    pub rip: GuestPhys,
+    /// The stack: room for one page below.
+    pub rsp: GuestPhys,
+    /// Linux: the address of `boot_params`; otherwise 0.
+    pub rsi: u64,
+    /// PVH: the address of `hvm_start_info`; otherwise 0.
+    pub rbx: u64,
+    /// The root of the identity page tables, or 0 where paging is off.
+    pub cr3: u64,
+    /// Base of the GDT, which holds [`CODE_SELECTOR`] and [`DATA_SELECTOR`].
+    pub gdt_base: GuestPhys,
+    /// Limit of the GDT: its size in bytes less one.
+    pub gdt_limit: u16,
+}
+
+/// Writes the GDT for `mode` and returns its limit.
+pub(crate) fn write_gdt(
+    mode: Mode,
+    module: &str,
+    memory: &mut dyn GuestMemory,
+) -> Result<u16, LoadError> {
+    let code = match mode {
+        Mode::Long64 => CODE_64,
+        Mode::Protected32 => CODE_32,
+    };
+    let mut bytes = [0; GDT_ENTRIES * 8];
+    for (slot, descriptor) in bytes.chunks_exact_mut(8).zip([0, 0, code, DATA]) {
+        slot.copy_from_slice(&u64::to_le_bytes(descriptor));
+    }
+    put(memory, module, BOOT_GDT, &bytes)?;
+    Ok(bytes.len() as u16 - 1)
+}
+
+/// Writes `bytes` on behalf of `module`.
+pub(crate) fn put(
+    memory: &mut dyn GuestMemory,
+    module: &str,
+    at: GuestPhys,
+    bytes: &[u8],
+) -> Result<(), LoadError> {
+    memory
+        .write(at, bytes)
+        .map_err(|error| LoadError::new(module, Problem::Memory(error)))
+}

@@ -1,0 +1,85 @@
+//! Guest memory for the tests: sparse, zero where never written.
+
+extern crate std;
+
+use std::boxed::Box;
+use std::collections::BTreeMap;
+use std::vec;
+use std::vec::Vec;
+
+use machine::addr::GuestPhys;
+
+use crate::layout::GuestMap;
+use crate::memory::{GuestMemory, OutOfGuestMemory};
+
+const PAGE: u64 = 4096;
+
+pub struct Ram {
+    map: GuestMap,
+    pages: BTreeMap<u64, Box<[u8; PAGE as usize]>>,
+}
+
+impl Ram {
+    pub fn new(map: GuestMap) -> Self {
+        Self {
+            map,
+            pages: BTreeMap::new(),
+        }
+    }
+
+    pub fn read(&self, at: u64, bytes: usize) -> Vec<u8> {
+        let mut out = vec![0; bytes];
+        for (address, byte) in (at..).zip(&mut out) {
+            if let Some(page) = self.pages.get(&(address / PAGE)) {
+                *byte = page[(address % PAGE) as usize];
+            }
+        }
+        out
+    }
+
+    pub fn u8(&self, at: u64) -> u8 {
+        self.read(at, 1)[0]
+    }
+
+    pub fn u16(&self, at: u64) -> u16 {
+        u16::from_le_bytes(self.read(at, 2).try_into().unwrap())
+    }
+
+    pub fn u32(&self, at: u64) -> u32 {
+        u32::from_le_bytes(self.read(at, 4).try_into().unwrap())
+    }
+
+    pub fn u64(&self, at: u64) -> u64 {
+        u64::from_le_bytes(self.read(at, 8).try_into().unwrap())
+    }
+}
+
+impl GuestMemory for Ram {
+    fn write(&mut self, at: GuestPhys, bytes: &[u8]) -> Result<(), OutOfGuestMemory> {
+        if !self.map.is_ram(at, bytes.len() as u64) {
+            return Err(OutOfGuestMemory {
+                at,
+                bytes: bytes.len() as u64,
+            });
+        }
+        let mut at = at.get();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let offset = (at % PAGE) as usize;
+            let (part, behind) = rest.split_at(rest.len().min(PAGE as usize - offset));
+            let page = self
+                .pages
+                .entry(at / PAGE)
+                .or_insert_with(|| Box::new([0; PAGE as usize]));
+            page[offset..offset + part.len()].copy_from_slice(part);
+            at += part.len() as u64;
+            rest = behind;
+        }
+        Ok(())
+    }
+}
+
+/// Writes `bytes` at `offset` of a hand-made image.
+pub fn poke(image: &mut [u8], offset: usize, bytes: &[u8]) {
+    image[offset..offset + bytes.len()].copy_from_slice(bytes);
+}
