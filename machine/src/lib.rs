@@ -11,6 +11,9 @@
 #![no_std]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod access;
 pub mod addr;
+pub mod paging;

@@ -1,0 +1,146 @@
+//! Reading a tree: one address, every leaf, every table.
+
+use super::format::{ENTRIES, Format, shift, span};
+use super::kinds::{Caching, Permissions};
+use super::table::PageTable;
+use crate::access::TableMemory;
+use crate::addr::HostPhys;
+
+/// Where an address leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// The physical address of the byte asked for.
+    pub to: HostPhys,
+    /// Bytes from there to the end of the leaf: so many more lead on in a row.
+    pub bytes_left: u64,
+    /// Bytes that the whole leaf maps.
+    pub leaf_bytes: u64,
+    /// What every level on the way allows.
+    pub permissions: Permissions,
+    /// The leaf's memory type.
+    pub caching: Caching,
+}
+
+/// One leaf of a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// The first address it translates.
+    pub at: u64,
+    /// Where that leads.
+    pub to: HostPhys,
+    /// Bytes mapped.
+    pub bytes: u64,
+    /// What every level on the way allows.
+    pub permissions: Permissions,
+    /// The memory type.
+    pub caching: Caching,
+}
+
+impl<F: Format> PageTable<F> {
+    /// Where `at` leads, or `None` if it is not mapped.
+    #[must_use]
+    pub fn translate(&self, mem: &(impl TableMemory + ?Sized), at: u64) -> Option<Translation> {
+        if at >= self.limit() {
+            return None;
+        }
+        let mut table = self.root;
+        let mut permissions = Permissions::ALL;
+        for level in (1..=self.levels).rev() {
+            let index = (at >> shift(level)) % ENTRIES;
+            let entry = mem.read(HostPhys(table.0 + index * 8));
+            if !F::is_present(entry) {
+                return None;
+            }
+            permissions = permissions.and(F::permissions(entry));
+            if F::is_leaf(entry, level) {
+                let offset = at % span(level);
+                return Some(Translation {
+                    to: HostPhys(F::leaf_address(entry, level).0 + offset),
+                    bytes_left: span(level) - offset,
+                    leaf_bytes: span(level),
+                    permissions,
+                    caching: F::caching(entry),
+                });
+            }
+            table = F::table_address(entry);
+        }
+        None
+    }
+
+    /// Calls `visit` for every leaf, in ascending order of address.
+    pub fn for_each_leaf(&self, mem: &(impl TableMemory + ?Sized), mut visit: impl FnMut(Leaf)) {
+        self.leaves_below(mem, self.root, self.levels, 0, Permissions::ALL, &mut visit);
+    }
+
+    /// Calls `visit` with the address of every table, the root first.
+    pub fn for_each_table(
+        &self,
+        mem: &(impl TableMemory + ?Sized),
+        mut visit: impl FnMut(HostPhys),
+    ) {
+        Self::tables_below(mem, self.root, self.levels, &mut visit);
+    }
+
+    /// How many tables the tree has, the root included.
+    #[must_use]
+    pub fn tables(&self, mem: &(impl TableMemory + ?Sized)) -> u64 {
+        let mut count = 0;
+        self.for_each_table(mem, |_| count += 1);
+        count
+    }
+
+    fn leaves_below(
+        &self,
+        mem: &(impl TableMemory + ?Sized),
+        table: HostPhys,
+        level: u8,
+        base: u64,
+        above: Permissions,
+        visit: &mut impl FnMut(Leaf),
+    ) {
+        for index in 0..ENTRIES {
+            let entry = mem.read(HostPhys(table.0 + index * 8));
+            if !F::is_present(entry) {
+                continue;
+            }
+            let at = base + index * span(level);
+            let permissions = above.and(F::permissions(entry));
+            if F::is_leaf(entry, level) {
+                visit(Leaf {
+                    at,
+                    to: F::leaf_address(entry, level),
+                    bytes: span(level),
+                    permissions,
+                    caching: F::caching(entry),
+                });
+            } else {
+                self.leaves_below(
+                    mem,
+                    F::table_address(entry),
+                    level - 1,
+                    at,
+                    permissions,
+                    visit,
+                );
+            }
+        }
+    }
+
+    pub(super) fn tables_below(
+        mem: &(impl TableMemory + ?Sized),
+        table: HostPhys,
+        level: u8,
+        visit: &mut impl FnMut(HostPhys),
+    ) {
+        visit(table);
+        if level == 1 {
+            return;
+        }
+        for index in 0..ENTRIES {
+            let entry = mem.read(HostPhys(table.0 + index * 8));
+            if F::is_present(entry) && !F::is_leaf(entry, level) {
+                Self::tables_below(mem, F::table_address(entry), level - 1, visit);
+            }
+        }
+    }
+}
