@@ -7,45 +7,8 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use handover::state::machine::FrameTag;
 use machine::addr::{HostPhys, PAGE_SIZE};
-
-/// Who a frame of the arena belongs to: what it is, and whose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tag {
-    /// What the frame is used for.
-    pub kind: FrameKind,
-    /// Which object of that kind (a unit, a domain, a guest).
-    pub id: u16,
-}
-
-/// What a frame of the arena is used for. The numbers are part of the handover format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FrameKind(pub u16);
-
-impl FrameKind {
-    /// Free.
-    pub const FREE: Self = Self(0);
-    /// The frame table itself.
-    pub const FRAME_TABLE: Self = Self(1);
-    /// The handover region: jump block, header, records.
-    pub const HANDOVER: Self = Self(2);
-    /// Root and context tables, queue, interrupt remapping table of an IOMMU unit.
-    pub const UNIT: Self = Self(3);
-    /// Second-stage tables of a domain.
-    pub const DOMAIN: Self = Self(4);
-    /// Nested page tables of a guest.
-    pub const NESTED: Self = Self(5);
-}
-
-impl Tag {
-    const fn encode(self) -> u32 {
-        (self.id as u32) << 16 | self.kind.0 as u32
-    }
-
-    const fn decode(word: u32) -> Self {
-        Self { kind: FrameKind(word as u16), id: (word >> 16) as u16 }
-    }
-}
 
 /// The frame table, wherever it lies: the arena itself on the machine, a vector in tests.
 pub trait FrameTable {
@@ -75,8 +38,8 @@ impl<T: FrameTable> Arena<T> {
         let mut arena = Self { base, table, next: 0, pending: vec![false; frames] };
         let own = (frames * 4).div_ceil(PAGE_SIZE as usize);
         for index in 0..frames {
-            let kind = if index < own { FrameKind::FRAME_TABLE } else { FrameKind::FREE };
-            arena.table.set(index, Tag { kind, id: 0 }.encode());
+            let kind = if index < own { FrameTag::FRAME_TABLE } else { FrameTag::FREE };
+            arena.table.set(index, FrameTag::new(kind, 0).0);
         }
         arena
     }
@@ -85,8 +48,8 @@ impl<T: FrameTable> Arena<T> {
     pub fn adopt(base: HostPhys, table: T) -> Self {
         let pending = (0..table.frames())
             .map(|index| {
-                let kind = Tag::decode(table.get(index)).kind;
-                kind != FrameKind::FREE && kind != FrameKind::FRAME_TABLE
+                let kind = FrameTag(table.get(index)).kind();
+                kind != FrameTag::FREE && kind != FrameTag::FRAME_TABLE
             })
             .collect();
         Self { base, table, next: 0, pending }
@@ -104,11 +67,11 @@ impl<T: FrameTable> Arena<T> {
 
     /// Frames in use.
     pub fn used(&self) -> usize {
-        (0..self.table.frames()).filter(|index| Tag::decode(self.table.get(*index)).kind != FrameKind::FREE).count()
+        (0..self.table.frames()).filter(|index| FrameTag(self.table.get(*index)).kind() != FrameTag::FREE).count()
     }
 
     /// Hands out `count` contiguous zeroed frames.
-    pub fn allocate(&mut self, count: usize, tag: Tag) -> Option<HostPhys> {
+    pub fn allocate(&mut self, count: usize, tag: FrameTag) -> Option<HostPhys> {
         let frames = self.table.frames();
         if count == 0 || count > frames {
             return None;
@@ -116,7 +79,7 @@ impl<T: FrameTable> Arena<T> {
         let first = self.find(self.next, frames, count).or_else(|| self.find(0, frames, count))?;
         for index in first..first + count {
             self.table.zero(index);
-            self.table.set(index, tag.encode());
+            self.table.set(index, tag.0);
         }
         self.next = first + count;
         self.base.checked_add(first as u64 * PAGE_SIZE)
@@ -125,7 +88,7 @@ impl<T: FrameTable> Arena<T> {
     fn find(&self, from: usize, to: usize, count: usize) -> Option<usize> {
         let mut run = 0;
         for index in from..to {
-            if Tag::decode(self.table.get(index)).kind == FrameKind::FREE {
+            if FrameTag(self.table.get(index)).kind() == FrameTag::FREE {
                 run += 1;
                 if run == count {
                     return Some(index + 1 - count);
@@ -142,8 +105,8 @@ impl<T: FrameTable> Arena<T> {
         match self.index(frame) {
             Some(index)
                 if !matches!(
-                    Tag::decode(self.table.get(index)).kind,
-                    FrameKind::FREE | FrameKind::FRAME_TABLE
+                    FrameTag(self.table.get(index)).kind(),
+                    FrameTag::FREE | FrameTag::FRAME_TABLE
                 ) =>
             {
                 self.table.set(index, 0);
@@ -155,15 +118,15 @@ impl<T: FrameTable> Arena<T> {
     }
 
     /// The owner of the frame at `address`, `None` outside the arena.
-    pub fn owner(&self, address: HostPhys) -> Option<Tag> {
-        self.index(address.align_down(PAGE_SIZE)).map(|index| Tag::decode(self.table.get(index)))
+    pub fn owner(&self, address: HostPhys) -> Option<FrameTag> {
+        self.index(address.align_down(PAGE_SIZE)).map(|index| FrameTag(self.table.get(index)))
     }
 
     /// The owner `tag` says that its frames are wanted; returns how many there were.
-    pub fn claim(&mut self, tag: Tag) -> usize {
+    pub fn claim(&mut self, tag: FrameTag) -> usize {
         let mut claimed = 0;
         for index in 0..self.pending.len() {
-            if self.pending[index] && self.table.get(index) == tag.encode() {
+            if self.pending[index] && self.table.get(index) == tag.0 {
                 self.pending[index] = false;
                 claimed += 1;
             }
@@ -172,9 +135,9 @@ impl<T: FrameTable> Arena<T> {
     }
 
     /// Frames that nobody has claimed, with their tags.
-    pub fn unclaimed(&self) -> impl Iterator<Item = (HostPhys, Tag)> {
+    pub fn unclaimed(&self) -> impl Iterator<Item = (HostPhys, FrameTag)> {
         self.pending.iter().enumerate().filter(|(_, pending)| **pending).map(|(index, _)| {
-            (HostPhys(self.base.get() + index as u64 * PAGE_SIZE), Tag::decode(self.table.get(index)))
+            (HostPhys(self.base.get() + index as u64 * PAGE_SIZE), FrameTag(self.table.get(index)))
         })
     }
 
@@ -205,14 +168,8 @@ mod tests {
     }
 
     const BASE: HostPhys = HostPhys(0x1000_0000);
-    const UNIT: Tag = Tag { kind: FrameKind::UNIT, id: 0 };
-    const DOMAIN: Tag = Tag { kind: FrameKind::DOMAIN, id: 7 };
-
-    #[test]
-    fn tags_have_a_fixed_encoding() {
-        assert_eq!(DOMAIN.encode(), 0x0007_0004);
-        assert_eq!(Tag::decode(0x0007_0004), DOMAIN);
-    }
+    const UNIT: FrameTag = FrameTag::new(FrameTag::UNIT_TABLE, 0);
+    const DOMAIN: FrameTag = FrameTag::new(FrameTag::DOMAIN_TABLE, 7);
 
     #[test]
     fn allocates_contiguously_until_exhausted_and_takes_back() {

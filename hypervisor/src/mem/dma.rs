@@ -6,7 +6,7 @@ use core::alloc::Layout;
 
 use machine::addr::{HostPhys, PAGE_SIZE};
 
-use crate::net::nic::DmaMemory;
+use crate::net::dma::DmaMemory;
 
 /// Page-aligned memory of one device. Lives as long as the image: a device may still
 /// write to it until the image is gone.
@@ -38,13 +38,44 @@ impl DmaBuffer {
         HostPhys(self.base as u64)
     }
 
-    /// Bytes, a multiple of the page size.
-    pub fn bytes(&self) -> usize {
+    fn inside(&self, offset: usize, bytes: usize) -> bool {
+        offset.checked_add(bytes).is_some_and(|end| end <= self.bytes)
+    }
+}
+
+impl DmaMemory for DmaBuffer {
+    fn bytes(&self) -> usize {
         self.bytes
     }
-
-    fn check(&self, offset: usize, bytes: usize) {
-        let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes);
-        assert!(inside, "DMA buffer access at {offset}+{bytes} of {}", self.bytes);
+    fn iova(&self, offset: usize) -> u64 {
+        self.base as u64 + offset as u64
+    }
+    fn read(&self, offset: usize, buffer: &mut [u8]) {
+        if self.inside(offset, buffer.len()) {
+            // SAFETY: inside the block, which is never freed. The device may write meanwhile: bytes are copied as they
+            // are and judged by the caller.
+            unsafe { core::ptr::copy_nonoverlapping(self.base.add(offset), buffer.as_mut_ptr(), buffer.len()) };
+        } else {
+            buffer.fill(0);
+        }
+    }
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        if self.inside(offset, bytes.len()) {
+            // SAFETY: inside the block, of which this is the only writer besides the device.
+            unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.add(offset), bytes.len()) };
+        }
+    }
+    fn read_u64(&self, offset: usize) -> u64 {
+        if !self.inside(offset, 8) || !offset.is_multiple_of(8) {
+            return 0;
+        }
+        // SAFETY: inside the block and aligned.
+        unsafe { self.base.add(offset).cast::<u64>().read_volatile() }
+    }
+    fn write_u64(&mut self, offset: usize, value: u64) {
+        if self.inside(offset, 8) && offset.is_multiple_of(8) {
+            // SAFETY: inside the block and aligned.
+            unsafe { self.base.add(offset).cast::<u64>().write_volatile(value) };
+        }
     }
 }

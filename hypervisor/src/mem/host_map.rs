@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hermit_sync::InterruptTicketMutex;
 use machine::access::TableMemory;
 use machine::addr::{HostPhys, PAGE_SIZE, PAGE_SIZE_2M};
-use machine::paging::{Caching, Host, LeafSizes, PageTable, PagingError, Permissions};
+use machine::paging::{Caching, Holes, Host, LeafSizes, PageTable, PagingError, Permissions};
 
 use super::layout::{AP_TRAMPOLINE, BOOT_STACK_BYTES, GUARD_BYTES, LOAD_BASE, SLOT_BYTES};
 use super::window;
@@ -18,15 +18,6 @@ use crate::boot_info::ImageLayout;
 use crate::cpu;
 
 const EFER: u32 = 0xc000_0080;
-
-/// What may be done with a mapping.
-pub const READ: Permissions = Permissions { read: true, write: false, execute: false };
-/// Data.
-pub const READ_WRITE: Permissions = Permissions { read: true, write: true, execute: false };
-/// Code.
-pub const READ_EXECUTE: Permissions = Permissions { read: true, write: false, execute: true };
-/// Only for the slot of the next image, which sets up its own rights.
-pub const EVERYTHING: Permissions = Permissions { read: true, write: true, execute: true };
 
 /// Frames of tables that only this image uses: from its heap.
 pub struct HeapFrames;
@@ -85,18 +76,18 @@ pub fn init(image: &ImageLayout) -> Result<(), PagingError> {
     let slot_end = image.base + SLOT_BYTES;
     let stack = slot_end - BOOT_STACK_BYTES;
     for (from, to, rights) in [
-        (image.base, image.text_end, READ_EXECUTE),
-        (image.text_end, image.rodata_end, READ),
-        (image.rodata_end, stack - GUARD_BYTES, READ_WRITE),
-        (stack, slot_end, READ_WRITE),
+        (image.base, image.text_end, Permissions::READ_EXECUTE),
+        (image.text_end, image.rodata_end, Permissions::READ),
+        (image.rodata_end, stack - GUARD_BYTES, Permissions::READ_WRITE),
+        (stack, slot_end, Permissions::READ_WRITE),
     ] {
         let flush = table.map(&mut memory, from, HostPhys(from), to - from, rights, Caching::WriteBack)?;
         flush.complete(&mut memory);
     }
     let trampoline = HostPhys(AP_TRAMPOLINE);
-    table.map(&mut memory, AP_TRAMPOLINE, trampoline, PAGE_SIZE, READ_WRITE, Caching::WriteBack)?.complete(&mut memory);
+    table.map(&mut memory, AP_TRAMPOLINE, trampoline, PAGE_SIZE, Permissions::READ_WRITE, Caching::WriteBack)?.complete(&mut memory);
     // One mapping makes the windows' page table; then its entries belong to `window`.
-    table.map(&mut memory, window::BASE, HostPhys(image.base), PAGE_SIZE, READ, Caching::WriteBack)?.complete(&mut memory);
+    table.map(&mut memory, window::BASE, HostPhys(image.base), PAGE_SIZE, Permissions::READ, Caching::WriteBack)?.complete(&mut memory);
     let windows = last_table(&memory, table.root(), window::BASE);
     memory.write(windows, 0);
     window::init(windows);
@@ -179,7 +170,7 @@ pub fn map_memory(at: HostPhys, bytes: u64, rights: Permissions) -> Result<(), P
 /// # Errors
 /// The heap is exhausted.
 pub fn map_device(at: HostPhys, bytes: u64) -> Result<(), PagingError> {
-    map(at.get(), bytes, READ_WRITE, Caching::Uncached)
+    map(at.get(), bytes, Permissions::READ_WRITE, Caching::Uncached)
 }
 
 /// Changes the rights of mapped memory on this pCPU; others see it when they next load their tables.
@@ -190,7 +181,7 @@ pub fn protect(at: u64, bytes: u64, rights: Permissions) -> Result<(), PagingErr
     let mut guard = MAP.lock();
     let Some(table) = guard.as_mut() else { return Ok(()) };
     let mut memory = HeapFrames;
-    let flush = table.protect(&mut memory, at, bytes, rights)?;
+    let flush = table.protect(&mut memory, at, bytes, rights, Holes::Refuse)?;
     // SAFETY: the same tables again: drops what is cached of them.
     unsafe { cpu::set_cr3(root()) };
     flush.complete(&mut memory);
@@ -201,15 +192,15 @@ pub fn protect(at: u64, bytes: u64, rights: Permissions) -> Result<(), PagingErr
 /// which the starting CPUs reach before they load anything else.
 pub fn make_trampoline_executable() {
     // The counter lies in the code's page, so for the moments of the start it is both.
-    if let Err(error) = protect(AP_TRAMPOLINE, PAGE_SIZE, EVERYTHING) {
-        log::error!("the trampoline page can't be made executable: {error:?}");
+    if let Err(error) = protect(AP_TRAMPOLINE, PAGE_SIZE, Permissions::ALL) {
+        log::error!("the trampoline page can't be made executable: {error}");
     }
 }
 
 /// All application processors have left the trampoline.
 pub fn retire_trampoline() {
-    if let Err(error) = protect(AP_TRAMPOLINE, PAGE_SIZE, READ) {
-        log::error!("the trampoline page can't be protected: {error:?}");
+    if let Err(error) = protect(AP_TRAMPOLINE, PAGE_SIZE, Permissions::READ) {
+        log::error!("the trampoline page can't be protected: {error}");
     }
 }
 

@@ -3,6 +3,7 @@
 //! - `layout`: the constants of slots and arena
 //! - `regions`: the machine's memory as owned ranges; hands out large pieces
 //! - `arena`: frames that the next image must find, each with an owner's tag
+//! - `frames`: the machine's one arena, as page tables use it
 //! - `heap`: talc over the rest of the image slot
 //! - `host_map`: the hypervisor's own page tables (identity, W^X, guard pages)
 //! - `window`: short checked mappings of guest memory
@@ -10,6 +11,7 @@
 
 pub mod arena;
 pub mod dma;
+pub mod frames;
 pub mod heap;
 pub mod host_map;
 pub mod layout;

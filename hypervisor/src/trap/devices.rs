@@ -7,18 +7,16 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hermit_sync::InterruptTicketMutex;
 
-use crate::guest::lapic::PendingVectors;
+use crate::guest::message::{InterruptFabric, InterruptMessage};
 use crate::smp::lapic::vector;
 
 /// A guest's interrupt behind a host vector.
 #[derive(Clone)]
 pub struct Target {
-    /// The virtual LAPIC that gets it.
-    pub pending: Arc<PendingVectors>,
-    /// The vector the guest asked for.
-    pub guest_vector: u8,
-    /// The guest's token, for the records.
-    pub guest: u64,
+    /// The guest's LAPICs.
+    pub fabric: Arc<InterruptFabric>,
+    /// What the guest programmed.
+    pub message: InterruptMessage,
 }
 
 struct Table {
@@ -65,12 +63,12 @@ pub fn bind_exactly(pcpu: u32, number: u8, target: Target) -> bool {
 }
 
 /// Changes what a bound vector delivers.
-pub fn rebind(pcpu: u32, number: u8, guest_vector: u8) {
+pub fn rebind(pcpu: u32, number: u8, message: InterruptMessage) {
     let mut tables = TABLES.lock();
     if let Some(Some(target)) =
         tables.iter_mut().find(|table| table.pcpu == pcpu).and_then(|table| table.targets.get_mut(usize::from(number)))
     {
-        target.guest_vector = guest_vector;
+        target.message = message;
     }
 }
 
@@ -94,7 +92,7 @@ pub fn deliver(pcpu: u32, number: u8) {
         .and_then(Option::as_ref);
     match target {
         Some(target) => {
-            target.pending.post(target.guest_vector);
+            target.fabric.deliver(target.message);
             DELIVERED.fetch_add(1, Ordering::Relaxed);
         }
         None => {
