@@ -60,3 +60,55 @@ pub trait Clock {
         }
     }
 }
+
+/// How many bytes a port or configuration access moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Width {
+    /// One byte.
+    Byte,
+    /// Two bytes.
+    Word,
+    /// Four bytes.
+    Long,
+}
+
+impl Width {
+    /// In bytes: 1, 2 or 4.
+    #[must_use]
+    pub const fn bytes(self) -> u8 {
+        match self {
+            Self::Byte => 1,
+            Self::Word => 2,
+            Self::Long => 4,
+        }
+    }
+
+    /// The width of so many bytes, if there is one.
+    #[must_use]
+    pub const fn from_bytes(bytes: u8) -> Option<Self> {
+        match bytes {
+            1 => Some(Self::Byte),
+            2 => Some(Self::Word),
+            4 => Some(Self::Long),
+            _ => None,
+        }
+    }
+
+    /// What an empty bus answers.
+    #[must_use]
+    pub const fn all_ones(self) -> u32 {
+        match self {
+            Self::Byte => 0xff,
+            Self::Word => 0xffff,
+            Self::Long => 0xffff_ffff,
+        }
+    }
+}
+
+/// I/O ports. A port that nobody answers reads as all ones.
+pub trait Ports {
+    /// IN from `port`.
+    fn read(&self, port: u16, width: Width) -> u32;
+    /// OUT to `port`.
+    fn write(&self, port: u16, width: Width, value: u32);
+}

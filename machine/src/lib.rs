@@ -16,4 +16,6 @@ extern crate std;
 
 pub mod access;
 pub mod addr;
+pub mod cpu;
+pub mod mmio;
 pub mod paging;
