@@ -3,4 +3,5 @@
 pub mod ioapic;
 pub mod lapic;
 pub mod message;
+pub mod pci;
 pub mod uart;

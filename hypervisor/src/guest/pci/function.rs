@@ -1,0 +1,601 @@
+//! One assigned function as the guest sees it: its identity from hardware, everything
+//! that could touch another guest or the host virtual.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::PciCounters;
+use super::access::{BarDescription, Context, DeviceId, InterruptRouter, PassthroughHardware};
+use super::bars::{BARS, BarMapping, Bars};
+use super::capabilities::{self, Capability, Kind, ListError};
+use super::config::{
+    BAR0, BAR5, CACHE_LINE, CAPABILITIES, CLASS, COMMAND, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE,
+    COMMAND_MEMORY, COMMAND_WRITABLE, ID, INTERRUPT, STATUS_CAPABILITIES, SUBSYSTEM, masked,
+};
+use super::msi::{Msi, MsiState};
+use super::msix::{Msix, MsixState};
+
+/// PMC: version 3, no D1, D2, no PME; PMCSR: D0, no soft reset (PM 1.2 3.2).
+const PM_CAPABILITIES: u32 = 3 << 16;
+const PM_CONTROL: u32 = 1 << 3;
+/// Version 2, root complex integrated endpoint (PCIe 7.5.3.2).
+const EXPRESS_TYPE: u32 = (2 | 9 << 4) << 16;
+/// Device capabilities kept: payload size, role-based errors, FLR.
+const EXPRESS_DEVICE: u32 = 7 | 1 << 15 | EXPRESS_FLR;
+const EXPRESS_FLR: u32 = 1 << 28;
+/// Device control: initiate FLR.
+const EXPRESS_INITIATE_FLR: u32 = 1 << 15;
+/// Device status: transactions pending.
+const EXPRESS_PENDING: u32 = 1 << 5;
+
+/// Why a function cannot be given to a guest, or its saved state cannot be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PciError {
+    /// Nobody answers at this address.
+    Absent(DeviceId),
+    /// A bridge or CardBus controller.
+    NotAnEndpoint(DeviceId),
+    /// The capability list never ends.
+    CapabilityLoop(DeviceId),
+    /// A capability lies outside configuration space.
+    CapabilityOutside(DeviceId, u16),
+    /// A BAR has a size, address or place that no BAR can have.
+    BadBar(DeviceId, u8),
+    /// The MSI-X table is not within a memory BAR.
+    TableOutside(DeviceId),
+    /// The guest's bus is full.
+    NoSlot(DeviceId),
+    /// The guest's windows have no room for this BAR.
+    NoRoom(DeviceId, u8),
+    /// A saved state belongs to another function, or is damaged.
+    State(DeviceId, &'static str),
+    /// A saved state knows a different number of functions.
+    FunctionCount {
+        /// In the record.
+        record: usize,
+        /// On this bus.
+        present: usize,
+    },
+}
+
+impl fmt::Display for PciError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent(device) => write!(
+                f,
+                "no PCI function at {device}; check `devices` of the guest"
+            ),
+            Self::NotAnEndpoint(device) => {
+                write!(f, "{device} is a bridge; only endpoints can be assigned")
+            }
+            Self::CapabilityLoop(device) => {
+                write!(
+                    f,
+                    "the capability list of {device} loops; the device is broken, don't assign it"
+                )
+            }
+            Self::CapabilityOutside(device, offset) => {
+                write!(
+                    f,
+                    "{device} has a capability at {offset:#x} that does not fit; the device is broken, don't assign it"
+                )
+            }
+            Self::BadBar(device, bar) => write!(
+                f,
+                "BAR {bar} of {device} is not a legal memory BAR; don't assign the device"
+            ),
+            Self::TableOutside(device) => {
+                write!(
+                    f,
+                    "the MSI-X table of {device} is outside its memory BARs; the device is broken, don't assign it"
+                )
+            }
+            Self::NoSlot(device) => write!(
+                f,
+                "no slot is left for {device}; assign at most 31 devices to a guest"
+            ),
+            Self::NoRoom(device, bar) => {
+                write!(
+                    f,
+                    "the guest's PCI window has no room for BAR {bar} of {device}; assign fewer or smaller devices"
+                )
+            }
+            Self::State(device, what) => write!(
+                f,
+                "the record of {device} does not fit the device: {what}; the record is damaged or of another device"
+            ),
+            Self::FunctionCount { record, present } => {
+                write!(
+                    f,
+                    "the record knows {record} PCI functions, the guest has {present}; the record is of another guest"
+                )
+            }
+        }
+    }
+}
+
+/// One assigned function. Numbers only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PciFunctionState {
+    /// The physical function.
+    pub device: DeviceId,
+    /// MSI, if the function has it.
+    pub msi: Option<MsiState>,
+    /// MSI-X, if the function has it.
+    pub msix: Option<MsixState>,
+    /// Where each BAR is mapped in the nested page table; `u64::MAX` if it is not.
+    pub mapped: [u64; BARS],
+    /// BAR registers, address bits only.
+    pub bars: [u32; BARS],
+    /// Vendor id in bits 15:0, device id in bits 31:16.
+    pub identity: u32,
+    /// Device control register of the PCIe capability.
+    pub express_control: u32,
+    /// Command register.
+    pub command: u16,
+    /// Cache line size register.
+    pub cache_line: u8,
+    /// Interrupt line register.
+    pub interrupt_line: u8,
+}
+
+/// One assigned function.
+pub struct Passthrough {
+    pub(super) device: DeviceId,
+    hardware: Box<dyn PassthroughHardware>,
+    identity: u32,
+    class: u32,
+    subsystem: u32,
+    express_device: u32,
+    command: u16,
+    cache_line: u8,
+    interrupt_line: u8,
+    express_control: u32,
+    capabilities: Vec<Capability>,
+    pub(super) bars: Bars,
+    msi: Option<Msi>,
+    msix: Option<Msix>,
+}
+
+impl Passthrough {
+    /// The virtual view of the physical function behind `hardware`, with `bars` as found (memory BARs only; I/O BARs
+    /// and the expansion ROM are hidden). Hardware is read, not written: a function that starts
+    /// afresh is reset by the caller before.
+    ///
+    /// # Errors
+    /// The function is absent or broken; see [`PciError`].
+    pub fn new(
+        device: DeviceId,
+        mut hardware: Box<dyn PassthroughHardware>,
+        bars: &[BarDescription],
+    ) -> Result<Self, PciError> {
+        let identity = hardware.config_read(ID, 4);
+        if matches!(identity, 0 | u32::MAX) {
+            return Err(PciError::Absent(device));
+        }
+        if hardware.config_read(CACHE_LINE, 4) >> 16 & 0x7F != 0 {
+            return Err(PciError::NotAnEndpoint(device));
+        }
+        let class = hardware.config_read(CLASS, 4);
+        let subsystem = hardware.config_read(SUBSYSTEM, 4);
+        let capabilities = capabilities::scan(&mut *hardware).map_err(|error| match error {
+            ListError::Loop => PciError::CapabilityLoop(device),
+            ListError::Outside(offset) => PciError::CapabilityOutside(device, offset),
+        })?;
+        let mut function = Self {
+            device,
+            identity,
+            class,
+            subsystem,
+            express_device: 0,
+            command: 0,
+            cache_line: 0,
+            interrupt_line: 0xFF,
+            express_control: 0,
+            bars: Bars::new(bars).map_err(|bad| PciError::BadBar(device, bad.0))?,
+            msi: None,
+            msix: None,
+            hardware,
+            capabilities: Vec::new(),
+        };
+        for capability in &capabilities {
+            function.add_capability(*capability)?;
+        }
+        function.capabilities = capabilities;
+        Ok(function)
+    }
+
+    fn add_capability(&mut self, capability: Capability) -> Result<(), PciError> {
+        let offset = capability.offset;
+        let mut read = |at: u16| self.hardware.config_read(offset + at, 4);
+        match capability.kind {
+            Kind::PowerManagement => {}
+            Kind::Express => {
+                self.express_device = read(4) & EXPRESS_DEVICE;
+                // As after reset (PCIe 7.5.3.4): relaxed ordering, no snoop, 512 byte read requests.
+                self.express_control = EXPRESS_CONTROL_RESET;
+            }
+            Kind::Msi => self.msi = Some(Msi::new(offset, read(0) >> 16)),
+            Kind::Msix => {
+                let msix = Msix::new(offset, read(0) >> 16, read(4), read(8));
+                let error = PciError::TableOutside(self.device);
+                let bar = self.bars.get_mut(msix.table_bar()).ok_or(error)?;
+                if msix.table_range().end > bar.description.bytes {
+                    return Err(error);
+                }
+                if bar.trapped.is_empty() {
+                    bar.trapped = msix.table_pages();
+                }
+                self.msix = Some(msix);
+            }
+        }
+        Ok(())
+    }
+
+    /// The physical function's address.
+    #[must_use]
+    pub const fn device(&self) -> DeviceId {
+        self.device
+    }
+
+    /// The BARs as mapped now, or as they would be at address zero when they are not.
+    pub fn mappings(&self) -> impl Iterator<Item = BarMapping> {
+        self.bars
+            .iter()
+            .filter_map(|bar| bar.active.map(|address| bar.mapping(self.device, address)))
+    }
+
+    /// Whether the guest lets the function answer memory accesses.
+    pub(super) const fn decodes_memory(&self) -> bool {
+        self.command & COMMAND_MEMORY != 0
+    }
+
+    /// Reads the dword at `offset` (a multiple of 4, below 4096).
+    pub(super) fn read_dword(
+        &mut self,
+        offset: u16,
+        router: &mut dyn InterruptRouter,
+        counters: &mut PciCounters,
+    ) -> u32 {
+        let first = self
+            .capabilities
+            .first()
+            .map_or(0, |capability| u32::from(capability.offset));
+        match offset {
+            ID => self.identity,
+            COMMAND => {
+                u32::from(self.command)
+                    | if first == 0 {
+                        0
+                    } else {
+                        STATUS_CAPABILITIES << 16
+                    }
+            }
+            CLASS => self.class,
+            CACHE_LINE => u32::from(self.cache_line),
+            BAR0..=BAR5 => self.bars.read(usize::from(offset - BAR0) / 4),
+            SUBSYSTEM => self.subsystem,
+            CAPABILITIES => first,
+            // No interrupt pin: INTx is not offered.
+            INTERRUPT => u32::from(self.interrupt_line),
+            _ => self.read_capability(offset, router, counters),
+        }
+    }
+
+    fn read_capability(
+        &mut self,
+        offset: u16,
+        router: &mut dyn InterruptRouter,
+        counters: &mut PciCounters,
+    ) -> u32 {
+        let Some(position) = self
+            .capabilities
+            .iter()
+            .position(|capability| capability.contains(offset))
+        else {
+            return 0;
+        };
+        let Some(capability) = self.capabilities.get(position).copied() else {
+            return 0;
+        };
+        let at = offset - capability.offset;
+        let body = match capability.kind {
+            Kind::PowerManagement => match at {
+                0 => PM_CAPABILITIES,
+                _ => PM_CONTROL,
+            },
+            Kind::Express => match at {
+                0 => EXPRESS_TYPE,
+                4 => self.express_device,
+                8 => {
+                    let status = self.hardware.config_read(offset + 2, 2) & EXPRESS_PENDING;
+                    self.express_control & 0xFFFF | status << 16
+                }
+                _ => 0,
+            },
+            Kind::Msi => {
+                let mut context = Context {
+                    device: self.device,
+                    hardware: &mut *self.hardware,
+                    router,
+                    counters,
+                };
+                self.msi
+                    .as_ref()
+                    .map_or(0, |msi| msi.read(at, &mut context))
+            }
+            Kind::Msix => self.msix.as_ref().map_or(0, |msix| msix.read(at)),
+        };
+        if at != 0 {
+            return body;
+        }
+        let next = self
+            .capabilities
+            .get(position + 1)
+            .map_or(0, |next| u32::from(next.offset));
+        body & 0xFFFF_0000 | next << 8 | u32::from(capability.kind.id())
+    }
+
+    /// Writes the bytes of `value` that `mask` selects to the dword at `offset`. The caller
+    /// reconciles BARs afterwards.
+    pub(super) fn write_dword(
+        &mut self,
+        offset: u16,
+        value: u32,
+        mask: u32,
+        router: &mut dyn InterruptRouter,
+        counters: &mut PciCounters,
+    ) {
+        match offset {
+            COMMAND => {
+                let command =
+                    masked(u32::from(self.command), value, mask) as u16 & COMMAND_WRITABLE;
+                let changed = (command ^ self.command) & COMMAND_BUS_MASTER != 0;
+                self.command = command;
+                if changed {
+                    self.write_command();
+                }
+            }
+            CACHE_LINE => self.cache_line = masked(u32::from(self.cache_line), value, mask) as u8,
+            INTERRUPT => {
+                self.interrupt_line = masked(u32::from(self.interrupt_line), value, mask) as u8
+            }
+            BAR0..=BAR5 => self.bars.write(usize::from(offset - BAR0) / 4, value, mask),
+            _ => self.write_capability(offset, value, mask, router, counters),
+        }
+    }
+
+    /// Lets the hardware's bus mastering follow the guest's; INTx stays off, memory on.
+    fn write_command(&mut self) {
+        let physical = self.hardware.config_read(COMMAND, 2) as u16;
+        let command = physical & !COMMAND_BUS_MASTER
+            | self.command & COMMAND_BUS_MASTER
+            | COMMAND_INTX_DISABLE;
+        self.hardware.config_write(COMMAND, 2, u32::from(command));
+    }
+
+    fn write_capability(
+        &mut self,
+        offset: u16,
+        value: u32,
+        mask: u32,
+        router: &mut dyn InterruptRouter,
+        counters: &mut PciCounters,
+    ) {
+        let Some(capability) = self
+            .capabilities
+            .iter()
+            .find(|capability| capability.contains(offset))
+            .copied()
+        else {
+            return;
+        };
+        let at = offset - capability.offset;
+        let mut context = Context {
+            device: self.device,
+            hardware: &mut *self.hardware,
+            router,
+            counters,
+        };
+        match capability.kind {
+            Kind::PowerManagement => {}
+            Kind::Msi => {
+                if let Some(msi) = &mut self.msi {
+                    msi.write(at, value, mask, &mut context);
+                }
+            }
+            Kind::Msix => {
+                if let Some(msix) = &mut self.msix {
+                    msix.write(at, value, mask, &mut context);
+                }
+            }
+            Kind::Express if at == 8 => {
+                // Payload and read request sizes are the host's business: kept, not written through.
+                let control = masked(self.express_control, value, mask) & 0xFFFF;
+                self.express_control = control & !EXPRESS_INITIATE_FLR;
+                if control & EXPRESS_INITIATE_FLR != 0 && self.express_device & EXPRESS_FLR != 0 {
+                    self.reset(router, counters);
+                }
+            }
+            Kind::Express => {}
+        }
+    }
+
+    /// Resets the function, by the guest's wish or for its next life.
+    pub(super) fn reset(&mut self, router: &mut dyn InterruptRouter, counters: &mut PciCounters) {
+        self.quiesce(router, counters);
+        if self.hardware.reset().is_err() {
+            counters.reset_failures = counters.reset_failures.saturating_add(1);
+        }
+        let mut context = Context {
+            device: self.device,
+            hardware: &mut *self.hardware,
+            router,
+            counters,
+        };
+        if let Some(msi) = &mut self.msi {
+            msi.reset(&mut context);
+        }
+        if let Some(msix) = &mut self.msix {
+            msix.reset(&mut context);
+        }
+        self.cache_line = 0;
+        self.interrupt_line = 0xFF;
+        self.express_control = if self.express_device == 0 {
+            0
+        } else {
+            EXPRESS_CONTROL_RESET
+        };
+        self.bars.clear_registers();
+    }
+
+    /// Stops DMA and interrupts of the function and gives its routes back; the guest is gone.
+    pub(super) fn quiesce(&mut self, router: &mut dyn InterruptRouter, counters: &mut PciCounters) {
+        self.command = 0;
+        self.write_command();
+        let mut context = Context {
+            device: self.device,
+            hardware: &mut *self.hardware,
+            router,
+            counters,
+        };
+        if let Some(msi) = &mut self.msi {
+            msi.stop(&mut context);
+        }
+        if let Some(msix) = &mut self.msix {
+            msix.stop(&mut context);
+        }
+    }
+
+    /// The trapped BAR and offset at guest address `address`, if all `width` bytes are trapped.
+    pub(super) fn find(&self, address: u64, width: u8) -> Option<(u8, u64)> {
+        self.bars.iter().find_map(|bar| {
+            let offset = address.checked_sub(bar.active?)?;
+            let end = offset.checked_add(u64::from(width))?;
+            let inside =
+                bar.trapped.contains(&offset) && end <= bar.trapped.end.min(bar.description.bytes);
+            inside.then_some((bar.description.index, offset))
+        })
+    }
+
+    /// The table offset, if `bar` and `offset` are in the MSI-X table.
+    fn in_table(&self, bar: u8, offset: u64) -> Option<u64> {
+        let msix = self.msix.as_ref().filter(|msix| msix.table_bar() == bar)?;
+        let table = msix.table_range();
+        table.contains(&offset).then(|| offset - table.start)
+    }
+
+    /// A load from a trapped part of a BAR.
+    pub(super) fn bar_read(&mut self, bar: u8, offset: u64, width: u8) -> u64 {
+        if !is_natural(offset, width) {
+            return u64::MAX;
+        }
+        match (self.in_table(bar, offset), &self.msix) {
+            (Some(at), Some(msix)) => msix.read_table(at, width),
+            _ => self.hardware.read(bar, offset, width),
+        }
+    }
+
+    /// A store to a trapped part of a BAR.
+    pub(super) fn bar_write(
+        &mut self,
+        bar: u8,
+        offset: u64,
+        width: u8,
+        value: u64,
+        router: &mut dyn InterruptRouter,
+        counters: &mut PciCounters,
+    ) {
+        if !is_natural(offset, width) {
+            return;
+        }
+        let at = self.in_table(bar, offset);
+        let mut context = Context {
+            device: self.device,
+            hardware: &mut *self.hardware,
+            router,
+            counters,
+        };
+        match (at, &mut self.msix) {
+            (Some(at), Some(msix)) => msix.write_table(at, width, value, &mut context),
+            _ => self.hardware.write(bar, offset, width, value),
+        }
+    }
+
+    pub(super) fn save(&self) -> PciFunctionState {
+        let mut mapped = [u64::MAX; BARS];
+        for bar in self.bars.iter() {
+            if let (Some(slot), Some(address)) = (
+                mapped.get_mut(usize::from(bar.description.index)),
+                bar.applied,
+            ) {
+                *slot = address;
+            }
+        }
+        PciFunctionState {
+            device: self.device,
+            msi: self.msi.as_ref().map(Msi::save),
+            msix: self.msix.as_ref().map(Msix::save),
+            mapped,
+            bars: self.bars.registers(),
+            identity: self.identity,
+            express_control: self.express_control,
+            command: self.command,
+            cache_line: self.cache_line,
+            interrupt_line: self.interrupt_line,
+        }
+    }
+
+    /// Takes over without a write to hardware.
+    pub(super) fn restore(&mut self, state: &PciFunctionState) -> Result<(), PciError> {
+        let fail = |what| Err(PciError::State(self.device, what));
+        if state.device != self.device || state.identity != self.identity {
+            return fail("another function's address or identity");
+        }
+        if state.command & !COMMAND_WRITABLE != 0 || state.express_control > 0x7FFF {
+            return fail("reserved bits in a command register");
+        }
+        let msi = match (&mut self.msi, &state.msi) {
+            (Some(msi), Some(state)) => msi.restore(state),
+            (None, None) => true,
+            _ => false,
+        };
+        let msix = match (&mut self.msix, &state.msix) {
+            (Some(msix), Some(state)) => msix.restore(state),
+            (None, None) => true,
+            _ => false,
+        };
+        if !msi || !msix {
+            return fail("MSI or MSI-X");
+        }
+        if !self.bars.set_registers(state.bars) {
+            return fail("BAR registers");
+        }
+        for (index, address) in (0u8..).zip(state.mapped) {
+            let address = (address != u64::MAX).then_some(address);
+            match (self.bars.get_mut(index), address) {
+                (Some(bar), _)
+                    if address.is_none_or(|at| at & (bar.description.bytes - 1) == 0) =>
+                {
+                    bar.active = address;
+                    bar.applied = address;
+                }
+                (None, None) => {}
+                _ => return fail("a mapped BAR"),
+            }
+        }
+        self.command = state.command;
+        self.express_control = state.express_control;
+        self.cache_line = state.cache_line;
+        self.interrupt_line = state.interrupt_line;
+        Ok(())
+    }
+}
+
+/// Relaxed ordering, no snoop, 512 byte read requests.
+const EXPRESS_CONTROL_RESET: u32 = 0x2810;
+
+const fn is_natural(offset: u64, width: u8) -> bool {
+    matches!(width, 1 | 2 | 4 | 8) && offset & (width as u64 - 1) == 0
+}
