@@ -1,0 +1,241 @@
+//! Requests to one machine, and what can go wrong with them.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use ureq::http::Response;
+use ureq::{Agent, Body, SendBody};
+
+use crate::api::{Accepted, ErrorBody, Guests, Iommu, Planned, Refusal, Status, Upgrade};
+
+/// What can go wrong with a request.
+#[derive(Debug)]
+pub enum Error {
+    /// Nobody answers, or the answer broke off.
+    Unreachable {
+        /// The address asked.
+        host: String,
+        /// What the system says.
+        cause: String,
+    },
+    /// Baton said no.
+    Refused(Refusal),
+    /// Something answers that isn't Baton's API.
+    Strange {
+        /// The address asked.
+        host: String,
+        /// What is strange about it.
+        cause: String,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable { host, cause } => write!(
+                f,
+                "{host} can't be reached: {cause}; check --host, and that Baton's log says the management address"
+            ),
+            Self::Refused(refusal) => {
+                write!(
+                    f,
+                    "refused: {} ({}, to be mended by: {})",
+                    refusal.message, refusal.code, refusal.blame
+                )
+            }
+            Self::Strange { host, cause } => write!(
+                f,
+                "what answers at {host} isn't Baton: {cause}; check --host"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// One machine's management address.
+#[derive(Clone)]
+pub struct Client {
+    host: String,
+    agent: Agent,
+}
+
+impl Client {
+    /// For a `host:port`.
+    #[must_use]
+    pub fn new(host: &str) -> Self {
+        let agent = Agent::config_builder()
+            // Errors carry JSON that is worth reading.
+            .http_status_as_error(false)
+            .proxy(None)
+            .timeout_connect(Some(Duration::from_secs(5)))
+            .timeout_recv_response(Some(Duration::from_secs(30)))
+            .timeout_recv_body(Some(Duration::from_secs(30)))
+            // A connection must not outlive the image that accepted it.
+            .max_idle_connections(0)
+            .build()
+            .into();
+        Self {
+            host: host.into(),
+            agent,
+        }
+    }
+
+    /// The address.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.host)
+    }
+
+    fn failed(&self, error: &ureq::Error) -> Error {
+        let host = self.host.clone();
+        match error {
+            ureq::Error::Http(_)
+            | ureq::Error::BadUri(_)
+            | ureq::Error::Protocol(_)
+            | ureq::Error::Json(_) => Error::Strange {
+                host,
+                cause: error.to_string(),
+            },
+            _ => Error::Unreachable {
+                host,
+                cause: error.to_string(),
+            },
+        }
+    }
+
+    fn body<T: DeserializeOwned>(&self, mut response: Response<Body>) -> Result<T, Error> {
+        let status = response.status();
+        let text = response
+            .body_mut()
+            .read_to_string()
+            .map_err(|error| self.failed(&error))?;
+        let strange = |cause: String| Error::Strange {
+            host: self.host.clone(),
+            cause,
+        };
+        if status.is_success() {
+            return serde_json::from_str(&text)
+                .map_err(|error| strange(format!("{status} with a body that {error}")));
+        }
+        match serde_json::from_str::<ErrorBody>(&text) {
+            Ok(body) if !body.error.code.is_empty() => Err(Error::Refused(body.error)),
+            _ => Err(strange(format!("{status} without a reason"))),
+        }
+    }
+
+    /// A GET of any path.
+    ///
+    /// # Errors
+    /// Unreachable, refused, or not Baton.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let response = self
+            .agent
+            .get(self.url(path))
+            .call()
+            .map_err(|error| self.failed(&error))?;
+        self.body(response)
+    }
+
+    /// GET /v1/status.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn status(&self) -> Result<Status, Error> {
+        self.get("/v1/status")
+    }
+
+    /// GET /v1/guests.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn guests(&self) -> Result<Guests, Error> {
+        self.get("/v1/guests")
+    }
+
+    /// GET /v1/iommu.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn iommu(&self) -> Result<Iommu, Error> {
+        self.get("/v1/iommu")
+    }
+
+    /// GET /v1/upgrade.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn upgrade(&self) -> Result<Upgrade, Error> {
+        self.get("/v1/upgrade")
+    }
+
+    /// DELETE /v1/upgrade.
+    ///
+    /// # Errors
+    /// Refused when none runs or when it is too late.
+    pub fn cancel(&self) -> Result<Accepted, Error> {
+        let response = self
+            .agent
+            .delete(self.url("/v1/upgrade"))
+            .call()
+            .map_err(|error| self.failed(&error))?;
+        self.body(response)
+    }
+
+    fn post(&self, path: &str, image: &mut dyn Read, bytes: u64) -> Result<Response<Body>, Error> {
+        self.agent
+            .post(self.url(path))
+            .header("Content-Type", "application/octet-stream")
+            .header("Content-Length", bytes.to_string())
+            .send(SendBody::from_reader(&mut Exactly {
+                inner: image,
+                left: bytes,
+            }))
+            .map_err(|error| self.failed(&error))
+    }
+
+    /// POST /v1/upgrade: sends an image of `bytes` bytes.
+    ///
+    /// # Errors
+    /// Unreachable also when Baton refused before the end and the refusal was lost on the way.
+    pub fn send(&self, image: &mut dyn Read, bytes: u64) -> Result<Accepted, Error> {
+        self.body(self.post("/v1/upgrade", image, bytes)?)
+    }
+
+    /// POST /v1/upgrade?dry_run=1: what would happen.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub fn plan(&self, image: &mut dyn Read, bytes: u64) -> Result<Planned, Error> {
+        self.body(self.post("/v1/upgrade?dry_run=1", image, bytes)?)
+    }
+}
+
+/// A file that shrinks or grows while it is sent must not become a wrong length on the wire.
+struct Exactly<'a> {
+    inner: &'a mut dyn Read,
+    left: u64,
+}
+
+impl Read for Exactly<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = buffer
+            .len()
+            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let got = self.inner.read(&mut buffer[..wanted])?;
+        if got == 0 && wanted > 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the image became shorter while it was sent",
+            ));
+        }
+        self.left -= got as u64;
+        Ok(got)
+    }
+}
