@@ -1,3 +1,26 @@
 //! Virtual CPUs: one small trait, one neutral exit enum, one implementation per vendor.
+//!
+//! From the outside in:
+//! - [`run`] enters a virtual CPU until something concerns its pCPU;
+//! - [`handle`] answers each exit, once for all vendors, through the [`bus`];
+//! - [`emulate`] decodes and performs what hardware leaves to software;
+//! - [`cpu`] is what a vendor module implements; [`svm`] does it for AMD.
 
 pub mod bus;
+pub mod counters;
+pub mod cpu;
+pub mod emulate;
+pub mod event;
+pub mod exit;
+pub mod frames;
+pub mod handle;
+pub mod limits;
+pub mod msr;
+pub mod run;
+pub mod state;
+pub mod svm;
+pub mod xstate;
+
+mod hw;
+#[cfg(test)]
+mod testing;

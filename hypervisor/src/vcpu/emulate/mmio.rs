@@ -1,0 +1,326 @@
+//! Accesses to device memory: MOV and its relatives, arithmetic with a memory operand, string moves.
+
+use iced_x86::{Code, Instruction, MemorySize, Mnemonic, OpKind};
+
+use super::super::bus::Bus;
+use super::super::cpu::VirtualCpu;
+use super::super::state::RFLAGS_DF;
+use super::alu::{Operation, STATUS, apply};
+use super::decode::{decode, linear_address};
+use super::memory::{load, mask, probe_store, store};
+use super::registers::Gpr;
+use super::{InstructionBytes, STRING_BYTES_PER_EXIT, Stop};
+
+/// An operand that is not the address arithmetic's business.
+#[derive(Clone, Copy)]
+enum Operand {
+    Register(Gpr),
+    Immediate(u64),
+    /// Linear address and width.
+    Memory(u64, u8),
+}
+
+/// Performs the instruction at RIP, which touched memory that the nested tables do not map, and moves RIP past it.
+///
+/// # Errors
+/// Nothing has changed in the guest then, but for the elements a string move has completed.
+pub fn emulate<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
+    cpu: &mut C,
+    bus: &mut B,
+) -> Result<(), Stop> {
+    let (instruction, bytes) = decode(cpu, bus)?;
+    let length = instruction.len() as u8;
+    if let Some(string) = StringMove::of(&instruction) {
+        if string
+            .run(cpu, bus, &instruction)
+            .map_err(|stop| attach(stop, bytes))?
+        {
+            cpu.advance(length);
+        }
+        return Ok(());
+    }
+    execute(cpu, bus, &instruction).map_err(|stop| attach(stop, bytes))?;
+    cpu.advance(length);
+    Ok(())
+}
+
+/// What is not emulated is reported with its bytes.
+fn attach(stop: Stop, bytes: InstructionBytes) -> Stop {
+    if let Stop::NotEmulated(_) = stop {
+        Stop::NotEmulated(bytes)
+    } else {
+        stop
+    }
+}
+
+fn not_emulated() -> Stop {
+    Stop::NotEmulated(InstructionBytes::default())
+}
+
+const fn width_of(size: MemorySize) -> Option<u8> {
+    Some(match size {
+        MemorySize::UInt8 | MemorySize::Int8 => 1,
+        MemorySize::UInt16 | MemorySize::Int16 => 2,
+        MemorySize::UInt32 | MemorySize::Int32 => 4,
+        MemorySize::UInt64 | MemorySize::Int64 => 8,
+        _ => return None,
+    })
+}
+
+fn operand<C: VirtualCpu + ?Sized>(
+    cpu: &C,
+    instruction: &Instruction,
+    index: u32,
+) -> Result<Operand, Stop> {
+    Ok(
+        match instruction.try_op_kind(index).map_err(|_| not_emulated())? {
+            OpKind::Register => Operand::Register(
+                Gpr::from_iced(instruction.op_register(index)).ok_or_else(not_emulated)?,
+            ),
+            OpKind::Memory => {
+                let width = width_of(instruction.memory_size()).ok_or_else(not_emulated)?;
+                Operand::Memory(
+                    linear_address(cpu, instruction, index).ok_or_else(not_emulated)?,
+                    width,
+                )
+            }
+            _ => Operand::Immediate(
+                instruction
+                    .try_immediate(index)
+                    .map_err(|_| not_emulated())?,
+            ),
+        },
+    )
+}
+
+fn read<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
+    cpu: &C,
+    bus: &mut B,
+    operand: Operand,
+) -> Result<u64, Stop> {
+    match operand {
+        Operand::Register(gpr) => Ok(gpr.read(cpu)),
+        Operand::Immediate(value) => Ok(value),
+        Operand::Memory(linear, width) => load(cpu, bus, linear, width),
+    }
+}
+
+fn write<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
+    cpu: &mut C,
+    bus: &mut B,
+    operand: Operand,
+    value: u64,
+) -> Result<(), Stop> {
+    match operand {
+        Operand::Register(gpr) => {
+            gpr.write(cpu, value);
+            Ok(())
+        }
+        Operand::Memory(linear, width) => store(cpu, bus, linear, width, value),
+        Operand::Immediate(_) => Err(not_emulated()),
+    }
+}
+
+const fn width(operand: Operand) -> Option<u8> {
+    match operand {
+        Operand::Register(gpr) => Some(gpr.width),
+        Operand::Memory(_, width) => Some(width),
+        Operand::Immediate(_) => None,
+    }
+}
+
+fn sign_extend(value: u64, width: u8) -> u64 {
+    match width {
+        1 => i64::from(value as u8 as i8) as u64,
+        2 => i64::from(value as u16 as i16) as u64,
+        4 => i64::from(value as u32 as i32) as u64,
+        _ => value,
+    }
+}
+
+fn execute<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
+    cpu: &mut C,
+    bus: &mut B,
+    instruction: &Instruction,
+) -> Result<(), Stop> {
+    if instruction.op_count() != 2 {
+        return Err(not_emulated());
+    }
+    let mnemonic = instruction.mnemonic();
+    // SSE has namesakes of some of these; their operands are no general registers and are refused by `operand`.
+    let (target, source) = (operand(cpu, instruction, 0)?, operand(cpu, instruction, 1)?);
+    let arithmetic = match mnemonic {
+        Mnemonic::Mov | Mnemonic::Movzx => {
+            let value = read(cpu, bus, source)?;
+            return write(cpu, bus, target, value);
+        }
+        Mnemonic::Movsx | Mnemonic::Movsxd => {
+            let value = read(cpu, bus, source)?;
+            let from = width(source).ok_or_else(not_emulated)?;
+            return write(cpu, bus, target, sign_extend(value, from));
+        }
+        Mnemonic::Xchg => {
+            // The memory operand may come first or second; it is locked either way.
+            let (memory, register) = if let Operand::Memory(..) = target {
+                (target, source)
+            } else {
+                (source, target)
+            };
+            let new = read(cpu, bus, register)?;
+            if let Operand::Memory(linear, width) = memory {
+                probe_store(cpu, bus, linear, width)?;
+            }
+            let old = read(cpu, bus, memory)?;
+            write(cpu, bus, memory, new)?;
+            return write(cpu, bus, register, old);
+        }
+        Mnemonic::Add => Operation::Add,
+        Mnemonic::Sub | Mnemonic::Cmp => Operation::Sub,
+        Mnemonic::And | Mnemonic::Test => Operation::And,
+        Mnemonic::Or => Operation::Or,
+        Mnemonic::Xor => Operation::Xor,
+        _ => return Err(not_emulated()),
+    };
+    let keeps = !matches!(mnemonic, Mnemonic::Cmp | Mnemonic::Test);
+    if let (Operand::Memory(linear, width), true) = (target, keeps) {
+        // A read may have side effects: it must not happen before a fault of the write.
+        probe_store(cpu, bus, linear, width)?;
+    }
+    let width = width(target).ok_or_else(not_emulated)?;
+    let (a, b) = (read(cpu, bus, target)?, read(cpu, bus, source)?);
+    let (result, flags) = apply(arithmetic, a, b, width);
+    if keeps {
+        write(cpu, bus, target, result)?;
+    }
+    cpu.set_rflags(cpu.rflags() & !STATUS | flags);
+    Ok(())
+}
+
+/// MOVS, STOS or LODS.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Movs,
+    Stos,
+    Lods,
+}
+
+struct StringMove {
+    kind: Kind,
+    width: u8,
+    /// Bytes of RSI, RDI and RCX that count.
+    address_width: u8,
+}
+
+impl StringMove {
+    fn of(instruction: &Instruction) -> Option<Self> {
+        let (kind, width) = match instruction.code() {
+            Code::Movsb_m8_m8 => (Kind::Movs, 1),
+            Code::Movsw_m16_m16 => (Kind::Movs, 2),
+            Code::Movsd_m32_m32 => (Kind::Movs, 4),
+            Code::Movsq_m64_m64 => (Kind::Movs, 8),
+            Code::Stosb_m8_AL => (Kind::Stos, 1),
+            Code::Stosw_m16_AX => (Kind::Stos, 2),
+            Code::Stosd_m32_EAX => (Kind::Stos, 4),
+            Code::Stosq_m64_RAX => (Kind::Stos, 8),
+            Code::Lodsb_AL_m8 => (Kind::Lods, 1),
+            Code::Lodsw_AX_m16 => (Kind::Lods, 2),
+            Code::Lodsd_EAX_m32 => (Kind::Lods, 4),
+            Code::Lodsq_RAX_m64 => (Kind::Lods, 8),
+            _ => return None,
+        };
+        let address_width = address_width(instruction)?;
+        Some(Self {
+            kind,
+            width,
+            address_width,
+        })
+    }
+
+    /// One exit's worth of elements; whether the instruction is complete.
+    fn run<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
+        &self,
+        cpu: &mut C,
+        bus: &mut B,
+        instruction: &Instruction,
+    ) -> Result<bool, Stop> {
+        let rep = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+        let count = Gpr::low(1, self.address_width);
+        let limit = STRING_BYTES_PER_EXIT / u64::from(self.width);
+        for _ in 0..limit {
+            if rep && count.read(cpu) == 0 {
+                return Ok(true);
+            }
+            self.element(cpu, bus, instruction)?;
+            if !rep {
+                return Ok(true);
+            }
+            count.write(cpu, count.read(cpu).wrapping_sub(1));
+        }
+        Ok(count.read(cpu) == 0)
+    }
+
+    fn element<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
+        &self,
+        cpu: &mut C,
+        bus: &mut B,
+        instruction: &Instruction,
+    ) -> Result<(), Stop> {
+        let address =
+            |cpu: &C, operand| linear_address(cpu, instruction, operand).ok_or_else(not_emulated);
+        let accumulator = Gpr::low(0, self.width);
+        match self.kind {
+            Kind::Movs => {
+                let (to, from) = (address(cpu, 0)?, address(cpu, 1)?);
+                probe_store(cpu, bus, to, self.width)?;
+                let value = load(cpu, bus, from, self.width)?;
+                store(cpu, bus, to, self.width, value)?;
+                step(cpu, 6, self.address_width, self.width);
+                step(cpu, 7, self.address_width, self.width);
+            }
+            Kind::Stos => {
+                let to = address(cpu, 0)?;
+                store(
+                    cpu,
+                    bus,
+                    to,
+                    self.width,
+                    accumulator.read(cpu) & mask(self.width),
+                )?;
+                step(cpu, 7, self.address_width, self.width);
+            }
+            Kind::Lods => {
+                let from = address(cpu, 1)?;
+                let value = load(cpu, bus, from, self.width)?;
+                accumulator.write(cpu, value);
+                step(cpu, 6, self.address_width, self.width);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of the effective addresses of a string instruction.
+pub(super) fn address_width(instruction: &Instruction) -> Option<u8> {
+    (0..instruction.op_count()).find_map(|operand| match instruction.try_op_kind(operand).ok()? {
+        OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => Some(2),
+        OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI => Some(4),
+        OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI => Some(8),
+        _ => None,
+    })
+}
+
+/// Moves RSI or RDI by one element, in the direction of DF.
+pub(super) fn step<C: VirtualCpu + ?Sized>(cpu: &mut C, index: u8, address_width: u8, width: u8) {
+    let register = Gpr::low(index, address_width);
+    let old = register.read(cpu);
+    let new = if cpu.rflags() & RFLAGS_DF != 0 {
+        old.wrapping_sub(u64::from(width))
+    } else {
+        old.wrapping_add(u64::from(width))
+    };
+    register.write(cpu, new);
+}
+
+#[cfg(test)]
+#[path = "mmio_tests.rs"]
+mod tests;
