@@ -1,0 +1,338 @@
+//! The reader: a stream is opened whole or not at all.
+//!
+//! [`Stream::open`] checks the header's checksum, every bound, the payload's checksum and the framing of
+//! each record, in that order, before anything is decoded. Iterating over an open stream cannot fail.
+//!
+//! In two steps: what was planned is read in the sandbox and remembered as a [`Prefix`]; at the
+//! jump [`Prefix::reopen`] checksums and frames only what stands behind the mark, so the pause does
+//! not grow with the planned part.
+
+use core::fmt;
+
+use zerocopy::FromBytes;
+
+use crate::checksum::{self, Running};
+use crate::header::{HEADER_BYTES, Header, HeaderError};
+use crate::record::{self, BodyError, CRITICAL, FRAME_BYTES, Frame, Record};
+use crate::state::stream::{EndV1, MarkV1};
+
+/// Why a stream is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadError {
+    /// By its header.
+    Header(HeaderError),
+    /// The payload is damaged.
+    Checksum {
+        /// As stored in the header.
+        stored: u32,
+        /// As computed.
+        computed: u32,
+    },
+    /// A record's frame is not one.
+    Frame {
+        /// Bytes from the start of the payload.
+        offset: usize,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A record's body is not one.
+    Body {
+        /// Bytes from the start of the payload.
+        offset: usize,
+        /// What is wrong with it.
+        error: BodyError,
+    },
+    /// Mark or end are missing, doubled or out of place.
+    Order {
+        /// Bytes from the start of the payload.
+        offset: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// What was counted is not what is there.
+    Count {
+        /// Which count.
+        what: &'static str,
+        /// As stored.
+        stored: u64,
+        /// As found.
+        found: u64,
+    },
+    /// A critical record of a kind this image does not know.
+    UnknownCritical {
+        /// Its kind.
+        kind: u32,
+        /// Its version.
+        version: u16,
+    },
+    /// A record stands before the mark, or after it, where its kind may not.
+    Part {
+        /// The kind.
+        kind: &'static str,
+    },
+    /// The stream is not the one whose planned part was read before.
+    Replanned,
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Header(error) => error.fmt(f),
+            Self::Checksum { stored, computed } => write!(f, "handover payload is damaged: its CRC32C is {computed:#010x}, stored is {stored:#010x}; memory was overwritten after the old image wrote it"),
+            Self::Frame { offset, what } => write!(f, "handover record at payload offset {offset:#x}: {what}; the old image is at fault"),
+            Self::Body { offset, error } => write!(f, "handover record at payload offset {offset:#x}: {error}"),
+            Self::Order { offset, what } => write!(f, "handover stream at payload offset {offset:#x}: {what}; the old image is at fault"),
+            Self::Count { what, stored, found } => write!(f, "handover stream states {stored} {what}, {found} are there; the old image is at fault"),
+            Self::UnknownCritical { kind, version } => write!(f, "handover record of kind {kind:#x} version {version} is critical and unknown to this image; upgrade to a release that knows it"),
+            Self::Part { kind } => write!(f, "handover record {kind} stands on the wrong side of the mark; the old image is at fault"),
+            Self::Replanned => write!(f, "planned part of the handover stream is not the one read in the sandbox; the old image planned again without starting the sandbox again"),
+        }
+    }
+}
+
+impl core::error::Error for ReadError {}
+
+impl From<HeaderError> for ReadError {
+    fn from(error: HeaderError) -> Self {
+        Self::Header(error)
+    }
+}
+
+/// A record of an open stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawRecord<'a> {
+    /// Which type.
+    pub kind: u32,
+    /// Version of the type.
+    pub version: u16,
+    /// [`CRITICAL`] or zero.
+    pub flags: u16,
+    /// The body, without padding.
+    pub body: &'a [u8],
+    /// Bytes from the start of the payload.
+    pub offset: usize,
+}
+
+impl RawRecord<'_> {
+    /// Whether a reader that does not know the kind must refuse.
+    #[must_use]
+    pub const fn is_critical(&self) -> bool {
+        self.flags & CRITICAL != 0
+    }
+
+    /// The body as a `T`. The caller has compared [`RawRecord::kind`].
+    pub fn decode<T: Record>(&self) -> Result<T, ReadError> {
+        record::decode(self.version, self.body).map_err(|error| ReadError::Body { offset: self.offset, error })
+    }
+}
+
+/// An open stream, or the part of one behind the mark.
+#[derive(Clone)]
+pub struct Stream<'a> {
+    header: Header,
+    payload: &'a [u8],
+    /// Where iteration starts in the payload.
+    from: usize,
+    prefix: Prefix,
+}
+
+/// What a reader remembers of a planned part it has read.
+#[derive(Clone)]
+pub struct Prefix {
+    generation: u64,
+    region_base: u64,
+    region_bytes: u64,
+    /// Where the frame of the mark starts, in bytes of payload.
+    mark_at: usize,
+    /// Where the records behind the mark start, in bytes of payload.
+    rest_at: usize,
+    mark: MarkV1,
+    /// The checksum up to `rest_at`.
+    running: Running,
+}
+
+impl<'a> Stream<'a> {
+    /// Opens the stream in `region`, which lies at host physical address `base`.
+    pub fn open(region: &'a [u8], base: u64) -> Result<Self, ReadError> {
+        let header = Header::check(region, base)?;
+        let payload = payload(region, &header)?;
+        let computed = checksum::crc32c(payload);
+        if computed != header.payload_crc {
+            return Err(ReadError::Checksum { stored: header.payload_crc, computed });
+        }
+        let walk = walk(payload, 0, 0)?;
+        let Some((mark_at, rest_at, mark)) = walk.mark else {
+            return Err(ReadError::Order { offset: payload.len(), what: "no mark between the planned and the frozen part" });
+        };
+        let mut running = checksum::running();
+        running.update(payload.get(..mark_at).unwrap_or_default());
+        let crc = running.clone().finalize();
+        if crc != mark.crc {
+            return Err(ReadError::Checksum { stored: mark.crc, computed: crc });
+        }
+        running.update(payload.get(mark_at..rest_at).unwrap_or_default());
+        counts(walk.end, mark.records)?;
+        let prefix = Prefix {
+            generation: header.generation,
+            region_base: base,
+            region_bytes: header.region_bytes,
+            mark_at,
+            rest_at,
+            mark,
+            running,
+        };
+        Ok(Self { header, payload, from: 0, prefix })
+    }
+
+    /// The header, checked.
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The records, mark and end included.
+    #[must_use]
+    pub fn records(&self) -> Records<'a> {
+        Records { payload: self.payload, at: self.from }
+    }
+
+    /// What to remember of the planned part.
+    #[must_use]
+    pub fn prefix(&self) -> Prefix {
+        self.prefix.clone()
+    }
+
+    /// Whether this is only what stands behind the mark.
+    #[must_use]
+    pub const fn is_rest(&self) -> bool {
+        self.from != 0
+    }
+}
+
+impl Prefix {
+    /// Opens what stands behind the mark, in the region the planned part was read from.
+    ///
+    /// The checksum of the whole payload is compared, continued from what was remembered of the planned part;
+    /// that part itself is not read again. Its memory has been writable by the old image only.
+    pub fn reopen<'a>(&self, region: &'a [u8], base: u64) -> Result<Stream<'a>, ReadError> {
+        let header = Header::check(region, base)?;
+        let payload = payload(region, &header)?;
+        let same = header.generation == self.generation && base == self.region_base && header.region_bytes == self.region_bytes;
+        let mark = frame_at(payload, self.mark_at).ok().and_then(|(record, next)| {
+            (record.kind == MarkV1::KIND && next == self.rest_at).then(|| record.decode::<MarkV1>().ok()).flatten()
+        });
+        if !same || mark != Some(self.mark) {
+            return Err(ReadError::Replanned);
+        }
+        let mut running = self.running.clone();
+        running.update(payload.get(self.rest_at..).unwrap_or_default());
+        let computed = running.finalize();
+        if computed != header.payload_crc {
+            return Err(ReadError::Checksum { stored: header.payload_crc, computed });
+        }
+        let walk = walk(payload, self.rest_at, self.mark.records.saturating_add(1))?;
+        if walk.mark.is_some() {
+            return Err(ReadError::Order { offset: self.rest_at, what: "a second mark" });
+        }
+        counts(walk.end, self.mark.records)?;
+        Ok(Stream { header, payload, from: self.rest_at, prefix: self.clone() })
+    }
+}
+
+/// The records of an open stream.
+#[derive(Clone)]
+pub struct Records<'a> {
+    payload: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = RawRecord<'a>;
+
+    fn next(&mut self) -> Option<RawRecord<'a>> {
+        // Every frame was checked when the stream was opened; an error here is the end.
+        let (record, next) = frame_at(self.payload, self.at).ok()?;
+        self.at = next;
+        Some(record)
+    }
+}
+
+fn payload<'a>(region: &'a [u8], header: &Header) -> Result<&'a [u8], ReadError> {
+    let end = usize::try_from(header.payload_bytes).ok().and_then(|bytes| bytes.checked_add(HEADER_BYTES));
+    let room = (region.len() as u64).saturating_sub(HEADER_BYTES as u64);
+    end.and_then(|end| region.get(HEADER_BYTES..end))
+        .ok_or(ReadError::Header(HeaderError::Payload { bytes: header.payload_bytes, room }))
+}
+
+/// The record at `offset` and the offset of the next one. Each call moves on by a frame at least.
+fn frame_at(payload: &[u8], offset: usize) -> Result<(RawRecord<'_>, usize), ReadError> {
+    let fail = |what| ReadError::Frame { offset, what };
+    let rest = payload.get(offset..).ok_or(fail("starts past the payload"))?;
+    let (frame, rest) = Frame::read_from_prefix(rest).map_err(|_| fail("frame is cut off"))?;
+    if frame.flags & !CRITICAL != 0 {
+        return Err(fail("unknown flag"));
+    }
+    if frame.reserved != 0 {
+        return Err(fail("reserved field is not zero"));
+    }
+    if frame.version == 0 {
+        return Err(fail("version is zero"));
+    }
+    let length = frame.length as usize;
+    let (body, rest) = rest.split_at_checked(length).ok_or(fail("body is cut off"))?;
+    let stride = record::stride(length).ok_or(fail("length overflows"))?;
+    let padding = rest.get(..stride - FRAME_BYTES - length).ok_or(fail("padding is cut off"))?;
+    if padding.iter().any(|byte| *byte != 0) {
+        return Err(fail("padding is not zero"));
+    }
+    let record = RawRecord { kind: frame.kind, version: frame.version, flags: frame.flags, body, offset };
+    Ok((record, offset + stride))
+}
+
+/// What a walk over the frames has found.
+struct Walk {
+    /// Offset of the mark, offset behind it, the mark.
+    mark: Option<(usize, usize, MarkV1)>,
+    end: EndV1,
+}
+
+/// Walks over every frame from `at` on, where `records` were counted before.
+fn walk(payload: &[u8], mut at: usize, mut records: u64) -> Result<Walk, ReadError> {
+    let mut mark: Option<(usize, usize, MarkV1)> = None;
+    loop {
+        let (record, next) = match frame_at(payload, at) {
+            Err(ReadError::Frame { .. }) if at == payload.len() => {
+                return Err(ReadError::Order { offset: at, what: "no end record" });
+            }
+            other => other?,
+        };
+        if record.kind == MarkV1::KIND {
+            if mark.is_some() {
+                return Err(ReadError::Order { offset: at, what: "a second mark" });
+            }
+            let found: MarkV1 = record.decode()?;
+            equal("bytes before the mark", found.payload_bytes, at as u64)?;
+            equal("records before the mark", found.records, records)?;
+            mark = Some((at, next, found));
+        }
+        if record.kind == EndV1::KIND {
+            if next != payload.len() {
+                return Err(ReadError::Order { offset: next, what: "records behind the end" });
+            }
+            let end: EndV1 = record.decode()?;
+            equal("bytes before the end", end.payload_bytes, at as u64)?;
+            equal("records", end.records, records)?;
+            return Ok(Walk { mark, end });
+        }
+        records = records.saturating_add(1);
+        at = next;
+    }
+}
+
+fn counts(end: EndV1, planned: u64) -> Result<(), ReadError> {
+    equal("planned records", end.planned_records, planned)
+}
+
+fn equal(what: &'static str, stored: u64, found: u64) -> Result<(), ReadError> {
+    if stored == found { Ok(()) } else { Err(ReadError::Count { what, stored, found }) }
+}

@@ -1,0 +1,237 @@
+//! The framing of a record, and the rules by which its body becomes a type.
+//!
+//! A record is a 16-byte [`Frame`], `length` bytes of body, and zeros up to the next multiple of
+//! eight. Bodies have no variable part: an array is written as several records, and a long string of
+//! bytes as several pieces with their offsets. So each layout is asserted at compile time, and
+//! growing a type at its end never moves anything.
+
+use core::fmt;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::header::ALIGNMENT;
+
+/// Bytes of a [`Frame`].
+pub const FRAME_BYTES: usize = 16;
+/// Flag of [`Frame::flags`]: a reader that does not know the kind must refuse the stream.
+pub const CRITICAL: u16 = 1;
+
+/// What stands before the body of each record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Frame {
+    /// Which type the body is; see [`crate::state`].
+    pub kind: u32,
+    /// Version of that type, 1 at first.
+    pub version: u16,
+    /// [`CRITICAL`] or zero; other bits are refused.
+    pub flags: u16,
+    /// Bytes of the body, padding not counted.
+    pub length: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Frame>() == FRAME_BYTES);
+
+/// When a record can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// At PLAN, while the guests run: it cannot change before the jump.
+    Plan,
+    /// At FREEZE, in the pause: it changes as long as guests run.
+    Freeze,
+    /// Either: a log whose old entries are known at PLAN.
+    Any,
+}
+
+/// A type of record.
+///
+/// Implemented by the `record!` macro in [`crate::state`] only, so that no type escapes its rules.
+pub trait Record: FromBytes + IntoBytes + Immutable + KnownLayout + Copy + fmt::Debug + PartialEq {
+    /// Number in [`Frame::kind`], never given to another type.
+    const KIND: u32;
+    /// Version that this layout is.
+    const VERSION: u16;
+    /// Bytes of version 1 of this type: no writer ever wrote less.
+    const FIRST_BYTES: usize;
+    /// Whether a reader that does not know it must refuse.
+    const CRITICAL: bool;
+    /// When it is written.
+    const PART: Part;
+    /// What errors call it.
+    const NAME: &'static str;
+
+    /// Identity among the records of its kind; they are written in strictly ascending order of it.
+    fn key(&self) -> [u64; 2];
+    /// Whether the explicit padding is zero.
+    fn padding_is_zero(&self) -> bool;
+
+    /// The record's name for errors.
+    fn name(&self) -> RecordName {
+        RecordName { kind: Self::NAME, key: self.key() }
+    }
+}
+
+/// A record as errors name it: kind and key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordName {
+    /// The type.
+    pub kind: &'static str,
+    /// Its [`Record::key`].
+    pub key: [u64; 2],
+}
+
+impl fmt::Display for RecordName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [major, minor] = self.key;
+        match self.kind {
+            "device" | "bridge" => write!(f, "{} {}", self.kind, Bdf(major as u32)),
+            "MSI-X entry" | "BAR" | "config space" => write!(f, "{} {minor:#x} of device {}", self.kind, Bdf(major as u32)),
+            "requester alias" => write!(f, "{} {} of device {}", self.kind, Bdf(minor as u32), Bdf(major as u32)),
+            _ => write!(f, "{} {major:#x}/{minor:#x}", self.kind),
+        }
+    }
+}
+
+/// A PCI function as records hold it: segment in bits 31:16, bus in 15:8, device in 7:3, function in 2:0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bdf(pub u32);
+
+impl Bdf {
+    /// PCI segment group.
+    #[must_use]
+    pub const fn segment(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Bus number.
+    #[must_use]
+    pub const fn bus(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+}
+
+impl fmt::Display for Bdf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}:{:02x}.{}", self.segment(), self.bus(), self.0 >> 3 & 0x1f, self.0 & 7)
+    }
+}
+
+/// Why the body of a record does not become a type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyError {
+    /// The body is shorter or longer than its version can be.
+    Length {
+        /// The type.
+        kind: &'static str,
+        /// Version as stored.
+        version: u16,
+        /// Bytes as stored.
+        length: usize,
+    },
+    /// Explicit padding holds something.
+    Padding {
+        /// The record.
+        record: RecordName,
+    },
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Length { kind, version, length } => write!(f, "{kind} record of version {version} has {length} bytes, which no release wrote; the old image is at fault"),
+            Self::Padding { record } => write!(f, "{record} has non-zero padding; the old image is at fault, or it used a field this image does not know"),
+        }
+    }
+}
+
+impl core::error::Error for BodyError {}
+
+/// Decodes the body of a record of version `version`.
+///
+/// An older version is shorter: what is missing reads as zero. A newer one may be longer: the tail this
+/// image does not know is ignored. The same version has the same length.
+pub fn decode<T: Record>(version: u16, body: &[u8]) -> Result<T, BodyError> {
+    let known = size_of::<T>();
+    let plausible = match version.cmp(&T::VERSION) {
+        core::cmp::Ordering::Less => version > 0 && (T::FIRST_BYTES..=known).contains(&body.len()),
+        core::cmp::Ordering::Equal => body.len() == known,
+        core::cmp::Ordering::Greater => body.len() >= known,
+    };
+    let mut record = T::new_zeroed();
+    let taken = body.len().min(known);
+    match (record.as_mut_bytes().get_mut(..taken), body.get(..taken)) {
+        (Some(target), Some(source)) if plausible => target.copy_from_slice(source),
+        _ => return Err(BodyError::Length { kind: T::NAME, version, length: body.len() }),
+    }
+    if record.padding_is_zero() { Ok(record) } else { Err(BodyError::Padding { record: record.name() }) }
+}
+
+/// Bytes a body of `length` bytes takes in the stream, frame and padding included.
+#[must_use]
+pub(crate) const fn stride(length: usize) -> Option<usize> {
+    match length.checked_next_multiple_of(ALIGNMENT) {
+        Some(padded) => padded.checked_add(FRAME_BYTES),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    /// A type in its second version, as one will look after a first release.
+    #[derive(Clone, Copy, Debug, PartialEq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+    #[repr(C)]
+    struct Grown {
+        id: u32,
+        reserved: [u8; 4],
+        late: u64,
+    }
+
+    impl Record for Grown {
+        const KIND: u32 = 0xffff_0001;
+        const VERSION: u16 = 2;
+        const FIRST_BYTES: usize = 8;
+        const CRITICAL: bool = false;
+        const PART: Part = Part::Any;
+        const NAME: &'static str = "grown";
+        fn key(&self) -> [u64; 2] {
+            [self.id.into(), 0]
+        }
+        fn padding_is_zero(&self) -> bool {
+            self.reserved == [0; 4]
+        }
+    }
+
+    #[test]
+    fn a_missing_tail_is_zero_and_an_unknown_tail_is_ignored() {
+        let old = [5, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(decode(1, &old), Ok(Grown { id: 5, reserved: [0; 4], late: 0 }));
+        let mut newer = [0; 24];
+        newer[0] = 5;
+        newer[8] = 9;
+        newer[20] = 1;
+        assert_eq!(decode(3, &newer), Ok(Grown { id: 5, reserved: [0; 4], late: 9 }));
+    }
+
+    #[test]
+    fn lengths_no_release_wrote_are_refused() {
+        for (version, length) in [(0, 8), (1, 0), (1, 7), (1, 17), (2, 8), (2, 15), (2, 24), (3, 8)] {
+            assert!(matches!(decode::<Grown>(version, &[0; 24][..length]), Err(BodyError::Length { .. })), "{version} {length}");
+        }
+    }
+
+    #[test]
+    fn padding_is_checked() {
+        assert!(matches!(decode::<Grown>(1, &[0, 0, 0, 0, 1, 0, 0, 0]), Err(BodyError::Padding { .. })));
+    }
+
+    #[test]
+    fn names_are_readable() {
+        assert_eq!(RecordName { kind: "device", key: [0x0001_03fa, 0] }.to_string(), "device 0001:03:1f.2");
+        assert_eq!(stride(9), Some(32));
+    }
+}

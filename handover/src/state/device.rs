@@ -1,0 +1,100 @@
+//! Passed-through functions: who has them, where their registers are, what the guest sees.
+
+record! {
+    /// A device.
+    DeviceV1 [0x0401, "device", Plan, true, 64] key |record| [record.bdf.into(), 0];
+    {
+        /// Token of the domain its requests are translated by.
+        pub domain: u64,
+        /// Token of the guest that owns it, zero for Baton itself.
+        pub owner: u64,
+        /// The function.
+        pub bdf: u32,
+        /// The function as the guest sees it.
+        pub guest_bdf: u32,
+        /// Number of the unit in front of it.
+        pub unit: u32,
+        /// Vendor in bits 15:0, device in 31:16; compared with the live function.
+        pub identity: u32,
+        /// Offset of the MSI-X capability, zero for none.
+        pub msix_capability: u32,
+        /// Entries of the MSI-X table.
+        pub msix_entries: u32,
+        /// BAR of the MSI-X table.
+        pub msix_table_bar: u32,
+        /// Offset of the table in that BAR.
+        pub msix_table_offset: u32,
+        /// BAR of the pending bits.
+        pub msix_pending_bar: u32,
+        /// Offset of the pending bits in that BAR.
+        pub msix_pending_offset: u32,
+        /// Offset of the MSI capability, zero for none.
+        pub msi_capability: u32,
+        /// `DEVICE_*`.
+        pub flags: u32,
+    }
+}
+
+/// [`DeviceV1::flags`]: ATS is on.
+pub const DEVICE_ATS: u32 = 1;
+/// [`DeviceV1::flags`]: PRI was on for the guest; it is off from before FREEZE until RUN.
+pub const DEVICE_PRI: u32 = 2;
+/// [`DeviceV1::flags`]: the function can be reset (FLR).
+pub const DEVICE_RESETTABLE: u32 = 4;
+
+record! {
+    /// A further requester id under which requests of a device reach its unit.
+    AliasV1 [0x0402, "requester alias", Plan, true, 8] key |record| [record.device.into(), record.requester.into()];
+    {
+        /// The device.
+        pub device: u32,
+        /// The id, segment included.
+        pub requester: u32,
+    }
+}
+
+record! {
+    /// A base address register of a device.
+    BarV1 [0x0403, "BAR", Plan, true, 40] key |record| [record.device.into(), record.index.into()];
+    {
+        /// Host physical address, or port, of the first byte.
+        pub host_base: u64,
+        /// Bytes, a power of two.
+        pub bytes: u64,
+        /// Where the guest sees it.
+        pub guest_base: u64,
+        /// The device.
+        pub device: u32,
+        /// Number, 0 to 5; 6 is the expansion ROM.
+        pub index: u32,
+        /// `BAR_*`.
+        pub flags: u32,
+        reserved: [u8; 4],
+    }
+}
+
+/// [`BarV1::flags`]: I/O ports.
+pub const BAR_PORTS: u32 = 1;
+/// [`BarV1::flags`]: a 64-bit register, which takes the next one as well.
+pub const BAR_64: u32 = 2;
+/// [`BarV1::flags`]: prefetchable.
+pub const BAR_PREFETCHABLE: u32 = 4;
+/// [`BarV1::flags`]: mapped into the guest at [`BarV1::guest_base`]; otherwise the guest has it switched off.
+pub const BAR_MAPPED: u32 = 8;
+
+/// Bytes of configuration space in one record.
+pub const CONFIG_PIECE: usize = 256;
+
+record! {
+    /// A piece of configuration space as the guest sees it. Pieces that are not there read as the
+    /// device gives them.
+    ConfigV1 [0x0404, "config space", Freeze, true, 264] key |record| [record.device.into(), record.offset.into()];
+    {
+        /// The device.
+        pub device: u32,
+        /// Offset of the piece, a multiple of [`CONFIG_PIECE`] below 4096.
+        pub offset: u32,
+        /// The bytes.
+        pub bytes: [u8; CONFIG_PIECE],
+    }
+}

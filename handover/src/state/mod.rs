@@ -1,0 +1,128 @@
+//! The record types, and the decoded set.
+//!
+//! - [`stream`]: mark and end, the stream's own records
+//! - [`machine`]: processors, clock, memory map, arena, bridges
+//! - [`unit`]: IOMMU units, domains and their ids
+//! - [`memory`]: guest address spaces and what backs them
+//! - [`device`]: functions, aliases, BARs, configuration space
+//! - [`interrupt`]: MSI-X entries and interrupt remapping entries
+//! - [`guest`]: guests and what they have done
+//! - [`vcpu`]: registers and extended state
+//! - [`lapic`]: virtual local APIC and clock
+//! - [`platform`]: the guest's I/O APIC, UART, PCI host, RTC
+//! - [`management`]: address, fault log
+//! - [`report`]: what became of upgrades
+//! - [`set`]: all of them together, [`State`]
+//!
+//! Rules, kept by the `record!` macro and the compiler: little-endian, `repr(C)`, largest field
+//! first, explicit padding named `reserved` that is zero; sizes asserted; no bool, enum, usize or
+//! reference. Values that look like enums are constants beside the type; [`crate::graph`] refuses others.
+//! A PCI function is a `u32`, see [`crate::record::Bdf`]. A token is a `u64`, zero for none.
+//! Kind numbers are `0xSSNN`, subject and number, and are never used twice.
+
+/// Declares a record type with its layout asserted.
+///
+/// `Name [kind number, "name in errors", part, critical?, bytes] key |record| key; { fields }`
+macro_rules! record {
+    (
+        $(#[$doc:meta])*
+        $name:ident [$kind:literal, $label:literal, $part:ident, $critical:literal, $bytes:literal]
+        key |$record:ident| $key:expr;
+        {
+            $( $(#[$field_doc:meta])* pub $field:ident: $type:ty, )*
+            $( reserved: [u8; $pad:literal], )?
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
+        #[repr(C)]
+        pub struct $name {
+            $( $(#[$field_doc])* pub $field: $type, )*
+            $(
+                /// Padding; zero.
+                pub reserved: [u8; $pad],
+            )?
+        }
+
+        const _: () = assert!(size_of::<$name>() == $bytes, concat!("size of ", stringify!($name)));
+        const _: () = assert!(align_of::<$name>() <= $crate::header::ALIGNMENT);
+
+        impl $crate::record::Record for $name {
+            const KIND: u32 = $kind;
+            const VERSION: u16 = 1;
+            const FIRST_BYTES: usize = $bytes;
+            const CRITICAL: bool = $critical;
+            const PART: $crate::record::Part = $crate::record::Part::$part;
+            const NAME: &'static str = $label;
+
+            fn key(&self) -> [u64; 2] {
+                let $record = self;
+                $key
+            }
+
+            fn padding_is_zero(&self) -> bool {
+                $( if self.reserved != [0; $pad] { return false; } )?
+                true
+            }
+        }
+    };
+}
+
+pub mod device;
+pub mod guest;
+pub mod interrupt;
+pub mod lapic;
+pub mod machine;
+pub mod management;
+pub mod memory;
+pub mod platform;
+pub mod report;
+pub mod set;
+pub mod stream;
+pub mod unit;
+pub mod vcpu;
+
+pub use set::{RefreshError, Skipped, State};
+
+/// Bytes of a name: UTF-8, padded with zeros.
+pub const NAME_BYTES: usize = 32;
+
+/// A name as records hold it; `None` when it is too long or contains a zero.
+#[must_use]
+pub fn name_field(name: &str) -> Option<[u8; NAME_BYTES]> {
+    let mut field = [0; NAME_BYTES];
+    if name.bytes().any(|byte| byte == 0) {
+        return None;
+    }
+    field.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+    Some(field)
+}
+
+/// The text in a zero-padded field; `None` when it is not UTF-8 or continues after a zero.
+#[must_use]
+pub fn text(field: &[u8]) -> Option<&str> {
+    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
+    let (used, rest) = field.split_at_checked(end)?;
+    if rest.iter().any(|byte| *byte != 0) {
+        return None;
+    }
+    core::str::from_utf8(used).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        let field = name_field("debian").unwrap();
+        assert_eq!(&field[..8], b"debian\0\0");
+        assert_eq!(text(&field), Some("debian"));
+        assert_eq!(name_field("a name that is longer than thirty-two bytes"), None);
+        assert_eq!(name_field("a\0b"), None);
+        assert_eq!(text(b"a\0b"), None);
+        assert_eq!(text(&[0xff, 0]), None);
+        assert_eq!(text(b"full"), Some("full"));
+    }
+}

@@ -1,0 +1,48 @@
+//! What became of upgrades, kept so that the new image can tell who made it and how.
+
+record! {
+    /// The report of one upgrade; the one in progress is written at FREEZE and completed by the new image.
+    ReportV1 [0x0803, "report", Any, false, 312] key |record| [record.sequence, 0];
+    {
+        /// Number of the attempt since power-on, refused ones counted.
+        pub sequence: u64,
+        /// Generation it led to, or would have.
+        pub generation: u64,
+        /// TSC at which each phase began, by [`crate::phase::Phase::index`]; [`crate::phase::END`] for
+        /// the end; zero when not reached. The pause is from FREEZE to the end of RUN.
+        pub phase_tsc: [u64; 12],
+        /// Faults seen meanwhile.
+        pub faults: u64,
+        /// Device interrupts pending at FREEZE.
+        pub interrupts_pending: u64,
+        /// Of those, delivered after RUN.
+        pub interrupts_delivered: u64,
+        /// Build id of the old image.
+        pub from_build: [u8; 32],
+        /// Build id of the new image.
+        pub to_build: [u8; 32],
+        /// Why it failed: UTF-8, padded with zeros.
+        pub reason: [u8; 96],
+        /// [`crate::phase::Outcome::code`], zero while in progress.
+        pub outcome: u32,
+        /// Phase it failed in, by [`crate::phase::Phase::index`].
+        pub failed_phase: u32,
+        /// Handover format used.
+        pub format: u32,
+        /// Whom to blame for a failure: `BLAME_*`.
+        pub blame: u32,
+    }
+}
+
+/// [`ReportV1::blame`]: nobody, or unknown.
+pub const BLAME_NONE: u32 = 0;
+/// [`ReportV1::blame`]: the operator's input.
+pub const BLAME_OPERATOR: u32 = 1;
+/// [`ReportV1::blame`]: the old image.
+pub const BLAME_OLD_IMAGE: u32 = 2;
+/// [`ReportV1::blame`]: the new image.
+pub const BLAME_NEW_IMAGE: u32 = 3;
+/// [`ReportV1::blame`]: hardware or firmware.
+pub const BLAME_MACHINE: u32 = 4;
+/// [`ReportV1::blame`]: a guest.
+pub const BLAME_GUEST: u32 = 5;

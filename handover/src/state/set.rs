@@ -1,0 +1,308 @@
+//! All records of a stream, decoded: [`State`].
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::device::{AliasV1, BarV1, ConfigV1, DeviceV1};
+use super::guest::{GuestRestV1, GuestV1};
+use super::interrupt::{IrteV1, MsixV1};
+use super::lapic::{KvmClockV1, LapicV1};
+use super::machine::{ArenaV1, BridgeV1, MachineV1, PcpuV1, RegionV1};
+use super::management::{FaultV1, ManagementV1};
+use super::memory::{ExtentV1, ObjectV1, SpaceObjectV1, SpaceV1};
+use super::platform::{IoapicV1, PciHostV1, RtcV1, UartV1};
+use super::report::ReportV1;
+use super::stream::{EndV1, MarkV1};
+use super::unit::{DomainIdV1, DomainV1, UnitRestV1, UnitV1};
+use super::vcpu::{VcpuV1, XsaveV1};
+use crate::reader::{ReadError, Stream};
+use crate::record::{Part, Record};
+use crate::writer::{WriteError, Writer};
+
+/// Room kept free in each growing list when a stream is decoded, so that a refresh in the pause need
+/// not allocate although guests enabled interrupts or faults came in since the plan.
+const SLACK: usize = 64;
+
+/// A kind of record that was skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The kind.
+    pub kind: u32,
+    /// Version of the first one.
+    pub version: u16,
+    /// How many.
+    pub count: u32,
+}
+
+/// Why the rest of a stream cannot be taken into a planned set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefreshError {
+    /// The stream.
+    Read(ReadError),
+    /// More records than room was kept for; the pause must not allocate.
+    Room {
+        /// The kind.
+        kind: &'static str,
+        /// Room for that many.
+        room: usize,
+    },
+}
+
+impl fmt::Display for RefreshError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Read(error) => error.fmt(f),
+            Self::Room { kind, room } => write!(f, "more than {room} {kind} records at FREEZE, room for no more was kept at PLAN; try the upgrade again"),
+        }
+    }
+}
+
+impl core::error::Error for RefreshError {}
+
+impl From<ReadError> for RefreshError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+macro_rules! state {
+    ($( $(#[$doc:meta])* $field:ident: $type:ty, )*) => {
+        /// A decoded stream: the records of each kind, in the order written. [`crate::graph`] says whether they make sense.
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct State {
+            $( $(#[$doc])* pub $field: Vec<$type>, )*
+            /// Kinds this image does not know; the reader's log names them.
+            pub skipped: Vec<Skipped>,
+            planned: Planned,
+        }
+
+        /// How many records of each kind stand before the mark.
+        #[derive(Clone, Copy, Debug, Default, PartialEq)]
+        struct Planned {
+            $( $field: usize, )*
+        }
+
+        /// Kind number and name of each type this image knows.
+        pub const KINDS: &[(u32, &str)] = &[
+            (MarkV1::KIND, MarkV1::NAME),
+            (EndV1::KIND, EndV1::NAME),
+            $( (<$type>::KIND, <$type>::NAME), )*
+        ];
+
+        impl State {
+            /// Decodes a whole stream.
+            pub fn decode(stream: &Stream<'_>) -> Result<Self, ReadError> {
+                if stream.is_rest() {
+                    return Err(ReadError::Replanned);
+                }
+                let mut state = Self::default();
+                let mut planned = true;
+                for record in stream.records() {
+                    match record.kind {
+                        MarkV1::KIND => {
+                            planned = false;
+                            $( state.planned.$field = state.$field.len(); )*
+                        }
+                        EndV1::KIND => {}
+                        $( <$type>::KIND => {
+                            in_part::<$type>(planned)?;
+                            state.$field.push(record.decode()?);
+                        } )*
+                        kind if record.is_critical() => {
+                            return Err(ReadError::UnknownCritical { kind, version: record.version });
+                        }
+                        kind => skip(&mut state.skipped, kind, record.version),
+                    }
+                }
+                if let Some(machine) = state.machine.first()
+                    && machine.generation != stream.header().generation
+                {
+                    let found = machine.generation;
+                    return Err(ReadError::Count { what: "generations", stored: stream.header().generation, found });
+                }
+                $( if <$type>::PART != Part::Plan { state.$field.reserve(SLACK); } )*
+                let pieces = state.vcpus.len().saturating_mul(PIECES_RESERVED);
+                state.xsave.reserve(pieces);
+                Ok(state)
+            }
+
+            /// Replaces what was written behind the mark by what stands there now. Does not allocate.
+            /// On an error the set is not to be used.
+            pub fn refresh(&mut self, rest: &Stream<'_>) -> Result<(), RefreshError> {
+                if !rest.is_rest() {
+                    return Err(ReadError::Replanned.into());
+                }
+                $( self.$field.truncate(self.planned.$field); )*
+                for record in rest.records() {
+                    match record.kind {
+                        EndV1::KIND => {}
+                        $( <$type>::KIND => {
+                            in_part::<$type>(false)?;
+                            let room = self.$field.capacity();
+                            if self.$field.len() == room {
+                                return Err(RefreshError::Room { kind: <$type>::NAME, room });
+                            }
+                            self.$field.push(record.decode()?);
+                        } )*
+                        kind if record.is_critical() => {
+                            return Err(ReadError::UnknownCritical { kind, version: record.version }.into());
+                        }
+                        // Logged when the plan was read; the log must not grow in the pause.
+                        _ => {}
+                    }
+                }
+                Ok(())
+            }
+
+            /// Takes what is in the set now as planned: logs are then written before the mark.
+            pub fn set_planned(&mut self) {
+                $( self.planned.$field = match <$type>::PART {
+                    Part::Freeze => 0,
+                    Part::Plan | Part::Any => self.$field.len(),
+                }; )*
+            }
+
+            /// Writes the planned part.
+            pub fn write_plan(&self, writer: &mut Writer<'_>) -> Result<(), WriteError> {
+                $( write(writer, match <$type>::PART {
+                    Part::Plan => &self.$field,
+                    Part::Freeze => &[],
+                    Part::Any => self.$field.get(..self.planned.$field).unwrap_or_default(),
+                })?; )*
+                Ok(())
+            }
+
+            /// Writes the rest.
+            pub fn write_rest(&self, writer: &mut Writer<'_>) -> Result<(), WriteError> {
+                $( write(writer, match <$type>::PART {
+                    Part::Plan => &[],
+                    Part::Freeze => &self.$field,
+                    Part::Any => self.$field.get(self.planned.$field..).unwrap_or_default(),
+                })?; )*
+                Ok(())
+            }
+
+            /// The first pair of neighbours of one kind that are not in strictly ascending order of
+            /// their keys.
+            pub(crate) fn first_disorder(&self) -> Option<crate::graph::GraphError> {
+                $( if let Some(error) = crate::graph::disorder(&self.$field) { return Some(error); } )*
+                None
+            }
+
+            /// Likewise, looking only at kinds that a refresh replaces.
+            pub(crate) fn first_disorder_of_rest(&self) -> Option<crate::graph::GraphError> {
+                $( if <$type>::PART != Part::Plan {
+                    if let Some(error) = crate::graph::disorder(&self.$field) { return Some(error); }
+                } )*
+                None
+            }
+        }
+    };
+}
+
+/// XSAVE pieces room is kept for per vCPU beyond those of the dry run: a whole area with AVX-512 and PKRU.
+const PIECES_RESERVED: usize = 12;
+
+state! {
+    /// Exactly one.
+    machine: MachineV1,
+    /// Processors.
+    pcpus: PcpuV1,
+    /// Memory map.
+    regions: RegionV1,
+    /// Arena ranges.
+    arenas: ArenaV1,
+    /// Bridges above preserved devices.
+    bridges: BridgeV1,
+    /// IOMMU units.
+    units: UnitV1,
+    /// Domains.
+    domains: DomainV1,
+    /// Ids of domains on units.
+    domain_ids: DomainIdV1,
+    /// Address spaces.
+    spaces: SpaceV1,
+    /// Memory objects.
+    objects: ObjectV1,
+    /// Extents of memory objects.
+    extents: ExtentV1,
+    /// Which space maps which object.
+    space_objects: SpaceObjectV1,
+    /// Guests.
+    guests: GuestV1,
+    /// Devices.
+    devices: DeviceV1,
+    /// Requester aliases.
+    aliases: AliasV1,
+    /// BARs.
+    bars: BarV1,
+    /// At most one.
+    management: ManagementV1,
+    /// Faults.
+    faults: FaultV1,
+    /// Reports.
+    reports: ReportV1,
+    /// Queues and fault registers of units.
+    unit_rests: UnitRestV1,
+    /// Remapping entries.
+    irtes: IrteV1,
+    /// Configuration space.
+    configs: ConfigV1,
+    /// MSI-X entries.
+    msix: MsixV1,
+    /// What guests were doing.
+    guest_rests: GuestRestV1,
+    /// vCPUs.
+    vcpus: VcpuV1,
+    /// Extended state.
+    xsave: XsaveV1,
+    /// Local APICs.
+    lapics: LapicV1,
+    /// Clocks.
+    clocks: KvmClockV1,
+    /// I/O APICs.
+    ioapics: IoapicV1,
+    /// UARTs.
+    uarts: UartV1,
+    /// PCI hosts.
+    pci_hosts: PciHostV1,
+    /// RTCs.
+    rtcs: RtcV1,
+}
+
+fn in_part<T: Record>(planned: bool) -> Result<(), ReadError> {
+    match (T::PART, planned) {
+        (Part::Any, _) | (Part::Plan, true) | (Part::Freeze, false) => Ok(()),
+        _ => Err(ReadError::Part { kind: T::NAME }),
+    }
+}
+
+fn write<T: Record>(writer: &mut Writer<'_>, records: &[T]) -> Result<(), WriteError> {
+    records.iter().try_for_each(|record| writer.put(record))
+}
+
+/// Kinds [`State::skipped`] tells apart; further ones are counted under [`SKIPPED_OTHERS`], so that a
+/// hostile stream cannot make the search long.
+const SKIPPED_KINDS: usize = 32;
+/// [`Skipped::kind`] of all kinds beyond the first 32.
+pub const SKIPPED_OTHERS: u32 = u32::MAX;
+
+fn skip(skipped: &mut Vec<Skipped>, kind: u32, version: u16) {
+    let kind = if skipped.len() < SKIPPED_KINDS || skipped.iter().any(|entry| entry.kind == kind) { kind } else { SKIPPED_OTHERS };
+    match skipped.iter_mut().find(|entry| entry.kind == kind) {
+        Some(entry) => entry.count = entry.count.saturating_add(1),
+        None => skipped.push(Skipped { kind, version, count: 1 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kind_numbers_are_unique() {
+        let mut numbers: Vec<u32> = KINDS.iter().map(|(kind, _)| *kind).collect();
+        numbers.sort_unstable();
+        assert!(numbers.windows(2).all(|pair| pair[0] != pair[1]), "{numbers:#x?}");
+    }
+}

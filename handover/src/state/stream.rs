@@ -1,0 +1,28 @@
+//! The stream's own records: where its planned part ends, and where it ends.
+
+record! {
+    /// Ends the planned part of a stream. Exactly one.
+    MarkV1 [0x0001, "mark", Plan, true, 24] key |_record| [0, 0];
+    {
+        /// Bytes of payload before this record's frame.
+        pub payload_bytes: u64,
+        /// Records before this one.
+        pub records: u64,
+        /// CRC32C of those bytes, which makes two plans distinguishable.
+        pub crc: u32,
+        reserved: [u8; 4],
+    }
+}
+
+record! {
+    /// Ends a stream. Exactly one, and the last. Its counts are of what was written.
+    EndV1 [0x0002, "end", Freeze, true, 24] key |_record| [0, 0];
+    {
+        /// Bytes of payload before this record's frame.
+        pub payload_bytes: u64,
+        /// Records before this one, the mark included.
+        pub records: u64,
+        /// Records before the mark.
+        pub planned_records: u64,
+    }
+}
