@@ -374,10 +374,37 @@ fn without_good_management_guests_start() {
             "{text}"
         );
     }
-    assert!(with("address = \"dhcp\"\ngateway = \"10.0.2.2\"").contains("DHCP gives the gateway"));
     assert!(
         with("address = \"dhcp\"\nport = 0")
             .contains("port = 0; write a whole number from 1 to 65535")
+    );
+}
+
+#[test]
+fn a_gateway_beside_dhcp_is_ignored() {
+    let (config, warnings) = parse(&format!(
+        "{MANAGEMENT}gateway = \"10.0.2.2\"\n{}",
+        guest("a", "")
+    ))
+    .unwrap();
+    assert_eq!(config.management.unwrap().address, Address::Dhcp);
+    assert_eq!(
+        warnings[0].to_string(),
+        "baton.toml line 4: management.gateway has no effect, DHCP gives the gateway; remove it"
+    );
+}
+
+/// The file that the operator's guide shows is one that works.
+#[test]
+fn the_guides_example_is_good() {
+    let guide = include_str!("../../../docs/adding-a-guest.md");
+    let (_, behind) = guide.split_once("```toml\n").unwrap();
+    let (example, _) = behind.split_once("```").unwrap();
+    let (config, warnings) = parse(example).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(
+        (config.guests.len(), config.guests[0].kernel.as_str()),
+        (1, "vmlinuz")
     );
 }
 

@@ -153,7 +153,16 @@ pub fn management(
         at: Some(table.span()),
     };
     match read_management(&reader, table.get_ref()) {
-        Ok(management) => Some(management),
+        Ok(management) => {
+            if let (Address::Dhcp, Some(gateway)) = (management.address, &table.get_ref().gateway) {
+                warnings.push(ConfigWarning {
+                    line: Some(line_of(text, &gateway.span())),
+                    message: "management.gateway has no effect, DHCP gives the gateway; remove it"
+                        .to_owned(),
+                });
+            }
+            Some(management)
+        }
         Err(Complaint {
             at,
             text: complaint,
@@ -190,14 +199,7 @@ fn read_address(value: &Spanned<Value>, gateway: &Field) -> Result<Address, Comp
     let bad = || wrong(value, "address", ADDRESS_REMEDY);
     let written = text(value, "address", ADDRESS_REMEDY)?;
     if written == "dhcp" {
-        return match gateway {
-            Some(gateway) => Err(wrong(
-                gateway,
-                "gateway",
-                "remove it, DHCP gives the gateway",
-            )),
-            None => Ok(Address::Dhcp),
-        };
+        return Ok(Address::Dhcp);
     }
     let (address, prefix) = written.split_once('/').ok_or_else(bad)?;
     let address: Ipv4Addr = address.parse().map_err(|_| bad())?;
