@@ -37,6 +37,8 @@ pub struct Management<N: Nic> {
     slots: [Slot; SLOTS],
     timeouts: Timeouts,
     pending: Option<PendingStart>,
+    /// Between [`Management::stop`] and [`Management::restart`]: nothing touches the card.
+    stopped: bool,
 }
 
 impl<N: Nic> Management<N> {
@@ -56,6 +58,7 @@ impl<N: Nic> Management<N> {
             slots: Default::default(),
             timeouts,
             pending: None,
+            stopped: false,
         })
     }
 
@@ -72,8 +75,12 @@ impl<N: Nic> Management<N> {
     /// Does what there is to do. Returns after how many milliseconds to poll again if
     /// the card raises no interrupt before; `None`: only then.
     ///
-    /// May call [`Control::start_upgrade`], as the last thing it does.
+    /// May call [`Control::start_upgrade`], as the last thing it does. Does nothing
+    /// while stopped.
     pub fn poll(&mut self, now_ms: u64, control: &mut dyn Control) -> Option<u64> {
+        if self.stopped {
+            return None;
+        }
         self.stack.receive(now_ms);
         let mut next = u64::MAX;
         for slot in 0..SLOTS {
@@ -102,6 +109,7 @@ impl<N: Nic> Management<N> {
     /// # Errors
     /// The card may still access its DMA memory, which must stay in its domain and unused.
     pub fn stop(&mut self, control: &mut dyn Control) -> Result<(), NicError> {
+        self.stopped = true;
         self.pending = None;
         for slot in 0..SLOTS {
             self.abandon(slot, control);
@@ -115,7 +123,9 @@ impl<N: Nic> Management<N> {
     /// # Errors
     /// The card is left stopped.
     pub fn restart(&mut self) -> Result<(), NicError> {
-        self.stack.nic().start()
+        self.stack.nic().start()?;
+        self.stopped = false;
+        Ok(())
     }
 
     /// Gives the card back.

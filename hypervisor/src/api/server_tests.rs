@@ -306,6 +306,19 @@ fn stop_and_restart() {
     world.steps(20);
     world.server.stop(&mut world.control).expect("stops");
     assert!(world.server_wire.stopped.get());
+    let (sent, polled) = (
+        world.server_wire.sent.get(),
+        world.server_wire.acknowledged.get(),
+    );
+    world.server_wire.hung.set(true);
+    world.steps(10_000);
+    assert_eq!(world.server_wire.sent.get(), sent);
+    assert_eq!(world.server_wire.acknowledged.get(), polled);
+    assert_eq!(
+        world.server_wire.starts.get(),
+        0,
+        "the watchdog leaves a stopped card alone"
+    );
     assert_eq!(world.control.diary, ["begin 1000", "abort 1"]);
     world.server.restart().expect("starts");
     assert!(!world.server_wire.stopped.get());

@@ -173,7 +173,6 @@ impl<R: Registers, M: DmaMemory, C: Clock> E1000e<R, M, C> {
         bar.write32(regs::RADV, 0);
         bar.write32(regs::RXCSUM, 0);
         bar.write32(regs::RFCTL, bar.read32(regs::RFCTL) & !regs::RFCTL_EXTEN);
-        bar.write32(regs::RXDCTL, regs::DCTL_GRAN);
         bar.write32(regs::RDBAL, low);
         bar.write32(regs::RDBAH, high);
         bar.write32(regs::RDLEN, RING_BYTES);
@@ -203,7 +202,7 @@ impl<R: Registers, M: DmaMemory, C: Clock> E1000e<R, M, C> {
         bar.write32(regs::TDLEN, RING_BYTES);
         bar.write32(regs::TDH, 0);
         bar.write32(regs::TDT, 0);
-        bar.write32(regs::TXDCTL, regs::DCTL_GRAN | regs::TXDCTL_COUNT_DESC);
+        bar.write32(regs::TXDCTL, regs::TXDCTL_IMMEDIATE);
         bar.write32(regs::TIPG, regs::TIPG_COPPER);
         bar.write32(
             regs::TCTL,
@@ -267,6 +266,8 @@ impl<R: Registers, M: DmaMemory, C: Clock> Nic for E1000e<R, M, C> {
             regs::CTRL_EXT,
             bar.read32(regs::CTRL_EXT) | regs::CTRL_EXT_DRV_LOAD,
         );
+        bar.write32(regs::GCR, bar.read32(regs::GCR) | regs::GCR_COMPLETIONS);
+        bar.write32(regs::GCR2, bar.read32(regs::GCR2) | regs::GCR2_COMPLETIONS);
         let ctrl = bar.read32(regs::CTRL);
         let cleared = regs::CTRL_GIO_MASTER_DISABLE
             | regs::CTRL_FRCSPD

@@ -19,7 +19,6 @@ pub(super) const RDLEN: usize = 0x2808;
 pub(super) const RDH: usize = 0x2810;
 pub(super) const RDT: usize = 0x2818;
 pub(super) const RDTR: usize = 0x2820;
-pub(super) const RXDCTL: usize = 0x2828;
 pub(super) const RADV: usize = 0x282c;
 pub(super) const TDBAL: usize = 0x3800;
 pub(super) const TDBAH: usize = 0x3804;
@@ -32,6 +31,8 @@ pub(super) const RFCTL: usize = 0x5008;
 pub(super) const MTA: usize = 0x5200;
 pub(super) const RAL: usize = 0x5400;
 pub(super) const RAH: usize = 0x5404;
+pub(super) const GCR: usize = 0x5b00;
+pub(super) const GCR2: usize = 0x5b64;
 
 /// Words of the multicast table.
 pub(super) const MTA_WORDS: usize = 128;
@@ -70,9 +71,13 @@ pub(super) const TCTL_CT: u32 = 0x0f << 4;
 pub(super) const TCTL_COLD: u32 = 0x3f << 12;
 /// TIPG [10.2.6]: 8, 8 and 6.
 pub(super) const TIPG_COPPER: u32 = 0x0060_2008;
-// RXDCTL, TXDCTL [10.2.5, 10.2.6]: thresholds of 0, counted in descriptors; bit 22 of TXDCTL must be 1.
-pub(super) const DCTL_GRAN: u32 = 1 << 24;
-pub(super) const TXDCTL_COUNT_DESC: u32 = 1 << 22;
+/// TXDCTL [10.2.6]: descriptors are counted (GRAN, and bit 22, which must be 1) and
+/// written back one by one (WTHRESH = 1). RXDCTL stays as the reset leaves it, WTHRESH = 1.
+pub(super) const TXDCTL_IMMEDIATE: u32 = 1 << 24 | 1 << 22 | 1 << 16;
+// GCR, GCR2: both bits stand against lost PCIe completions, an erratum of the 82574
+// that stalls transmission; Linux' e1000e sets them too.
+pub(super) const GCR_COMPLETIONS: u32 = 1 << 22;
+pub(super) const GCR2_COMPLETIONS: u32 = 1;
 // RFCTL [10.2.5]: 1 would mean extended descriptors.
 pub(super) const RFCTL_EXTEN: u32 = 1 << 15;
 // RAH [10.2.5]

@@ -47,6 +47,7 @@ fn start_programs_the_card() {
         0x0003_f0fa,
         "TCTL: EN, PSP, CT 15, COLD 63"
     );
+    assert_eq!(card.get(0x3828), 0x0141_0000, "TXDCTL");
     assert_eq!(card.get(0x2808), 1024, "RDLEN");
     assert_eq!(card.get(0x3808), 1024, "TDLEN");
     assert_eq!(
