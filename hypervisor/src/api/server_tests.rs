@@ -230,6 +230,21 @@ fn a_client_that_dies_in_an_upload_frees_it() {
 }
 
 #[test]
+fn a_client_that_dies_while_its_image_is_verified_is_noticed() {
+    let mut world = World::new();
+    world.control.pending = u32::MAX;
+    let handle = world.client.connect(443);
+    world.steps(20);
+    world.client.send(handle, &post(b"image"));
+    // Probes keep a living client, however long it takes.
+    world.steps(30_000);
+    assert_eq!(world.control.diary, ["begin 5"]);
+    world.client_wire.lose_every.set(1);
+    world.steps(14_000);
+    assert_eq!(world.control.diary, ["begin 5", "abort 1"]);
+}
+
+#[test]
 fn many_connections_one_after_the_other() {
     let mut world = World::new();
     for _ in 0..20 {
