@@ -19,17 +19,17 @@ use super::super::hw;
 use super::super::limits::{InvalidState, Limits};
 use super::super::state::{
     Activity, ArchState, CR0_PG, EFER_LMA, EFER_LME, EFER_SVME, RFLAGS_FIXED, RFLAGS_IF, Segment,
-    SegmentName, TableRegister,
+    SegmentName,
 };
 use super::super::xstate::{ExtendedState, InvalidExtendedState, XstateSupport};
-use super::convert::{event_from_vmcb, event_to_vmcb, segment_from_vmcb, segment_to_vmcb};
+use super::convert::{event_from_vmcb, event_to_vmcb, segment_from_vmcb};
 use super::features::{SvmFeatures, SvmInfo};
 use super::permissions::Permissions;
 use super::vmcb::{
-    INTERCEPT_CR8_WRITE, INTERRUPT_SHADOW, NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, Vmcb,
-    VmcbSegment, clean, code, int_ctl, misc1, misc2, misc3,
+    INTERCEPT_CR8_WRITE, INTERRUPT_SHADOW, NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, Vmcb, clean,
+    code, int_ctl, misc1, misc2, misc3,
 };
-use super::{entry, exits};
+use super::{entry, exits, save};
 
 /// Counts how often the address space of a guest lost translations. Whoever unmaps adds one and kicks the
 /// virtual CPUs; each flushes its TLB before it runs again.
@@ -292,54 +292,7 @@ impl SvmCpu {
         self.next_rip = None;
         self.dirty = clean::ALL;
         self.flush = true;
-        let vmcb = self.vmcb_mut();
-        let c = &mut vmcb.control;
-        c.tsc_offset = s.tsc_offset;
-        c.interrupt_shadow = u64::from(s.interrupt_shadow);
-        c.int_ctl = int_ctl::V_INTR_MASKING | s.cr8 & 0xf;
-        c.intercept_misc1 &= !(misc1::VINTR | misc1::IRET);
-        c.event_inj = 0;
-        let v = &mut vmcb.save;
-        let [es, cs, ss, ds, fs, gs, ldtr, tr] = &s.segments;
-        v.es = segment_to_vmcb(es);
-        v.cs = segment_to_vmcb(cs);
-        v.ss = segment_to_vmcb(ss);
-        v.ds = segment_to_vmcb(ds);
-        v.fs = segment_to_vmcb(fs);
-        v.gs = segment_to_vmcb(gs);
-        v.ldtr = segment_to_vmcb(ldtr);
-        v.tr = segment_to_vmcb(tr);
-        v.gdtr = VmcbSegment {
-            limit: u32::from(s.gdtr.limit),
-            base: s.gdtr.base,
-            ..VmcbSegment::default()
-        };
-        v.idtr = VmcbSegment {
-            limit: u32::from(s.idtr.limit),
-            base: s.idtr.base,
-            ..VmcbSegment::default()
-        };
-        v.cpl = ss.dpl();
-        v.efer = s.efer | EFER_SVME;
-        v.cr0 = s.cr0;
-        v.cr2 = s.cr2;
-        v.cr3 = s.cr3;
-        v.cr4 = s.cr4;
-        v.dr6 = s.dr6;
-        v.dr7 = s.dr7;
-        v.rflags = s.rflags | RFLAGS_FIXED;
-        v.rip = s.rip;
-        v.rax = s.gprs[0];
-        v.rsp = s.gprs[4];
-        v.star = s.star;
-        v.lstar = s.lstar;
-        v.cstar = s.cstar;
-        v.sfmask = s.sfmask;
-        v.kernel_gs_base = s.kernel_gs_base;
-        v.sysenter_cs = s.sysenter_cs;
-        v.sysenter_esp = s.sysenter_esp;
-        v.sysenter_eip = s.sysenter_eip;
-        v.g_pat = s.pat;
+        save::write(self.vmcb_mut(), s);
     }
 
     fn set_tsc_aux(&mut self, value: u64) {
@@ -631,58 +584,22 @@ impl VirtualCpu for SvmCpu {
     }
 
     fn state(&self) -> ArchState {
-        let vmcb = self.vmcb();
-        let v = &vmcb.save;
-        let mut gprs = self.gprs;
-        gprs[0] = v.rax;
-        gprs[4] = v.rsp;
-        let table = |t: &VmcbSegment| TableRegister {
-            limit: t.limit as u16,
-            base: t.base,
-        };
-        let mut segments =
-            [&v.es, &v.cs, &v.ss, &v.ds, &v.fs, &v.gs, &v.ldtr, &v.tr].map(segment_from_vmcb);
-        // CPL is what counts, and hardware may leave a stale DPL in SS (APM2 15.5.1).
-        let ss = &mut segments[SegmentName::Ss as usize];
-        ss.attributes = ss.attributes & !0x60 | u32::from(self.cpl()) << 5;
-        ArchState {
-            gprs,
-            rip: v.rip,
-            rflags: v.rflags,
-            cr0: v.cr0,
-            cr2: v.cr2,
-            cr3: v.cr3,
-            cr4: v.cr4,
-            cr8: self.control(Control::Cr8),
-            efer: v.efer & !EFER_SVME,
-            xcr0: self.control(Control::Xcr0),
-            dr: if self.loaded {
-                // SAFETY: CPL 0 on the pCPU where this is loaded (contract of the trait).
-                unsafe { hw::read_dr() }
-            } else {
-                self.dr
-            },
-            dr6: v.dr6,
-            dr7: v.dr7,
-            segments,
-            gdtr: table(&v.gdtr),
-            idtr: table(&v.idtr),
-            pat: v.g_pat,
-            star: v.star,
-            lstar: v.lstar,
-            cstar: v.cstar,
-            sfmask: v.sfmask,
-            kernel_gs_base: v.kernel_gs_base,
-            sysenter_cs: v.sysenter_cs,
-            sysenter_esp: v.sysenter_esp,
-            sysenter_eip: v.sysenter_eip,
-            tsc_offset: vmcb.control.tsc_offset,
-            tsc_aux: self.tsc_aux,
-            interrupt_shadow: vmcb.control.interrupt_shadow & INTERRUPT_SHADOW != 0,
-            nmi_blocked: self.nmi_blocked,
-            pending: self.pending,
-            activity: self.activity,
+        let mut state = save::read(self.vmcb());
+        for (index, gpr) in (0..).zip(state.gprs.iter_mut()) {
+            *gpr = self.gpr(index);
         }
+        state.xcr0 = self.control(Control::Xcr0);
+        state.dr = if self.loaded {
+            // SAFETY: CPL 0 on the pCPU where this is loaded (contract of the trait).
+            unsafe { hw::read_dr() }
+        } else {
+            self.dr
+        };
+        state.tsc_aux = self.tsc_aux;
+        state.nmi_blocked = self.nmi_blocked;
+        state.pending = self.pending;
+        state.activity = self.activity;
+        state
     }
 
     fn set_state(&mut self, state: &ArchState) -> Result<(), InvalidState> {

@@ -105,7 +105,7 @@ fn what_protects_the_host() {
     assert_eq!(u64_at(&cpu, 0x90), 1, "nested paging");
     assert_eq!(u64_at(&cpu, 0xb0), 0x12_3000, "nested root");
     assert_eq!(u64_at(&cpu, 0x58) as u32, 1, "ASID 0 is the host's");
-    assert_eq!(u64_at(&cpu, 0x40) % 0x1000 | u64_at(&cpu, 0x48) % 0x1000, 0);
+    assert_eq!((u64_at(&cpu, 0x40) | u64_at(&cpu, 0x48)) % 0x1000, 0);
     assert_ne!(u64_at(&cpu, 0x40), u64_at(&cpu, 0x48));
 }
 
@@ -340,7 +340,8 @@ fn next_rip_only_where_hardware_says_it() {
 
 #[test]
 fn hostile_states_are_refused_by_name() {
-    let cases: [(&str, fn(&mut ArchState)); 22] = [
+    type Spoil = fn(&mut ArchState);
+    let cases: [(&str, Spoil); 22] = [
         ("CR0", |s| s.cr0 |= 1 << 32),
         ("CR0", |s| s.cr0 |= 1 << 29), // NW without CD
         ("CR0", |s| s.cr0 &= !1),      // PG without PE

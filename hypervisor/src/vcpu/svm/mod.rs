@@ -13,3 +13,4 @@ pub mod permissions;
 pub mod vmcb;
 
 mod convert;
+mod save;
