@@ -111,14 +111,43 @@ pub enum HeaderError {
 impl fmt::Display for HeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::TooShort { bytes } => write!(f, "handover region of {bytes} bytes is shorter than its 64-byte header; the old image handed over a wrong length"),
-            Self::Consumed => write!(f, "handover stream was adopted before; the old image must write a new one for each upgrade"),
-            Self::Magic { found } => write!(f, "no handover stream: magic is {found:#018x}; the old image did not finish writing, or the address is wrong"),
-            Self::Checksum { stored, computed } => write!(f, "handover header is damaged: its CRC32C is {computed:#010x}, stored is {stored:#010x}; memory was overwritten after the old image wrote it"),
-            Self::Shape { field, value } => write!(f, "handover header field {field} is {value:#x}, which no release writes; the old image is at fault"),
-            Self::Version { version, minimum_reader } => write!(f, "handover format {version} needs a reader of format {minimum_reader} or newer, this image reads {} to {}; upgrade by way of a release between the two", version::READS_MIN, version::READS_MAX),
-            Self::Region { base, bytes } => write!(f, "handover header was written for the region {base:#x} of {bytes:#x} bytes, not for the one it was found in; the old image is at fault"),
-            Self::Payload { bytes, room } => write!(f, "handover payload of {bytes:#x} bytes does not fit the {room:#x} bytes of its region; the old image is at fault"),
+            Self::TooShort { bytes } => write!(
+                f,
+                "handover region of {bytes} bytes is shorter than its 64-byte header; the old image handed over a wrong length"
+            ),
+            Self::Consumed => write!(
+                f,
+                "handover stream was adopted before; the old image must write a new one for each upgrade"
+            ),
+            Self::Magic { found } => write!(
+                f,
+                "no handover stream: magic is {found:#018x}; the old image did not finish writing, or the address is wrong"
+            ),
+            Self::Checksum { stored, computed } => write!(
+                f,
+                "handover header is damaged: its CRC32C is {computed:#010x}, stored is {stored:#010x}; memory was overwritten after the old image wrote it"
+            ),
+            Self::Shape { field, value } => write!(
+                f,
+                "handover header field {field} is {value:#x}, which no release writes; the old image is at fault"
+            ),
+            Self::Version {
+                version,
+                minimum_reader,
+            } => write!(
+                f,
+                "handover format {version} needs a reader of format {minimum_reader} or newer, this image reads {} to {}; upgrade by way of a release between the two",
+                version::READS_MIN,
+                version::READS_MAX
+            ),
+            Self::Region { base, bytes } => write!(
+                f,
+                "handover header was written for the region {base:#x} of {bytes:#x} bytes, not for the one it was found in; the old image is at fault"
+            ),
+            Self::Payload { bytes, room } => write!(
+                f,
+                "handover payload of {bytes:#x} bytes does not fit the {room:#x} bytes of its region; the old image is at fault"
+            ),
         }
     }
 }
@@ -136,7 +165,9 @@ impl Header {
     /// it but the payload's checksum.
     pub fn check(region: &[u8], base: u64) -> Result<Self, HeaderError> {
         let Ok((header, rest)) = Self::read_from_prefix(region) else {
-            return Err(HeaderError::TooShort { bytes: region.len() });
+            return Err(HeaderError::TooShort {
+                bytes: region.len(),
+            });
         };
         match header.magic {
             MAGIC => {}
@@ -145,27 +176,52 @@ impl Header {
         }
         let computed = header.checksum();
         if computed != header.header_crc {
-            return Err(HeaderError::Checksum { stored: header.header_crc, computed });
+            return Err(HeaderError::Checksum {
+                stored: header.header_crc,
+                computed,
+            });
         }
         if header.header_bytes as usize != HEADER_BYTES {
-            return Err(HeaderError::Shape { field: "header length", value: header.header_bytes.into() });
+            return Err(HeaderError::Shape {
+                field: "header length",
+                value: header.header_bytes.into(),
+            });
         }
         if header.reserved != [0; 2] {
             let [low, high] = header.reserved;
-            return Err(HeaderError::Shape { field: "reserved", value: u64::from(low) | u64::from(high) << 32 });
+            return Err(HeaderError::Shape {
+                field: "reserved",
+                value: u64::from(low) | u64::from(high) << 32,
+            });
         }
-        let Header { version, minimum_reader, .. } = header;
+        let Header {
+            version,
+            minimum_reader,
+            ..
+        } = header;
         // A newer format is readable when its writer says so: records only grew at their ends.
-        if version < version::READS_MIN || minimum_reader > version::READS_MAX || minimum_reader > version {
-            return Err(HeaderError::Version { version, minimum_reader });
+        if version < version::READS_MIN
+            || minimum_reader > version::READS_MAX
+            || minimum_reader > version
+        {
+            return Err(HeaderError::Version {
+                version,
+                minimum_reader,
+            });
         }
         let here = header.region_base == base && header.region_bytes == region.len() as u64;
         if !here || !base.is_multiple_of(ALIGNMENT as u64) || header.region_bytes > REGION_MAX {
-            return Err(HeaderError::Region { base: header.region_base, bytes: header.region_bytes });
+            return Err(HeaderError::Region {
+                base: header.region_base,
+                bytes: header.region_bytes,
+            });
         }
         let room = rest.len() as u64;
         if header.payload_bytes > room || !header.payload_bytes.is_multiple_of(ALIGNMENT as u64) {
-            return Err(HeaderError::Payload { bytes: header.payload_bytes, room });
+            return Err(HeaderError::Payload {
+                bytes: header.payload_bytes,
+                room,
+            });
         }
         Ok(header)
     }
@@ -214,17 +270,85 @@ mod tests {
     fn each_lie_has_its_refusal() {
         let check = |header: Header| Header::check(&sealed(header), 0x10_0000);
         assert_eq!(check(empty()).map(|header| header.generation), Ok(7));
-        assert_eq!(check(Header { magic: CONSUMED, ..empty() }), Err(HeaderError::Consumed));
-        assert_eq!(check(Header { magic: 0, ..empty() }), Err(HeaderError::Magic { found: 0 }));
-        assert!(matches!(check(Header { header_bytes: 72, ..empty() }), Err(HeaderError::Shape { .. })));
-        assert!(matches!(check(Header { reserved: [0, 1], ..empty() }), Err(HeaderError::Shape { .. })));
-        assert!(matches!(check(Header { version: 0, ..empty() }), Err(HeaderError::Version { .. })));
-        assert!(matches!(check(Header { version: 9, minimum_reader: 2, ..empty() }), Err(HeaderError::Version { .. })));
-        assert!(matches!(check(Header { region_base: 8, ..empty() }), Err(HeaderError::Region { .. })));
-        assert!(matches!(check(Header { region_bytes: 72, ..empty() }), Err(HeaderError::Region { .. })));
-        assert!(matches!(check(Header { payload_bytes: 8, ..empty() }), Err(HeaderError::Payload { .. })));
-        assert!(matches!(check(Header { payload_bytes: u64::MAX, ..empty() }), Err(HeaderError::Payload { .. })));
+        assert_eq!(
+            check(Header {
+                magic: CONSUMED,
+                ..empty()
+            }),
+            Err(HeaderError::Consumed)
+        );
+        assert_eq!(
+            check(Header {
+                magic: 0,
+                ..empty()
+            }),
+            Err(HeaderError::Magic { found: 0 })
+        );
+        assert!(matches!(
+            check(Header {
+                header_bytes: 72,
+                ..empty()
+            }),
+            Err(HeaderError::Shape { .. })
+        ));
+        assert!(matches!(
+            check(Header {
+                reserved: [0, 1],
+                ..empty()
+            }),
+            Err(HeaderError::Shape { .. })
+        ));
+        assert!(matches!(
+            check(Header {
+                version: 0,
+                ..empty()
+            }),
+            Err(HeaderError::Version { .. })
+        ));
+        assert!(matches!(
+            check(Header {
+                version: 9,
+                minimum_reader: 2,
+                ..empty()
+            }),
+            Err(HeaderError::Version { .. })
+        ));
+        assert!(matches!(
+            check(Header {
+                region_base: 8,
+                ..empty()
+            }),
+            Err(HeaderError::Region { .. })
+        ));
+        assert!(matches!(
+            check(Header {
+                region_bytes: 72,
+                ..empty()
+            }),
+            Err(HeaderError::Region { .. })
+        ));
+        assert!(matches!(
+            check(Header {
+                payload_bytes: 8,
+                ..empty()
+            }),
+            Err(HeaderError::Payload { .. })
+        ));
+        assert!(matches!(
+            check(Header {
+                payload_bytes: u64::MAX,
+                ..empty()
+            }),
+            Err(HeaderError::Payload { .. })
+        ));
         // A newer format that still allows this reader is read.
-        assert!(check(Header { version: 9, minimum_reader: 1, ..empty() }).is_ok());
+        assert!(
+            check(Header {
+                version: 9,
+                minimum_reader: 1,
+                ..empty()
+            })
+            .is_ok()
+        );
     }
 }

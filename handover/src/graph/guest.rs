@@ -2,24 +2,45 @@
 
 use super::{Checked, GraphError, count, follow, group, one_each, value};
 use crate::record::{Record, RecordName};
-use crate::state::guest::{CONSOLE_UART, GUEST_RUNNING, GUEST_STOPPED, GuestV1, ON_UPGRADE_PRESERVE, ON_UPGRADE_STOP};
+use crate::state::guest::{
+    CONSOLE_UART, GUEST_RUNNING, GUEST_STOPPED, GuestV1, ON_UPGRADE_PRESERVE, ON_UPGRADE_STOP,
+};
 use crate::state::management::{MANAGEMENT_DHCP, ManagementV1, NO_NIC};
 use crate::state::platform::UART_QUEUE;
 use crate::state::vcpu::{
-    ACTIVITY_RUNNING, ACTIVITY_WAIT_FOR_SIPI, EVENT_HAS_ERROR, EVENT_SOFTWARE_EXCEPTION, NMI_BLOCKED, NMI_PENDING, SHADOW_MOV_SS, SHADOW_STI,
-    VcpuV1, XSAVE_MAX, XSAVE_PIECE,
+    ACTIVITY_RUNNING, ACTIVITY_WAIT_FOR_SIPI, EVENT_HAS_ERROR, EVENT_SOFTWARE_EXCEPTION,
+    NMI_BLOCKED, NMI_PENDING, SHADOW_MOV_SS, SHADOW_STI, VcpuV1, XSAVE_MAX, XSAVE_PIECE,
 };
 use crate::state::{State, text};
 
 pub(super) fn check(state: &State) -> Checked {
     for guest in &state.guests {
-        value(text(&guest.name).is_some_and(|name| !name.is_empty()), guest, "name", 0)?;
-        value(guest.console <= CONSOLE_UART, guest, "console", guest.console.into())?;
-        value((ON_UPGRADE_PRESERVE..=ON_UPGRADE_STOP).contains(&guest.on_upgrade), guest, "upgrade policy", guest.on_upgrade.into())?;
+        value(
+            text(&guest.name).is_some_and(|name| !name.is_empty()),
+            guest,
+            "name",
+            0,
+        )?;
+        value(
+            guest.console <= CONSOLE_UART,
+            guest,
+            "console",
+            guest.console.into(),
+        )?;
+        value(
+            (ON_UPGRADE_PRESERVE..=ON_UPGRADE_STOP).contains(&guest.on_upgrade),
+            guest,
+            "upgrade policy",
+            guest.on_upgrade.into(),
+        )?;
         value(guest.vcpu_count > 0, guest, "vCPUs", 0)?;
         let space = follow(guest, "address space", &state.spaces, [guest.space, 0])?;
         if space.guest != guest.token {
-            return Err(GraphError::Mismatch { first: guest.name(), second: space.name(), what: "whose address space it is" });
+            return Err(GraphError::Mismatch {
+                first: guest.name(),
+                second: space.name(),
+                what: "whose address space it is",
+            });
         }
     }
     super::device::counted(state)?;
@@ -30,14 +51,38 @@ fn management(state: &State) -> Checked {
     let management = match state.management.as_slice() {
         [] => return Ok(()),
         [one] => one,
-        several => return Err(GraphError::NotOne { kind: ManagementV1::NAME, found: several.len() }),
+        several => {
+            return Err(GraphError::NotOne {
+                kind: ManagementV1::NAME,
+                found: several.len(),
+            });
+        }
     };
-    value(management.flags & !MANAGEMENT_DHCP == 0, management, "flags", management.flags.into())?;
-    value(management.prefix <= 32, management, "prefix", management.prefix.into())?;
-    value(management.port <= 0xffff, management, "port", management.port.into())?;
+    value(
+        management.flags & !MANAGEMENT_DHCP == 0,
+        management,
+        "flags",
+        management.flags.into(),
+    )?;
+    value(
+        management.prefix <= 32,
+        management,
+        "prefix",
+        management.prefix.into(),
+    )?;
+    value(
+        management.port <= 0xffff,
+        management,
+        "port",
+        management.port.into(),
+    )?;
     match super::find(&state.devices, [management.nic.into(), 0]) {
         Some(device) if device.owner != 0 && management.nic != NO_NIC => {
-            Err(GraphError::Mismatch { first: management.name(), second: device.name(), what: "who owns the network card" })
+            Err(GraphError::Mismatch {
+                first: management.name(),
+                second: device.name(),
+                what: "who owns the network card",
+            })
         }
         _ => Ok(()),
     }
@@ -47,14 +92,28 @@ fn management(state: &State) -> Checked {
 pub(super) fn check_rest(state: &State) -> Checked {
     one_each(&state.guests, &state.guest_rests)?;
     for rest in &state.guest_rests {
-        value((GUEST_RUNNING..=GUEST_STOPPED).contains(&rest.state), rest, "state", rest.state.into())?;
+        value(
+            (GUEST_RUNNING..=GUEST_STOPPED).contains(&rest.state),
+            rest,
+            "state",
+            rest.state.into(),
+        )?;
     }
     for guest in &state.guests {
         let vcpus = group(&state.vcpus, guest.token);
-        let due = if guest.on_upgrade == ON_UPGRADE_PRESERVE { guest.vcpu_count } else { 0 };
+        let due = if guest.on_upgrade == ON_UPGRADE_PRESERVE {
+            guest.vcpu_count
+        } else {
+            0
+        };
         count(guest, "vCPUs", due.into(), vcpus.len())?;
         for (expected, vcpu) in vcpus.iter().enumerate() {
-            value(u64::from(vcpu.index) == expected as u64, vcpu, "number", vcpu.index.into())?;
+            value(
+                u64::from(vcpu.index) == expected as u64,
+                vcpu,
+                "number",
+                vcpu.index.into(),
+            )?;
         }
     }
     for vcpu in &state.vcpus {
@@ -69,34 +128,80 @@ pub(super) fn check_rest(state: &State) -> Checked {
 
 fn vcpu_fields(state: &State, vcpu: &VcpuV1) -> Checked {
     follow(vcpu, "pCPU", &state.pcpus, [vcpu.pcpu.into(), 0])?;
-    value((ACTIVITY_RUNNING..=ACTIVITY_WAIT_FOR_SIPI).contains(&vcpu.activity), vcpu, "activity", vcpu.activity.into())?;
-    value(vcpu.shadow & !(SHADOW_STI | SHADOW_MOV_SS) == 0, vcpu, "interrupt shadow", vcpu.shadow.into())?;
-    value(vcpu.event & !EVENT_HAS_ERROR <= EVENT_SOFTWARE_EXCEPTION, vcpu, "event", vcpu.event.into())?;
-    value(vcpu.event_vector <= 0xff && vcpu.sipi_vector <= 0xff, vcpu, "vector", vcpu.event_vector.into())?;
-    value(vcpu.nmi & !(NMI_PENDING | NMI_BLOCKED) == 0, vcpu, "NMI state", vcpu.nmi.into())?;
-    value(vcpu.xsave_bytes <= XSAVE_MAX, vcpu, "XSAVE bytes", vcpu.xsave_bytes.into())
+    value(
+        (ACTIVITY_RUNNING..=ACTIVITY_WAIT_FOR_SIPI).contains(&vcpu.activity),
+        vcpu,
+        "activity",
+        vcpu.activity.into(),
+    )?;
+    value(
+        vcpu.shadow & !(SHADOW_STI | SHADOW_MOV_SS) == 0,
+        vcpu,
+        "interrupt shadow",
+        vcpu.shadow.into(),
+    )?;
+    value(
+        vcpu.event & !EVENT_HAS_ERROR <= EVENT_SOFTWARE_EXCEPTION,
+        vcpu,
+        "event",
+        vcpu.event.into(),
+    )?;
+    value(
+        vcpu.event_vector <= 0xff && vcpu.sipi_vector <= 0xff,
+        vcpu,
+        "vector",
+        vcpu.event_vector.into(),
+    )?;
+    value(
+        vcpu.nmi & !(NMI_PENDING | NMI_BLOCKED) == 0,
+        vcpu,
+        "NMI state",
+        vcpu.nmi.into(),
+    )?;
+    value(
+        vcpu.xsave_bytes <= XSAVE_MAX,
+        vcpu,
+        "XSAVE bytes",
+        vcpu.xsave_bytes.into(),
+    )
 }
 
 /// The pieces of a vCPU stand together, those of the vCPUs in the order of the vCPUs.
 fn xsave(state: &State) -> Checked {
     let mut pieces = state.xsave.as_slice();
     for vcpu in &state.vcpus {
-        let own = pieces.iter().take_while(|piece| (piece.guest, piece.vcpu) == (vcpu.guest, vcpu.index)).count();
+        let own = pieces
+            .iter()
+            .take_while(|piece| (piece.guest, piece.vcpu) == (vcpu.guest, vcpu.index))
+            .count();
         count(vcpu, "XSAVE pieces", vcpu.xsave_pieces.into(), own)?;
         let (own, rest) = pieces.split_at_checked(own).unwrap_or_default();
         for piece in own {
-            let fine = piece.offset < vcpu.xsave_bytes && (piece.offset as usize).is_multiple_of(XSAVE_PIECE);
+            let fine = piece.offset < vcpu.xsave_bytes
+                && (piece.offset as usize).is_multiple_of(XSAVE_PIECE);
             value(fine, piece, "offset", piece.offset.into())?;
             let used = (vcpu.xsave_bytes.saturating_sub(piece.offset)) as usize;
             let clean = piece.bytes.iter().skip(used).all(|byte| *byte == 0);
-            value(clean, piece, "bytes past the end of the area", vcpu.xsave_bytes.into())?;
+            value(
+                clean,
+                piece,
+                "bytes past the end of the area",
+                vcpu.xsave_bytes.into(),
+            )?;
         }
         pieces = rest;
     }
     match pieces.first() {
         Some(piece) => {
-            let target = RecordName { kind: VcpuV1::NAME, key: [piece.guest, piece.vcpu.into()] };
-            Err(GraphError::Dangling { record: piece.name(), field: "vCPU", target })
+            let target = RecordName {
+                kind: VcpuV1::NAME,
+                key: [piece.guest, piece.vcpu.into()],
+            };
+            Err(GraphError::Dangling {
+                record: piece.name(),
+                field: "vCPU",
+                target,
+            })
         }
         None => Ok(()),
     }
@@ -105,27 +210,56 @@ fn xsave(state: &State) -> Checked {
 fn platform(state: &State) -> Checked {
     let of_guest = |record: &dyn Fn() -> (RecordName, u64)| {
         let (record, token) = record();
-        let target = RecordName { kind: GuestV1::NAME, key: [token, 0] };
-        super::find(&state.guests, target.key).map(|_| ()).ok_or(GraphError::Dangling { record, field: "guest", target })
+        let target = RecordName {
+            kind: GuestV1::NAME,
+            key: [token, 0],
+        };
+        super::find(&state.guests, target.key)
+            .map(|_| ())
+            .ok_or(GraphError::Dangling {
+                record,
+                field: "guest",
+                target,
+            })
     };
     for ioapic in &state.ioapics {
         of_guest(&|| (ioapic.name(), ioapic.guest))?;
     }
     for uart in &state.uarts {
         of_guest(&|| (uart.name(), uart.guest))?;
-        value(uart.queued as usize <= UART_QUEUE, uart, "queue length", uart.queued.into())?;
+        value(
+            uart.queued as usize <= UART_QUEUE,
+            uart,
+            "queue length",
+            uart.queued.into(),
+        )?;
         value(uart.port <= 0xffff, uart, "port", uart.port.into())?;
-        value(uart.thr_pending <= 1 && uart.line <= 1, uart, "interrupt state", uart.line.into())?;
+        value(
+            uart.thr_pending <= 1 && uart.line <= 1,
+            uart,
+            "interrupt state",
+            uart.line.into(),
+        )?;
     }
     for host in &state.pci_hosts {
         of_guest(&|| (host.name(), host.guest))?;
     }
     for rtc in &state.rtcs {
         of_guest(&|| (rtc.name(), rtc.guest))?;
-        value(rtc.select < 128, rtc, "selected register", rtc.select.into())?;
+        value(
+            rtc.select < 128,
+            rtc,
+            "selected register",
+            rtc.select.into(),
+        )?;
     }
     for clock in &state.clocks {
-        value((-32..=32).contains(&clock.shift), clock, "shift", clock.shift.cast_unsigned().into())?;
+        value(
+            (-32..=32).contains(&clock.shift),
+            clock,
+            "shift",
+            clock.shift.cast_unsigned().into(),
+        )?;
     }
     Ok(())
 }

@@ -8,8 +8,8 @@ use crate::record::Record;
 use crate::state::State;
 use crate::state::machine::OWNER_ARENA;
 use crate::state::unit::{
-    DOMAIN_COHERENT, DOMAIN_FORCE_SNOOP, DOMAIN_SHARES_NESTED, FORMAT_AMD_V1, FORMAT_SECOND_STAGE, UNIT_AMD, UNIT_CACHING_MODE,
-    UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitV1,
+    DOMAIN_COHERENT, DOMAIN_FORCE_SNOOP, DOMAIN_SHARES_NESTED, FORMAT_AMD_V1, FORMAT_SECOND_STAGE,
+    UNIT_AMD, UNIT_CACHING_MODE, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitV1,
 };
 
 /// Bits of RTADDR, IRTA and IQA that hold the address (VT-d 11.4.5, 11.4.7.3, 11.4.9.3).
@@ -21,11 +21,27 @@ pub(super) fn check(state: &State) -> Checked {
     for unit in &state.units {
         unit_fields(state, unit)?;
     }
-    let registers = state.units.iter().map(|unit| Range { space: 0, base: unit.register_base, bytes: FRAME, record: unit.name() });
+    let registers = state.units.iter().map(|unit| Range {
+        space: 0,
+        base: unit.register_base,
+        bytes: FRAME,
+        record: unit.name(),
+    });
     disjoint(registers.collect())?;
-    let arena = |unit: &UnitV1, base: u64| (base != 0).then(|| Range { space: 0, base, bytes: FRAME, record: unit.name() });
+    let arena = |unit: &UnitV1, base: u64| {
+        (base != 0).then(|| Range {
+            space: 0,
+            base,
+            bytes: FRAME,
+            record: unit.name(),
+        })
+    };
     let tables = state.units.iter().flat_map(|unit| {
-        [arena(unit, unit.root_table & ADDRESS), arena(unit, unit.interrupt_table & ADDRESS), arena(unit, unit.queue & ADDRESS)]
+        [
+            arena(unit, unit.root_table & ADDRESS),
+            arena(unit, unit.interrupt_table & ADDRESS),
+            arena(unit, unit.queue & ADDRESS),
+        ]
     });
     disjoint(tables.flatten().collect())?;
     domains(state)?;
@@ -35,38 +51,103 @@ pub(super) fn check(state: &State) -> Checked {
 fn unit_fields(state: &State, unit: &UnitV1) -> Checked {
     frames(unit, "register base", unit.register_base, FRAME)?;
     if let Some(region) = memory_in(&state.regions, unit.register_base, FRAME) {
-        return Err(GraphError::Overlap { first: unit.name(), second: region.name(), address: unit.register_base });
+        return Err(GraphError::Overlap {
+            first: unit.name(),
+            second: region.name(),
+            address: unit.register_base,
+        });
     }
     let known = UNIT_INCLUDE_ALL | UNIT_NON_COHERENT | UNIT_CACHING_MODE | UNIT_AMD;
     value(unit.flags & !known == 0, unit, "flags", unit.flags.into())?;
     value(unit.segment <= 0xffff, unit, "segment", unit.segment.into())?;
-    value(unit.did_count > 0 && unit.did_count <= 1 << 20, unit, "number of domain ids", unit.did_count.into())?;
-    value(unit.interrupt_entries <= 1 << 16, unit, "interrupt entries", unit.interrupt_entries.into())?;
+    value(
+        unit.did_count > 0 && unit.did_count <= 1 << 20,
+        unit,
+        "number of domain ids",
+        unit.did_count.into(),
+    )?;
+    value(
+        unit.interrupt_entries <= 1 << 16,
+        unit,
+        "interrupt entries",
+        unit.interrupt_entries.into(),
+    )?;
     let lies = |field, base, bytes| owned(&state.regions, OWNER_ARENA, unit, field, base, bytes);
     lies("root table", unit.root_table & ADDRESS, FRAME)?;
     if unit.interrupt_entries > 0 {
-        lies("interrupt table", unit.interrupt_table & ADDRESS, u64::from(unit.interrupt_entries) * IRTE_BYTES)?;
+        lies(
+            "interrupt table",
+            unit.interrupt_table & ADDRESS,
+            u64::from(unit.interrupt_entries) * IRTE_BYTES,
+        )?;
     }
     lies("queue", unit.queue & ADDRESS, FRAME)?;
     lies("status word", unit.status_word, 8)?;
-    value(unit.did_bitmap_bytes >= u64::from(unit.did_count).div_ceil(8), unit, "length of the DID bitmap", unit.did_bitmap_bytes)?;
+    value(
+        unit.did_bitmap_bytes >= u64::from(unit.did_count).div_ceil(8),
+        unit,
+        "length of the DID bitmap",
+        unit.did_bitmap_bytes,
+    )?;
     lies("DID bitmap", unit.did_bitmap, unit.did_bitmap_bytes)
 }
 
 fn domains(state: &State) -> Checked {
     let mut roots = Vec::new();
     for domain in &state.domains {
-        value((2..=5).contains(&domain.levels), domain, "levels", domain.levels.into())?;
-        value(domain.leaf_mask & !7 == 0 && domain.leaf_mask & 1 == 1, domain, "leaf sizes", domain.leaf_mask.into())?;
-        value((30..=57).contains(&domain.width), domain, "width", domain.width.into())?;
-        value((FORMAT_SECOND_STAGE..=FORMAT_AMD_V1).contains(&domain.format), domain, "format", domain.format.into())?;
+        value(
+            (2..=5).contains(&domain.levels),
+            domain,
+            "levels",
+            domain.levels.into(),
+        )?;
+        value(
+            domain.leaf_mask & !7 == 0 && domain.leaf_mask & 1 == 1,
+            domain,
+            "leaf sizes",
+            domain.leaf_mask.into(),
+        )?;
+        value(
+            (30..=57).contains(&domain.width),
+            domain,
+            "width",
+            domain.width.into(),
+        )?;
+        value(
+            (FORMAT_SECOND_STAGE..=FORMAT_AMD_V1).contains(&domain.format),
+            domain,
+            "format",
+            domain.format.into(),
+        )?;
         let known = DOMAIN_COHERENT | DOMAIN_FORCE_SNOOP | DOMAIN_SHARES_NESTED;
-        value(domain.flags & !known == 0, domain, "flags", domain.flags.into())?;
+        value(
+            domain.flags & !known == 0,
+            domain,
+            "flags",
+            domain.flags.into(),
+        )?;
         frames(domain, "table root", domain.table_root, FRAME)?;
-        owned(&state.regions, OWNER_ARENA, domain, "table root", domain.table_root, FRAME)?;
-        let root = Range { space: 0, base: domain.table_root, bytes: FRAME, record: domain.name() };
+        owned(
+            &state.regions,
+            OWNER_ARENA,
+            domain,
+            "table root",
+            domain.table_root,
+            FRAME,
+        )?;
+        let root = Range {
+            space: 0,
+            base: domain.table_root,
+            bytes: FRAME,
+            record: domain.name(),
+        };
         if domain.space == 0 {
-            value(domain.flags & DOMAIN_SHARES_NESTED == 0, domain, "flags", domain.flags.into())?;
+            value(
+                domain.flags & DOMAIN_SHARES_NESTED == 0,
+                domain,
+                "flags",
+                domain.flags.into(),
+            )?;
             roots.push(root);
             continue;
         }
@@ -74,11 +155,20 @@ fn domains(state: &State) -> Checked {
         if domain.flags & DOMAIN_SHARES_NESTED == 0 {
             roots.push(root);
         } else if domain.table_root != space.nested_root {
-            return Err(GraphError::Mismatch { first: domain.name(), second: space.name(), what: "the root they share" });
+            return Err(GraphError::Mismatch {
+                first: domain.name(),
+                second: space.name(),
+                what: "the root they share",
+            });
         }
     }
     // The same table under two names would be changed behind one's back.
-    roots.extend(state.spaces.iter().map(|space| Range { space: 0, base: space.nested_root, bytes: FRAME, record: space.name() }));
+    roots.extend(state.spaces.iter().map(|space| Range {
+        space: 0,
+        base: space.nested_root,
+        bytes: FRAME,
+        record: space.name(),
+    }));
     disjoint(roots)
 }
 
@@ -91,8 +181,16 @@ fn domain_ids(state: &State) -> Checked {
         claims.push((id.unit, id.did, id.domain));
     }
     claims.sort_unstable();
-    match claims.array_windows().find(|[first, second]| (first.0, first.1) == (second.0, second.1)) {
-        Some([first, second]) => Err(GraphError::SameDomainId { unit: first.0, did: first.1, first: first.2, second: second.2 }),
+    match claims
+        .array_windows()
+        .find(|[first, second]| (first.0, first.1) == (second.0, second.1))
+    {
+        Some([first, second]) => Err(GraphError::SameDomainId {
+            unit: first.0,
+            did: first.1,
+            first: first.2,
+            second: second.2,
+        }),
         None => Ok(()),
     }
 }
@@ -101,11 +199,20 @@ fn domain_ids(state: &State) -> Checked {
 pub(super) fn check_rest(state: &State) -> Checked {
     one_each(&state.units, &state.unit_rests)?;
     for rest in &state.unit_rests {
-        value(rest.queue_head == rest.queue_tail, rest, "queue head of a drained queue", rest.queue_head)?;
+        value(
+            rest.queue_head == rest.queue_tail,
+            rest,
+            "queue head of a drained queue",
+            rest.queue_head,
+        )?;
         if let Some(unit) = find(&state.units, [rest.index.into(), 0])
             && unit.status != rest.status
         {
-            return Err(GraphError::Mismatch { first: unit.name(), second: rest.name(), what: "the status register" });
+            return Err(GraphError::Mismatch {
+                first: unit.name(),
+                second: rest.name(),
+                what: "the status register",
+            });
         }
     }
     Ok(())

@@ -52,7 +52,10 @@ impl fmt::Display for RefreshError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Read(error) => error.fmt(f),
-            Self::Room { kind, room } => write!(f, "more than {room} {kind} records at FREEZE, room for no more was kept at PLAN; try the upgrade again"),
+            Self::Room { kind, room } => write!(
+                f,
+                "more than {room} {kind} records at FREEZE, room for no more was kept at PLAN; try the upgrade again"
+            ),
         }
     }
 }
@@ -288,10 +291,18 @@ const SKIPPED_KINDS: usize = 32;
 pub const SKIPPED_OTHERS: u32 = u32::MAX;
 
 fn skip(skipped: &mut Vec<Skipped>, kind: u32, version: u16) {
-    let kind = if skipped.len() < SKIPPED_KINDS || skipped.iter().any(|entry| entry.kind == kind) { kind } else { SKIPPED_OTHERS };
+    let kind = if skipped.len() < SKIPPED_KINDS || skipped.iter().any(|entry| entry.kind == kind) {
+        kind
+    } else {
+        SKIPPED_OTHERS
+    };
     match skipped.iter_mut().find(|entry| entry.kind == kind) {
         Some(entry) => entry.count = entry.count.saturating_add(1),
-        None => skipped.push(Skipped { kind, version, count: 1 }),
+        None => skipped.push(Skipped {
+            kind,
+            version,
+            count: 1,
+        }),
     }
 }
 
@@ -303,6 +314,9 @@ mod tests {
     fn kind_numbers_are_unique() {
         let mut numbers: Vec<u32> = KINDS.iter().map(|(kind, _)| *kind).collect();
         numbers.sort_unstable();
-        assert!(numbers.windows(2).all(|pair| pair[0] != pair[1]), "{numbers:#x?}");
+        assert!(
+            numbers.windows(2).all(|pair| pair[0] != pair[1]),
+            "{numbers:#x?}"
+        );
     }
 }
