@@ -99,10 +99,13 @@ impl fmt::Display for RouteError {
     }
 }
 
+/// The number of a function's one MSI, apart from all MSI-X indices (at most 2047).
+pub const MSI_ENTRY: u16 = u16::MAX;
+
 /// Gives device interrupts a way through the host: a remapping entry and a host vector whose
 /// handler delivers the guest's message.
 pub trait InterruptRouter: Send {
-    /// Routes interrupt `entry` (MSI-X index, 0 for MSI) of `device` to what `guest` says and returns what
+    /// Routes interrupt `entry` (MSI-X index, or [`MSI_ENTRY`]) of `device` to what `guest` says and returns what
     /// the device must be programmed with. Called again for a routed entry, it changes the route in place.
     ///
     /// # Errors

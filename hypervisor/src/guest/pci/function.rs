@@ -468,6 +468,26 @@ impl Passthrough {
         }
     }
 
+    /// Tries again to route interrupts that could not be routed.
+    pub(super) fn retry_routes(
+        &mut self,
+        router: &mut dyn InterruptRouter,
+        counters: &mut PciCounters,
+    ) {
+        let mut context = Context {
+            device: self.device,
+            hardware: &mut *self.hardware,
+            router,
+            counters,
+        };
+        if let Some(msi) = &mut self.msi {
+            msi.retry(&mut context);
+        }
+        if let Some(msix) = &mut self.msix {
+            msix.retry(&mut context);
+        }
+    }
+
     /// The trapped BAR and offset at guest address `address`, if all `width` bytes are trapped.
     pub(super) fn find(&self, address: u64, width: u8) -> Option<(u8, u64)> {
         self.bars.iter().find_map(|bar| {

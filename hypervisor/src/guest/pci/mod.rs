@@ -390,6 +390,14 @@ impl PciBus {
         false
     }
 
+    /// Tries again to route what the router refused, say with [`RouteError::Busy`] during an
+    /// upgrade. Until then the entries are masked, and the devices' pending bits keep what arrives.
+    pub fn retry_routes(&mut self) {
+        for function in &mut self.functions {
+            function.retry_routes(&mut *self.router, &mut self.counters);
+        }
+    }
+
     /// Stops DMA and interrupts of every function and gives all routes back: the guest has ended.
     pub fn quiesce(&mut self) {
         for function in &mut self.functions {

@@ -1,6 +1,6 @@
 //! MSI of an assigned function (PCI 3.0 6.8.1), with one vector.
 
-use super::access::{Context, Route};
+use super::access::{Context, MSI_ENTRY, Route};
 use super::config::masked;
 use crate::guest::message::MsiMessage;
 
@@ -115,7 +115,7 @@ impl Msi {
         }
         let old = self.route;
         if old.is_none_or(|route| route.guest != self.message) {
-            self.route = context.route(0, self.message, old);
+            self.route = context.route(MSI_ENTRY, self.message, old);
         }
         let Some(route) = self.route else {
             if old.is_some() {
@@ -157,18 +157,25 @@ impl Msi {
             .config_write(self.offset + 2, 2, fixed | u32::from(enable));
     }
 
+    /// Tries again to route what could not be routed.
+    pub(super) fn retry(&mut self, context: &mut Context<'_>) {
+        if self.enabled && self.route.is_none() {
+            self.apply(true, context);
+        }
+    }
+
     /// Turns the hardware's MSI off and gives the route back.
     pub(super) fn stop(&mut self, context: &mut Context<'_>) {
         if self.route.take().is_some() {
             self.write_control(context, false);
-            context.router.release(context.device, 0);
+            context.router.release(context.device, MSI_ENTRY);
         }
     }
 
     /// After a function reset: the hardware is off already.
     pub(super) fn reset(&mut self, context: &mut Context<'_>) {
         if self.route.take().is_some() {
-            context.router.release(context.device, 0);
+            context.router.release(context.device, MSI_ENTRY);
         }
         self.enabled = false;
         self.masked = false;

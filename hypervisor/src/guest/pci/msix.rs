@@ -257,6 +257,13 @@ impl Msix {
         }
     }
 
+    /// Tries again to route what could not be routed.
+    pub(super) fn retry(&mut self, context: &mut Context<'_>) {
+        for index in 0..self.entries.len() {
+            self.update(index, context);
+        }
+    }
+
     /// Turns the hardware's MSI-X off and gives all routes back.
     pub(super) fn stop(&mut self, context: &mut Context<'_>) {
         self.enabled = false;

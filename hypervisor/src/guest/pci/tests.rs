@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 use machine::addr::{GuestPhys, HostPhys};
 use proptest::prelude::*;
 
-use super::access::{BarDescription, DeviceId, MsixHardware as _, PhysicalFunction as _};
+use super::access::{
+    BarDescription, DeviceId, MSI_ENTRY, MsixHardware as _, PhysicalFunction as _,
+};
 use super::model::{BAR0, DEVICE, Event, Log, ModelFunction, bed, bed_of, host_message};
 use super::*;
 use crate::guest::message::MsiMessage;
@@ -302,6 +304,29 @@ fn unroutable_entries_stay_masked() {
 }
 
 #[test]
+fn refused_routes_are_tried_again() {
+    let mut bed = bed();
+    enable_msix(&mut bed, 6);
+    bed.events();
+    let freed = bed.routes.lock().remove(&1);
+    assert!(freed.is_some());
+    bed.bus.retry_routes();
+    let guest = MsiMessage {
+        address: 0xFEE0_1000,
+        data: 0x35,
+    };
+    assert_eq!(
+        bed.events(),
+        [
+            Event::Route(5, guest),
+            Event::Entry(5, host_message(5), false)
+        ]
+    );
+    bed.bus.retry_routes();
+    assert_eq!(bed.events(), []);
+}
+
+#[test]
 fn the_rest_of_the_table_page_is_the_devices() {
     let mut bed = bed();
     bed.write(0x04, 2, 2);
@@ -328,9 +353,9 @@ fn msi_through_configuration_space() {
     assert_eq!(
         bed.events(),
         [
-            Event::Route(0, guest_message(0x41)),
+            Event::Route(MSI_ENTRY, guest_message(0x41)),
             Event::Config(0x78, 4, 0),
-            Event::Config(0x6C, 4, 0xFEE0_0018),
+            Event::Config(0x6C, 4, 0xFEFF_FFF8),
             Event::Config(0x70, 4, 0),
             Event::Config(0x74, 2, 0),
             Event::Config(0x6A, 2, 0x0181),
@@ -344,11 +369,11 @@ fn msi_through_configuration_space() {
     assert_eq!(bed.events(), [Event::Config(0x78, 4, 1)]);
     // New vector: only the route changes, the hardware's message is the same.
     bed.write(0x74, 2, 0x42);
-    assert_eq!(bed.events(), [Event::Route(0, guest_message(0x42))]);
+    assert_eq!(bed.events(), [Event::Route(MSI_ENTRY, guest_message(0x42))]);
     bed.write(0x6A, 2, 0x0180);
     assert_eq!(
         bed.events(),
-        [Event::Config(0x6A, 2, 0x0180), Event::Release(0)]
+        [Event::Config(0x6A, 2, 0x0180), Event::Release(MSI_ENTRY)]
     );
 }
 
@@ -576,5 +601,6 @@ proptest! {
         prop_assert_eq!(other.bus.restore(&state), Ok(()));
         prop_assert_eq!(other.bus.save(), state);
         bed.bus.quiesce();
+        prop_assert!(bed.routes.lock().is_empty());
     }
 }
