@@ -35,6 +35,10 @@ pub const EFER_NXE: u64 = 1 << 11;
 pub const EFER_SVME: u64 = 1 << 12;
 /// RFLAGS bit 1, which is always set.
 pub const RFLAGS_FIXED: u64 = 1 << 1;
+/// DR6.BS: a single step.
+pub const DR6_BS: u64 = 1 << 14;
+/// RFLAGS.TF.
+pub const RFLAGS_TF: u64 = 1 << 8;
 /// RFLAGS.IF.
 pub const RFLAGS_IF: u64 = 1 << 9;
 /// RFLAGS.DF.

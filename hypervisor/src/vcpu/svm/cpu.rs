@@ -18,8 +18,8 @@ use super::super::frames::{FrameSource, OutOfFrames};
 use super::super::hw;
 use super::super::limits::{InvalidState, Limits};
 use super::super::state::{
-    Activity, ArchState, CR0_PG, EFER_LMA, EFER_LME, EFER_SVME, RFLAGS_FIXED, RFLAGS_IF, Segment,
-    SegmentName,
+    Activity, ArchState, CR0_PG, DR6_BS, EFER_LMA, EFER_LME, EFER_SVME, RFLAGS_FIXED, RFLAGS_IF,
+    RFLAGS_TF, Segment, SegmentName,
 };
 use super::super::xstate::{ExtendedState, InvalidExtendedState, XstateSupport};
 use super::convert::{event_from_vmcb, event_to_vmcb, segment_from_vmcb};
@@ -527,6 +527,12 @@ impl VirtualCpu for SvmCpu {
         let vmcb = self.vmcb_mut();
         vmcb.save.rip = rip;
         vmcb.control.interrupt_shadow &= !INTERRUPT_SHADOW;
+        if vmcb.save.rflags & RFLAGS_TF != 0 {
+            // The guest single-steps: the trap after an instruction that hardware did not execute is ours.
+            vmcb.save.dr6 |= DR6_BS;
+            self.dirty |= clean::DRX;
+            self.inject(Event::exception(DB));
+        }
     }
 
     fn inject(&mut self, event: Event) {

@@ -234,6 +234,18 @@ fn the_interrupt_window() {
 }
 
 #[test]
+fn a_single_step_traps_after_an_emulated_instruction() {
+    let mut cpu = cpu();
+    cpu.set_state(&linux()).unwrap();
+    cpu.advance(2);
+    assert_eq!(cpu.pending_event(), None);
+    cpu.set_rflags(0x102);
+    cpu.advance(2);
+    assert_eq!(cpu.pending_event(), Some(Event::exception(1)));
+    assert_eq!(u64_at(&cpu, 0x568), 0xffff_4ff0, "DR6.BS");
+}
+
+#[test]
 fn nmis_are_blocked_until_iret_is_done() {
     let mut cpu = cpu();
     cpu.set_state(&linux()).unwrap();

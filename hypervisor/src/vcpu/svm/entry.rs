@@ -6,6 +6,7 @@ use machine::addr::HostPhys;
 core::arch::global_asm!(
     ".pushsection .text.baton_svm_enter, \"ax\"",
     ".global baton_svm_enter",
+    ".balign 64",
     ".type baton_svm_enter, @function",
     "baton_svm_enter:",
     // rdi: general registers, rsi: the guest's VMCB, rdx: the frame for the host's own VMSAVE state.
