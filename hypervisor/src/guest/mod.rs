@@ -1,4 +1,11 @@
-//! The platform a guest sees: interrupt controllers, console, PCI, clock, CPUID and MSR policy.
+//! The platform a guest sees. Pure logic: hardware is reached only through traits.
+//!
+//! - [`platform`]: the whole machine of a guest, and the [`Bus`](crate::vcpu::bus::Bus) of each vCPU.
+//! - [`message`]: interrupt messages and the lock-free fabric that brings them to the vCPUs.
+//! - [`lapic`], [`ioapic`]: interrupt controllers.
+//! - [`pci`]: the PCI bus with the assigned functions.
+//! - [`uart`], [`clock`], [`legacy`]: console, kvmclock, ports of an old PC.
+//! - [`cpuid`], [`msr`]: policy.
 
 pub mod clock;
 pub mod cpuid;
@@ -8,4 +15,5 @@ pub mod legacy;
 pub mod message;
 pub mod msr;
 pub mod pci;
+pub mod platform;
 pub mod uart;
