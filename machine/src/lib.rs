@@ -19,3 +19,4 @@ pub mod addr;
 pub mod cpu;
 pub mod mmio;
 pub mod paging;
+pub mod pci;

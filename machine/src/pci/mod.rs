@@ -1,0 +1,38 @@
+//! PCI and PCI Express: names of functions, configuration space, what is there,
+//! what it can do, and whether it can be given away safely.
+//!
+//! Configuration space is firmware's and the devices' word: every walk here is
+//! bounded, and what is malformed counts as absent.
+
+mod bar;
+mod bdf;
+mod capability;
+mod config;
+mod ecam;
+mod enumerate;
+mod express;
+mod extended;
+mod header;
+mod isolation;
+mod legacy;
+#[cfg(test)]
+pub(crate) mod model;
+mod msi;
+#[cfg(test)]
+mod tests;
+
+pub use bar::{Bar, BarError, BarKind, bars};
+pub use bdf::{Bdf, ParseBdfError};
+pub use capability::{
+    Capabilities, Capability, ExtendedCapabilities, capabilities, extended_capabilities,
+};
+pub use capability::{find, find_extended, id};
+pub use config::ConfigSpace;
+pub use ecam::{Ecam, EcamRegion};
+pub use enumerate::{Buses, Enumeration, Function, Oddity, enumerate};
+pub use express::{Express, FlrError, PortType, SavedHeader};
+pub use extended::{Acs, Ari, Ats, Sriov};
+pub use header::{Class, Command, HeaderKind, Ids};
+pub use isolation::{Isolation, IsolationError, enable_acs, isolation};
+pub use legacy::LegacyConfig;
+pub use msi::{Location, Msi, Msix};
