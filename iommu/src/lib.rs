@@ -1,2 +1,58 @@
-//! VT-d.
+//! The IOMMU: which device reaches which memory, and which interrupts it may raise.
+//!
+//! Principles of this crate:
+//! - A device that is not attached to a domain reaches nothing; an interrupt that no
+//!   entry allows to its very sender is blocked. Both leave a fault in the log.
+//! - There are two ways to a unit: [`Iommu::init_cold`] at power-on and
+//!   [`Iommu::adopt`] in an upgrade. The second writes nothing, neither a register nor memory.
+//! - What hardware may still hold is not reused: tables are freed, domain ids and
+//!   interrupt entries given to others only after an invalidation that completed.
+//! - Every wait on hardware is bounded and its result is used.
+//! - An entry that hardware may read is written in one store, and complete before it is linked.
+//! - Registers, memory and time are reached through `machine::access`, so that all of this
+//!   runs on the host against [`model`], which keeps stale translations as hardware does.
+//!
+//! Contents:
+//! - [`Iommu`] (`fleet`): all units; `mapping`: domains; `devices`: attaching;
+//!   `interrupts`: remapping entries; `snapshot` and `adopt`: handover
+//! - [`state`]: what a handover carries, as plain structures
+//! - [`intel`]: VT-d; [`intel::spec`]: its manual as data
+//! - [`model`]: a VT-d unit in software, for tests
+//!
+//! The locking is the caller's: every operation takes `&mut`.
+
 #![no_std]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+
+mod adopt;
+mod devices;
+mod domain;
+mod error;
+mod fleet;
+mod ids;
+pub mod intel;
+mod interrupts;
+mod ledger;
+mod mapping;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
+mod platform;
+mod routes;
+mod snapshot;
+pub mod state;
+#[cfg(test)]
+mod tests;
+
+pub use domain::Domain;
+pub use error::Error;
+pub use fleet::{Geometry, Iommu};
+pub use ids::{DeviceId, Token, UnitIndex};
+pub use intel::cold::{InterruptRegion, UnitConfig, register_bytes};
+pub use intel::fault::{Access, Fault, FaultLine, FaultLog};
+pub use intel::remap::{InterruptTarget, msi_message, redirection_entry};
+pub use intel::unit::FaultEvent;
+pub use interrupts::InterruptRange;
+pub use platform::Platform;
+pub use routes::Route;

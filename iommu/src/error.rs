@@ -1,0 +1,279 @@
+//! What can go wrong, who is to blame, and what to do about it.
+
+use crate::{DeviceId, Token};
+use core::fmt;
+use machine::addr::HostPhys;
+use machine::paging::PagingError;
+
+/// Why an operation was refused or failed. `unit` is the base of the unit's registers.
+///
+/// Unless a variant says otherwise, nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "fields are what their names say; Display tells the rest"
+)]
+pub enum Error {
+    // Hardware
+    /// Nothing answers at the register base.
+    NoHardware { unit: HostPhys, version: u32 },
+    /// The unit cannot do what is needed.
+    Unsupported { unit: HostPhys, what: &'static str },
+    /// A bit did not change in time. The unit's state is unknown.
+    Timeout { unit: HostPhys, wait: &'static str },
+    /// The unit rejected a descriptor, twice. Caches may be stale: nothing that the
+    /// invalidation was for may be reused.
+    DescriptorRejected {
+        unit: HostPhys,
+        descriptor: [u64; 2],
+    },
+    /// A device with a TLB did not confirm its invalidation, twice. As above.
+    DeviceTlbTimeout { unit: HostPhys },
+    /// An earlier invalidation for the domain failed; pages may still be reachable by DMA.
+    Stale { token: Token },
+
+    // Resources
+    /// No frame for a structure that hardware walks.
+    OutOfMemory { what: &'static str },
+    /// Every domain id of the unit is in use.
+    NoDomainId { unit: HostPhys },
+    /// No run of free interrupt remapping entries.
+    NoInterruptEntry { unit: HostPhys, count: u16 },
+
+    // Callers
+    /// No unit translates for the device.
+    NoUnit { device: DeviceId },
+    /// There is no unit of that number.
+    BadUnit { index: usize },
+    /// Two units at one register base, or a unit given twice.
+    DuplicateUnit { unit: HostPhys },
+    /// The domain is immutable: an upgrade is under way.
+    Busy {
+        token: Token,
+        operation: &'static str,
+    },
+    /// The adoption was prepared but not finished.
+    NotAdopted,
+    /// The domain is not frozen.
+    NotFrozen { token: Token },
+    /// A domain of that name exists.
+    DomainExists { token: Token },
+    /// There is no domain of that name.
+    NoDomain { token: Token },
+    /// Devices are attached to the domain.
+    DomainInUse { token: Token, device: DeviceId },
+    /// The requester id belongs to a device that is attached already.
+    DeviceClaimed {
+        device: DeviceId,
+        owner: DeviceId,
+        token: Token,
+    },
+    /// The device is not attached to anything.
+    NotAttached { device: DeviceId },
+    /// An alias of the device is translated by another unit, or lies in another segment.
+    AliasElsewhere { device: DeviceId, alias: u16 },
+    /// The page table refused.
+    Paging { token: Token, cause: PagingError },
+    /// The address is beyond what the units accept.
+    AddressTooWide { token: Token, end: u64, bits: u8 },
+    /// The interrupt remapping entry is not allocated.
+    NoSuchInterrupt { unit: HostPhys, index: u16 },
+    /// The destination does not fit the unit's mode.
+    Destination { unit: HostPhys, apic_id: u32 },
+
+    // Adoption
+    /// A live register differs from the record.
+    Mismatch {
+        unit: HostPhys,
+        register: &'static str,
+        expected: u64,
+        found: u64,
+    },
+    /// A table in memory differs from the record.
+    Entry {
+        unit: HostPhys,
+        what: &'static str,
+        index: u32,
+        expected: [u64; 2],
+        found: [u64; 2],
+    },
+    /// A unit is live, but the record does not know it.
+    UnknownUnit { unit: HostPhys },
+    /// The record has a unit that this machine has not.
+    MissingUnit { unit: HostPhys },
+    /// The object was adopted before.
+    Consumed { what: &'static str, name: u64 },
+    /// Two objects of the record have one name.
+    Duplicate { what: &'static str, name: u64 },
+    /// Two domains claim one domain id of a unit.
+    DomainIdClaimed {
+        unit: HostPhys,
+        did: u16,
+        token: Token,
+    },
+    /// The record refers to something that it does not contain.
+    Dangling { what: &'static str, name: u64 },
+    /// A frame of a hardware structure is not owned by the IOMMU, or is used twice.
+    ForeignFrame { what: &'static str, frame: HostPhys },
+    /// A field of the record has a value that means nothing.
+    BadRecord { what: &'static str, value: u64 },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NoHardware { unit, version } => write!(
+                f,
+                "no VT-d unit answers at {unit} (VER reads {version:#x}); firmware's DMAR table is wrong"
+            ),
+            Self::Unsupported { unit, what } => write!(f, "the VT-d unit at {unit} lacks {what}"),
+            Self::Timeout { unit, wait } => {
+                write!(
+                    f,
+                    "the VT-d unit at {unit} is stuck: {wait} did not happen in time; power-cycle the machine"
+                )
+            }
+            Self::DescriptorRejected {
+                unit,
+                descriptor: [low, high],
+            } => write!(
+                f,
+                "the VT-d unit at {unit} rejects the invalidation descriptor {low:#x} {high:#x}; memory it was for is kept back"
+            ),
+            Self::DeviceTlbTimeout { unit } => write!(
+                f,
+                "a device behind the VT-d unit at {unit} does not confirm invalidations of its TLB; reset the device, memory it could reach is kept back"
+            ),
+            Self::Stale { token } => write!(
+                f,
+                "domain {token} may be stale in hardware, an invalidation failed earlier; detach its devices"
+            ),
+            Self::OutOfMemory { what } => write!(f, "no memory for {what}"),
+            Self::NoDomainId { unit } => {
+                write!(f, "all domain ids of the VT-d unit at {unit} are in use")
+            }
+            Self::NoInterruptEntry { unit, count } => {
+                write!(
+                    f,
+                    "the VT-d unit at {unit} has no {count} free interrupt remapping entries in a row"
+                )
+            }
+            Self::NoUnit { device } => {
+                write!(
+                    f,
+                    "device {device} is behind no IOMMU; it cannot be assigned (see firmware's DMAR table)"
+                )
+            }
+            Self::BadUnit { index } => write!(f, "there is no IOMMU number {index}"),
+            Self::DuplicateUnit { unit } => write!(f, "the VT-d unit at {unit} is named twice"),
+            Self::Busy { token, operation } => {
+                write!(
+                    f,
+                    "domain {token} is immutable while an upgrade is under way: {operation} refused; retry later"
+                )
+            }
+            Self::NotAdopted => {
+                f.write_str("the IOMMUs are not adopted yet; finish the adoption first")
+            }
+            Self::NotFrozen { token } => write!(f, "domain {token} is not frozen"),
+            Self::DomainExists { token } => write!(f, "there is a domain {token} already"),
+            Self::NoDomain { token } => write!(f, "there is no domain {token}"),
+            Self::DomainInUse { token, device } => {
+                write!(
+                    f,
+                    "device {device} is attached to domain {token}; detach it first"
+                )
+            }
+            Self::DeviceClaimed {
+                device,
+                owner,
+                token,
+            } => {
+                write!(
+                    f,
+                    "requester id {device} belongs to device {owner}, which is attached to domain {token}"
+                )
+            }
+            Self::NotAttached { device } => {
+                write!(f, "device {device} is not attached to any domain")
+            }
+            Self::AliasElsewhere { device, alias } => write!(
+                f,
+                "device {device} also sends as {}, which is behind another IOMMU; it cannot be assigned",
+                DeviceId {
+                    segment: device.segment,
+                    source: alias
+                }
+            ),
+            Self::Paging { token, cause } => write!(f, "domain {token}: {cause}"),
+            Self::AddressTooWide { token, end, bits } => write!(
+                f,
+                "domain {token}: the range ends at {end:#x}, devices here reach only {bits} address bits"
+            ),
+            Self::NoSuchInterrupt { unit, index } => {
+                write!(
+                    f,
+                    "interrupt remapping entry {index} of the VT-d unit at {unit} is not allocated"
+                )
+            }
+            Self::Destination { unit, apic_id } => write!(
+                f,
+                "APIC id {apic_id:#x} does not fit the VT-d unit at {unit}, which remaps to 8-bit APIC ids"
+            ),
+            Self::Mismatch {
+                unit,
+                register,
+                expected,
+                found,
+            } => write!(
+                f,
+                "the VT-d unit at {unit} is not as recorded: {register} is {found:#x}, expected {expected:#x}; handover refused"
+            ),
+            Self::Entry {
+                unit,
+                what,
+                index,
+                expected,
+                found,
+            } => write!(
+                f,
+                "the VT-d unit at {unit} is not as recorded: {what} {index:#x} is {:#x} {:#x}, expected {:#x} {:#x}; handover refused",
+                found[0], found[1], expected[0], expected[1]
+            ),
+            Self::UnknownUnit { unit } => {
+                write!(
+                    f,
+                    "the record does not mention the VT-d unit at {unit}; handover refused"
+                )
+            }
+            Self::MissingUnit { unit } => {
+                write!(
+                    f,
+                    "the record has a VT-d unit at {unit} that this machine has not; handover refused"
+                )
+            }
+            Self::Consumed { what, name } => write!(f, "{what} {name:#x} was adopted before"),
+            Self::Duplicate { what, name } => write!(f, "the record has {what} {name:#x} twice"),
+            Self::DomainIdClaimed { unit, did, token } => write!(
+                f,
+                "domain id {did} of the VT-d unit at {unit} is claimed by domain {token} and by another; handover refused"
+            ),
+            Self::Dangling { what, name } => write!(
+                f,
+                "the record refers to {what} {name:#x}, which it does not contain"
+            ),
+            Self::ForeignFrame { what, frame } => {
+                write!(
+                    f,
+                    "{what} at {frame} is not a frame of the IOMMU's own, or it is used twice; handover refused"
+                )
+            }
+            Self::BadRecord { what, value } => write!(
+                f,
+                "the record's {what} is {value:#x}, which means nothing here"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

@@ -1,0 +1,16 @@
+//! The VT-d manual as data: layouts, offsets, constants, and nothing that decides.
+//!
+//! - [`registers`]: the register file (VT-d 11.4)
+//! - [`tables`]: root and context entries (VT-d 9.1, 9.3)
+//! - [`invalidation`]: descriptors of the invalidation queue (VT-d 6.5.2)
+//! - [`interrupts`]: remapping table entries and remappable messages (VT-d 9.10, 5.1)
+//! - [`faults`]: fault records and their reasons in words (VT-d 11.4.15, 7.1)
+//!
+//! Second-stage page tables (VT-d 9.8) are [`machine::paging::VtdSecondStage`].
+//! Section numbers are those of the specification's revision 4.1.
+
+pub mod faults;
+pub mod interrupts;
+pub mod invalidation;
+pub mod registers;
+pub mod tables;

@@ -1,0 +1,213 @@
+//! Domains: creation, mapping and unmapping, immutability.
+
+use crate::domain::Domain;
+use crate::error::Error;
+use crate::fleet::Iommu;
+use crate::ids::Token;
+use crate::intel::spec::invalidation::Descriptor;
+use crate::platform::Platform;
+use alloc::vec::Vec;
+use core::ops::Range;
+use machine::access::{Registers, TableMemory};
+use machine::addr::{HostPhys, Iova};
+use machine::paging::{Caching, Flush, Holes, PageTable, Permissions, Translation};
+
+impl<R: Registers> Iommu<R> {
+    /// A new, empty domain: devices attached to it reach nothing yet.
+    pub fn create_domain(
+        &mut self,
+        platform: &mut Platform<'_>,
+        token: Token,
+    ) -> Result<(), Error> {
+        self.must_be_live()?;
+        if self.domains.contains_key(&token) {
+            return Err(Error::DomainExists { token });
+        }
+        let (levels, leafs) = (self.geometry.levels, self.geometry.leaf_sizes);
+        let table = PageTable::new(&mut self.walked(platform), levels, leafs)
+            .map_err(|cause| Error::Paging { token, cause })?;
+        let snoop = self.geometry.snoop;
+        let domain = Domain {
+            token,
+            table,
+            snoop,
+            frozen: 0,
+            stale: false,
+            ids: Vec::new(),
+        };
+        self.domains.insert(token, domain);
+        Ok(())
+    }
+
+    /// Removes a domain to which no device is attached, and frees its tables. The
+    /// memory that it mapped is not touched.
+    pub fn destroy_domain(
+        &mut self,
+        platform: &mut Platform<'_>,
+        token: Token,
+    ) -> Result<(), Error> {
+        self.must_be_live()?;
+        let domain = self.domain_mut(token)?;
+        domain.mutable("removing it")?;
+        if let Some((device, _)) = self
+            .devices
+            .iter()
+            .find(|(_, attachment)| attachment.token == token)
+        {
+            return Err(Error::DomainInUse {
+                token,
+                device: *device,
+            });
+        }
+        // No device: every id it had was invalidated when the last one was detached.
+        if let Some(domain) = self.domains.remove(&token) {
+            domain.table.destroy(platform.mem);
+        }
+        Ok(())
+    }
+
+    /// Lets the domain's devices reach `bytes` at `to` through `iova`. All three are
+    /// multiples of 4 KiB; no part of the range is mapped yet.
+    ///
+    /// A time-out leaves the range mapped: unmap it before the memory is reused.
+    pub fn map(
+        &mut self,
+        platform: &mut Platform<'_>,
+        token: Token,
+        iova: Iova,
+        to: HostPhys,
+        bytes: u64,
+        permissions: Permissions,
+    ) -> Result<(), Error> {
+        self.must_be_live()?;
+        let bits = self.geometry.address_bits;
+        let end = iova.0.saturating_add(bytes);
+        if bits < 64 && end > 1 << bits {
+            return Err(Error::AddressTooWide { token, end, bits });
+        }
+        let mut walked = self.walked(platform);
+        let domain = self.domain_mut(token)?;
+        domain.mutable("mapping")?;
+        domain.fresh()?;
+        let caching = if domain.snoop {
+            Caching::Coherent
+        } else {
+            Caching::WriteBack
+        };
+        let flush = domain
+            .table
+            .map(&mut walked, iova.0, to, bytes, permissions, caching)
+            .map_err(|cause| Error::Paging { token, cause })?;
+        if flush.must_invalidate() {
+            return self.forget(platform, token, flush);
+        }
+        let range = flush.range();
+        // Nothing that hardware could have cached changed, unless it caches absence.
+        for id in domain.ids.clone() {
+            let unit = self.unit_mut(id.unit)?;
+            let descriptors =
+                unit.forget_range(id.did, Iova(range.start), range.end - range.start, false);
+            let descriptors: Vec<Descriptor> = descriptors.into_iter().flatten().collect();
+            unit.after_first_mapping(platform, &descriptors)?;
+        }
+        flush.complete(platform.mem);
+        Ok(())
+    }
+
+    /// Takes `bytes` from `iova` away from the domain's devices. When this returns `Ok`,
+    /// no DMA can reach what was mapped there; when it returns a time-out or a queue
+    /// error, DMA may, the domain is stale, and that memory must not be reused.
+    pub fn unmap(
+        &mut self,
+        platform: &mut Platform<'_>,
+        token: Token,
+        iova: Iova,
+        bytes: u64,
+        holes: Holes,
+    ) -> Result<(), Error> {
+        self.must_be_live()?;
+        let mut walked = self.walked(platform);
+        let domain = self.domain_mut(token)?;
+        domain.mutable("unmapping")?;
+        let flush = domain
+            .table
+            .unmap(&mut walked, iova.0, bytes, holes)
+            .map_err(|cause| Error::Paging { token, cause })?;
+        self.forget(platform, token, flush)
+    }
+
+    /// Where `iova` leads, by the tables.
+    #[must_use]
+    pub fn translate(
+        &self,
+        mem: &dyn TableMemory,
+        token: Token,
+        iova: Iova,
+    ) -> Option<Translation> {
+        self.domains.get(&token)?.table.translate(mem, iova.0)
+    }
+
+    /// Makes the domain immutable: map, unmap, attach and detach answer `Busy`. Counted;
+    /// returns the count.
+    pub fn freeze(&mut self, token: Token) -> Result<u32, Error> {
+        let domain = self.domain_mut(token)?;
+        domain.fresh()?;
+        domain.frozen = domain.frozen.checked_add(1).ok_or(Error::Busy {
+            token,
+            operation: "freezing",
+        })?;
+        Ok(domain.frozen)
+    }
+
+    /// Takes back one [`freeze`](Self::freeze). Returns the count left; at 0 the domain is
+    /// mutable again.
+    pub fn unfreeze(&mut self, token: Token) -> Result<u32, Error> {
+        let domain = self.domain_mut(token)?;
+        domain.frozen = domain
+            .frozen
+            .checked_sub(1)
+            .ok_or(Error::NotFrozen { token })?;
+        Ok(domain.frozen)
+    }
+
+    /// Makes every unit forget what `flush` names, then frees the tables it unlinked. On
+    /// an error these are leaked: hardware may still walk them.
+    fn forget(
+        &mut self,
+        platform: &mut Platform<'_>,
+        token: Token,
+        flush: Flush,
+    ) -> Result<(), Error> {
+        if flush.must_invalidate() {
+            let done = self.forget_range(platform, token, flush.range(), flush.only_leaves());
+            if let Err(error) = done {
+                self.domain_mut(token)?.stale = true;
+                return Err(error);
+            }
+        }
+        flush.complete(platform.mem);
+        Ok(())
+    }
+
+    fn forget_range(
+        &mut self,
+        platform: &mut Platform<'_>,
+        token: Token,
+        range: Range<u64>,
+        leaves_only: bool,
+    ) -> Result<(), Error> {
+        let bytes = range.end.saturating_sub(range.start);
+        for id in self.domain_mut(token)?.ids.clone() {
+            // Devices may ask again as soon as their own TLB is empty, so the unit's comes first.
+            let devices = self.device_tlb_descriptors(token, id.unit, &range);
+            let unit = self.unit_mut(id.unit)?;
+            let own = unit.forget_range(id.did, Iova(range.start), bytes, leaves_only);
+            let own: Vec<Descriptor> = own.into_iter().flatten().collect();
+            unit.submit(platform, &own)?;
+            if !devices.is_empty() {
+                unit.submit(platform, &devices)?;
+            }
+        }
+        Ok(())
+    }
+}

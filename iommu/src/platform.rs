@@ -1,0 +1,42 @@
+//! What the driver needs from outside, in one hand.
+
+use machine::access::{Clock, TableMemory};
+use machine::addr::HostPhys;
+
+/// Memory that units walk, and time. Registers are each unit's own.
+pub struct Platform<'a> {
+    /// Memory for tables and queues.
+    pub mem: &'a mut dyn TableMemory,
+    /// Time for bounded waits.
+    pub clock: &'a dyn Clock,
+}
+
+/// Memory as a set of units needs it: without write-back when all of them snoop.
+pub(crate) struct Walked<'a> {
+    pub(crate) mem: &'a mut dyn TableMemory,
+    /// All walkers snoop the CPU's caches (ECAP.C = 1).
+    pub(crate) coherent: bool,
+}
+
+impl TableMemory for Walked<'_> {
+    fn allocate(&mut self) -> Option<HostPhys> {
+        self.mem.allocate()
+    }
+    fn free(&mut self, frame: HostPhys) {
+        self.mem.free(frame);
+    }
+    fn read(&self, entry: HostPhys) -> u64 {
+        self.mem.read(entry)
+    }
+    fn write(&mut self, entry: HostPhys, value: u64) {
+        self.mem.write(entry, value);
+    }
+    fn write_pair(&mut self, entry: HostPhys, value: [u64; 2]) {
+        self.mem.write_pair(entry, value);
+    }
+    fn flush(&mut self, address: HostPhys, bytes: u64) {
+        if !self.coherent {
+            self.mem.flush(address, bytes);
+        }
+    }
+}

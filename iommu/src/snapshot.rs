@@ -1,0 +1,104 @@
+//! Saying what is: the run-time state as plain structures.
+
+use crate::error::Error;
+use crate::fleet::Iommu;
+use crate::ids::UnitIndex;
+use crate::intel::spec::tables::pair;
+use crate::state::{AliasState, DeviceState, DidState, DomainState, IrteState, Snapshot};
+use machine::access::Registers;
+
+impl<R: Registers> Iommu<R> {
+    /// What a handover must carry. Devices that are not preserved are detached before.
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
+        let mut snapshot = Snapshot::default();
+        self.snapshot_into(&mut snapshot)?;
+        Ok(snapshot)
+    }
+
+    /// Likewise, into a snapshot taken before: allocates only for what is new since,
+    /// so that FREEZE need not.
+    pub fn snapshot_into(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
+        self.must_be_live()?;
+        self.domains
+            .values()
+            .try_for_each(|domain| domain.fresh())?;
+        let base = |unit: UnitIndex| self.unit_base(unit).unwrap_or_default().0;
+        refill(
+            &mut snapshot.units,
+            self.units.iter().map(|unit| unit.state()),
+        );
+        refill(
+            &mut snapshot.domains,
+            self.domains.values().map(|domain| {
+                let sizes = domain.table.leaf_sizes();
+                DomainState {
+                    token: domain.token.0,
+                    root: domain.table.root().0,
+                    levels: domain.table.levels(),
+                    leaf_sizes: u8::from(sizes.two_mib) | u8::from(sizes.one_gib) << 1,
+                    snoop: u8::from(domain.snoop),
+                    consumed: false,
+                }
+            }),
+        );
+        refill(
+            &mut snapshot.dids,
+            self.domains.values().flat_map(|domain| {
+                let token = domain.token.0;
+                domain.ids.iter().map(move |id| DidState {
+                    unit: base(id.unit),
+                    token,
+                    did: id.did,
+                })
+            }),
+        );
+        refill(
+            &mut snapshot.devices,
+            self.devices.iter().map(|(device, attachment)| DeviceState {
+                unit: base(attachment.unit),
+                token: attachment.token.0,
+                segment: device.segment,
+                source: device.source,
+                ats: u8::from(attachment.ats.is_some()),
+                ats_depth: attachment.ats.unwrap_or_default(),
+                consumed: false,
+            }),
+        );
+        refill(
+            &mut snapshot.aliases,
+            self.devices.iter().flat_map(|(device, attachment)| {
+                let (segment, source) = (device.segment, device.source);
+                attachment.aliases.iter().map(move |alias| AliasState {
+                    segment,
+                    source,
+                    alias: *alias,
+                })
+            }),
+        );
+        refill(
+            &mut snapshot.irtes,
+            self.units.iter().flat_map(|unit| {
+                let base = unit.base().0;
+                unit.interrupts
+                    .iter()
+                    .flat_map(|table| table.entries.iter())
+                    .map(move |(index, entry)| {
+                        let [low, high] = pair(entry.into_bits());
+                        IrteState {
+                            unit: base,
+                            low,
+                            high,
+                            index: *index,
+                        }
+                    })
+            }),
+        );
+        refill(&mut snapshot.faults, self.faults.lines.iter().copied());
+        Ok(())
+    }
+}
+
+fn refill<T>(list: &mut alloc::vec::Vec<T>, items: impl Iterator<Item = T>) {
+    list.clear();
+    list.extend(items);
+}
