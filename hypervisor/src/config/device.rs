@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::bdf::Bdf;
+use machine::pci::Bdf;
 
 /// A device as the operator names it. The same device may be named in both ways:
 /// whether two selectors mean one device shows only where the devices are known.

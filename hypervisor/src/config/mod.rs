@@ -10,7 +10,6 @@
 //! A syntax error or an unknown key refuses the file: nobody knows what was meant.
 //! A bad value costs the guest that has it, and the others start.
 
-mod bdf;
 mod checks;
 mod device;
 mod file;
@@ -27,7 +26,6 @@ use core::net::Ipv4Addr;
 
 use guest_loader::layout::GuestMap;
 
-pub use bdf::Bdf;
 pub use device::{DeviceSelector, SelectorError};
 pub use message::{ConfigError, ConfigWarning};
 
