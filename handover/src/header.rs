@@ -200,7 +200,8 @@ impl Header {
             ..
         } = header;
         // A newer format is readable when its writer says so: records only grew at their ends.
-        if version < version::READS_MIN
+        if minimum_reader == 0
+            || version < version::READS_MIN
             || minimum_reader > version::READS_MAX
             || minimum_reader > version
         {
@@ -340,6 +341,13 @@ mod tests {
                 ..empty()
             }),
             Err(HeaderError::Payload { .. })
+        ));
+        assert!(matches!(
+            check(Header {
+                minimum_reader: 0,
+                ..empty()
+            }),
+            Err(HeaderError::Version { .. })
         ));
         // A newer format that still allows this reader is read.
         assert!(

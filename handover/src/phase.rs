@@ -80,7 +80,7 @@ impl Phase {
         }
     }
 
-    /// Whether guests are paused in this phase.
+    /// Whether guests are paused in this phase. ROLLBACK out of WARM pauses none: there they still run.
     #[must_use]
     pub const fn pauses(self) -> bool {
         matches!(

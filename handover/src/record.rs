@@ -105,7 +105,19 @@ impl fmt::Display for RecordName {
                 Bdf(minor as u32),
                 Bdf(major as u32)
             ),
-            _ => write!(f, "{} {major:#x}/{minor:#x}", self.kind),
+            "domain id"
+            | "extent"
+            | "mapping of an object"
+            | "IRTE"
+            | "vCPU"
+            | "LAPIC"
+            | "kvmclock"
+            | "XSAVE piece"
+            | "I/O APIC"
+            | "UART" => {
+                write!(f, "{} {major:#x}/{minor:#x}", self.kind)
+            }
+            _ => write!(f, "{} {major:#x}", self.kind),
         }
     }
 }

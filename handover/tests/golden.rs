@@ -104,3 +104,18 @@ fn reseal(region: &mut [u8], payload_bytes: usize) {
     header.header_crc = header.checksum();
     region[..HEADER_BYTES].copy_from_slice(header.as_bytes());
 }
+
+/// `docs/handover.md` lists each type by kind number and name.
+#[test]
+fn the_description_names_every_record_type() {
+    let description = include_str!("../../docs/handover.md");
+    for (kind, name) in handover::state::set::KINDS {
+        let row = description
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{kind:#06x}` |")));
+        assert!(
+            row.is_some_and(|row| row.contains(&format!("| {name} |"))),
+            "{kind:#06x} {name}"
+        );
+    }
+}

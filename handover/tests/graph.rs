@@ -82,6 +82,7 @@ fn duplicates_and_disorder() {
         |state| {
             state.spaces.push(SpaceV1 {
                 token: 0x2002,
+                nested_root: 0x1808_0000,
                 ..state.spaces[0]
             })
         },

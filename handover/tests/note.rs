@@ -6,13 +6,12 @@ use handover::note::{
 };
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
-use zerocopy::IntoBytes;
 
 const OFFSET: usize = 0x1230;
 
 /// A file with an unsealed note as the linker leaves it: magic, length at 192, zeros.
 fn unsealed(bytes: usize) -> Vec<u8> {
-    let mut image: Vec<u8> = (0..bytes).map(|index| (index * 7 >> 3) as u8).collect();
+    let mut image: Vec<u8> = (0..bytes).map(|index| ((index * 7) >> 3) as u8).collect();
     image[OFFSET..OFFSET + NOTE_BYTES].fill(0);
     image[OFFSET..OFFSET + 16].copy_from_slice(b"BATON.IMAGE.NOTE");
     image[OFFSET + 192..OFFSET + 196].copy_from_slice(&256u32.to_le_bytes());
@@ -139,37 +138,25 @@ fn each_bad_image_has_its_own_refusal() {
 }
 
 #[test]
-fn any_flipped_bit_in_the_note_is_refused_outside_signature_and_key() {
-    let image = sealed();
+fn any_flipped_bit_in_the_note_is_refused_but_for_signature_and_key() {
+    let mut image = unsealed(0x1400);
+    let shrink = |note: &mut Note| {
+        fill(note);
+        note.entry_upgrade = 0x1000;
+    };
+    seal_with(&mut image, shrink).unwrap();
     for byte in OFFSET..OFFSET + NOTE_BYTES {
         let signature = (OFFSET + 80..OFFSET + 152).contains(&byte);
         for bit in 0..8 {
-            let mut damaged = image[..SEARCH_BYTES].to_vec();
-            damaged[byte] ^= 1 << bit;
-            let Ok(note) = parse_note(&damaged) else {
-                continue;
-            };
-            // Only what the digest covers is left to the digest, and digest and size are the stream's.
-            if !signature && byte < OFFSET + 152 {
-                assert_ne!(note.as_bytes(), parse_note(&image).unwrap().as_bytes());
-            }
+            image[byte] ^= 1 << bit;
+            assert_eq!(
+                verify_digest(&image).is_ok(),
+                signature,
+                "byte {:#x} bit {bit}",
+                byte - OFFSET
+            );
+            image[byte] ^= 1 << bit;
         }
-    }
-    for byte in [
-        OFFSET + 16,
-        OFFSET + 48,
-        OFFSET + 152,
-        OFFSET + 200,
-        OFFSET + 208,
-        OFFSET + 216,
-    ] {
-        let mut damaged = image.clone();
-        damaged[byte] ^= 1;
-        assert!(
-            verify_digest(&damaged).is_err(),
-            "byte {:#x} of the note",
-            byte - OFFSET
-        );
     }
 }
 
@@ -255,6 +242,8 @@ fn versions_meet_or_are_refused() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn the_digest_does_not_depend_on_the_chunks(mut cuts in prop::collection::vec(0..100_000usize, 0..12)) {
         let image = sealed();
@@ -266,7 +255,8 @@ proptest! {
             stream.update(&image[pair[0]..pair[1]]).unwrap();
         }
         prop_assert_eq!(stream.clone().finish(), Ok(()));
-        prop_assert!(matches!(stream.update(&[0]), Err(NoteError::Oversized { .. })));
+        let refused = matches!(stream.update(&[0]), Err(NoteError::Oversized { .. }));
+        prop_assert!(refused);
     }
 
     #[test]

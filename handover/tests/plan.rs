@@ -103,7 +103,7 @@ fn law_2_uncovered_memory_is_refused_and_asked_for_live() {
     let mut book = book();
     book.begin().unwrap();
     let mut mapped = run(0x4000, 0x2000);
-    let mut ask = |object, mapped: Run| match uncovered(mapped, &objects) {
+    let ask = |object, mapped: Run| match uncovered(mapped, &objects) {
         Some(run) if object == "space" => Err(PlanError::Uncovered { object, run }),
         _ => Ok(()),
     };
@@ -340,7 +340,7 @@ fn model(preserved: &[Name]) -> BTreeMap<Name, u32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Law 8: a thousand plans, each doing something else, each cancelled or ended, and the book is what it was.
     #[test]

@@ -118,7 +118,7 @@ fn damage_behind_the_mark_is_found_by_reopening() {
 
 #[test]
 fn a_refresh_never_allocates() {
-    let mut region = vec![0; 4 * REGION];
+    let mut region = vec![0; 8 * REGION];
     let mut state = sample();
     let mut writer = Writer::new(&mut region, BASE, GENERATION, 1).unwrap();
     state.write_plan(&mut writer).unwrap();

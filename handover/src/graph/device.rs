@@ -40,12 +40,16 @@ pub(super) fn in_one_domain(state: &State) -> Checked {
 }
 
 pub(super) fn check(state: &State) -> Checked {
-    for device in &state.devices {
-        references(state, device)?;
-        msix(state, device)?;
-    }
+    state
+        .devices
+        .iter()
+        .try_for_each(|device| references(state, device))?;
     requesters(state)?;
-    bars(state)
+    bars(state)?;
+    state
+        .devices
+        .iter()
+        .try_for_each(|device| msix(state, device))
 }
 
 fn references(state: &State, device: &DeviceV1) -> Checked {

@@ -38,8 +38,8 @@ pub fn validate(state: &State) -> Checked {
     tokens(state)?;
     machine::check(state)?;
     unit::check(state)?;
-    memory::check(state)?;
     device::check(state)?;
+    memory::check(state)?;
     guest::check(state)?;
     interrupt::no_shared_entries(state)?;
     rest(state)

@@ -28,22 +28,26 @@ pub(super) fn check(state: &State) -> Checked {
         record: unit.name(),
     });
     disjoint(registers.collect())?;
-    let arena = |unit: &UnitV1, base: u64| {
-        (base != 0).then(|| Range {
-            space: 0,
-            base,
-            bytes: FRAME,
-            record: unit.name(),
-        })
-    };
-    let tables = state.units.iter().flat_map(|unit| {
-        [
-            arena(unit, unit.root_table & ADDRESS),
-            arena(unit, unit.interrupt_table & ADDRESS),
-            arena(unit, unit.queue & ADDRESS),
-        ]
-    });
-    disjoint(tables.flatten().collect())?;
+    let mut tables = Vec::new();
+    for unit in &state.units {
+        let mut table = |base: u64, bytes| {
+            tables.push(Range {
+                space: 0,
+                base: base & ADDRESS,
+                bytes,
+                record: unit.name(),
+            })
+        };
+        table(unit.root_table, FRAME);
+        table(unit.queue, FRAME);
+        if unit.interrupt_entries > 0 {
+            table(
+                unit.interrupt_table,
+                u64::from(unit.interrupt_entries) * IRTE_BYTES,
+            );
+        }
+    }
+    disjoint(tables)?;
     domains(state)?;
     domain_ids(state)
 }

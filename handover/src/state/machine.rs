@@ -172,3 +172,16 @@ record! {
         pub command: u32,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::FrameTag;
+
+    #[test]
+    fn a_tag_is_kind_low_and_number_high() {
+        let tag = FrameTag::new(FrameTag::DOMAIN_TABLE, 0xabcd);
+        assert_eq!(tag, FrameTag(0xabcd_0006));
+        assert_eq!((tag.kind(), tag.id()), (6, 0xabcd));
+        assert_eq!(FrameTag::new(FrameTag::FREE, 0), FrameTag(0));
+    }
+}

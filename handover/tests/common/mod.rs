@@ -290,7 +290,7 @@ fn devices(state: &mut State) {
     });
     for index in 0..3 {
         state.irtes.push(IrteV1 {
-            low: 0x31_0000 + u64::from(index) * 0x1_0000 | 1,
+            low: (0x31_0000 + u64::from(index) * 0x1_0000) | 1,
             high: 0x4_0300,
             unit: 0,
             index: 4 + index,
