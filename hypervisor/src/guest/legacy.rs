@@ -251,7 +251,7 @@ fn cmos(index: u8, wall_ns: u64) -> u8 {
     let seconds = wall_ns / 1_000_000_000;
     let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
-    let bcd = |value: u64| ((value % 100 / 10) << 4 | value % 10) as u8;
+    let bcd = |value: u64| (((value % 100 / 10) << 4) | (value % 10)) as u8;
     match index {
         0x00 => bcd(second_of_day % 60),
         0x02 => bcd(second_of_day / 60 % 60),

@@ -132,10 +132,14 @@ const RULES: &[Rule] = &[
     // I/O ranges and top of memory: chipset matters of which a guest has none.
     rule(0xC001_0016, 0xC001_0019, "IORR", Ignore(0)),
     rule(0xC001_001A, 0xC001_001D, "TOP_MEM to TOP_MEM2", Ignore(0)),
+    // Extended CF8 configuration, which Linux turns on: it is.
+    rule(0xC001_001F, 0xC001_001F, "NB_CFG", Ignore(1 << 46)),
     // Microcode, as 0x79.
     rule(0xC001_0020, 0xC001_0020, "PATCH_LOADER", Ignore(0)),
     // C1E is off (Linux: erratum 400).
     rule(0xC001_0055, 0xC001_0055, "INT_PENDING", Ignore(0)),
+    // ECAM is told by ACPI.
+    rule(0xC001_0058, 0xC001_0058, "MMIO_CONF_BASE", Ignore(0)),
     rule(0xC001_0062, 0xC001_0063, "PSTATE_CTL, PSTATE_STAT", Fault),
     rule(0xC001_0114, 0xC001_0117, "VM_CR to VM_HSAVE_PA", Fault),
     rule(0xC001_0140, 0xC001_0141, "OSVW", Fault),

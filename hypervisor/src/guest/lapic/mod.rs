@@ -80,12 +80,18 @@ impl Lapic {
             tmr: VectorSet::default(),
             mailbox,
         };
-        lapic.reset();
+        lapic.clear();
         lapic
     }
 
     /// The state after INIT (SDM 3A 11.12.5.1): all but id and `IA32_APIC_BASE`.
+    /// What was posted before is gone, but for NMI, INIT and startup messages.
     pub fn reset(&mut self) {
+        self.clear();
+        let _dropped = self.mailbox.collect();
+    }
+
+    fn clear(&mut self) {
         self.task_priority = 0;
         self.spurious = 0xFF;
         self.error_status = 0;
@@ -96,7 +102,6 @@ impl Lapic {
         self.irr = VectorSet::default();
         self.isr = VectorSet::default();
         self.tmr = VectorSet::default();
-        let _dropped = self.mailbox.collect();
     }
 
     /// The APIC id, also the vCPU's index.

@@ -97,6 +97,12 @@ impl PendingVectors {
             });
     }
 
+    /// Whether an NMI waits; does not take it.
+    #[must_use]
+    pub fn nmi_waits(&self) -> bool {
+        self.events.load(Ordering::Acquire) & NMI != 0
+    }
+
     /// Takes a pending NMI.
     pub fn take_nmi(&self) -> bool {
         self.events.fetch_and(!NMI, Ordering::AcqRel) & NMI != 0

@@ -266,6 +266,20 @@ fn reserved_and_read_only_registers_fault() {
 }
 
 #[test]
+fn what_is_posted_before_the_lapic_exists_is_kept() {
+    let mailbox = Arc::new(PendingVectors::new());
+    let mut old = lapic();
+    mailbox.post(0x45);
+    let mut new = Lapic::new(0, 1, mailbox);
+    assert_eq!(new.restore(&old.save()), Ok(()));
+    assert_eq!(new.pending_interrupt(), Some(0x45));
+    new.mailbox().post(0x46);
+    new.reset();
+    write(&mut new, 0x80F, 0x1FF);
+    assert_eq!(new.pending_interrupt(), None);
+}
+
+#[test]
 fn mode_changes() {
     let mut lapic = lapic();
     // x2APIC to xAPIC, a moved page, x2APIC without enable: faults (SDM 3A figure 11-23).

@@ -3,31 +3,9 @@
 use core::fmt;
 
 use machine::addr::HostPhys;
+use machine::pci::Bdf;
 
 use crate::guest::message::MsiMessage;
-
-/// A physical PCI function by segment and bus:device.function.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DeviceId {
-    /// PCI segment group.
-    pub segment: u16,
-    /// Bus in bits 15:8, device in 7:3, function in 2:0.
-    pub bdf: u16,
-}
-
-impl fmt::Display for DeviceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bdf = self.bdf;
-        write!(
-            f,
-            "{:04x}:{:02x}:{:02x}.{}",
-            self.segment,
-            bdf >> 8,
-            bdf >> 3 & 0x1F,
-            bdf & 7
-        )
-    }
-}
 
 /// A function reset failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,12 +90,12 @@ pub trait InterruptRouter: Send {
     /// See [`RouteError`]; an existing route of the entry is gone then.
     fn route(
         &mut self,
-        device: DeviceId,
+        device: Bdf,
         entry: u16,
         guest: MsiMessage,
     ) -> Result<MsiMessage, RouteError>;
     /// Gives back what [`route`](Self::route) took.
-    fn release(&mut self, device: DeviceId, entry: u16);
+    fn release(&mut self, device: Bdf, entry: u16);
 }
 
 /// One memory BAR of the physical function.
@@ -137,7 +115,7 @@ pub struct BarDescription {
 
 /// Hardware, router and name of a function while it handles an access.
 pub(super) struct Context<'a> {
-    pub device: DeviceId,
+    pub device: Bdf,
     pub hardware: &'a mut dyn PassthroughHardware,
     pub router: &'a mut dyn InterruptRouter,
     pub counters: &'a mut super::PciCounters,

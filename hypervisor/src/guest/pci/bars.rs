@@ -3,8 +3,9 @@
 use core::ops::Range;
 
 use machine::addr::{GuestPhys, HostPhys, PAGE_SIZE};
+use machine::pci::Bdf;
 
-use super::access::{BarDescription, DeviceId};
+use super::access::BarDescription;
 use super::config::masked;
 
 /// BAR registers of a function.
@@ -18,7 +19,7 @@ const SMALLEST: u64 = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BarMapping {
     /// The physical function.
-    pub device: DeviceId,
+    pub device: Bdf,
     /// BAR number.
     pub bar: u8,
     /// Where the guest put it.
@@ -206,7 +207,7 @@ impl Bar {
         self.description.wide
     }
 
-    pub(super) fn mapping(&self, device: DeviceId, guest: u64) -> BarMapping {
+    pub(super) fn mapping(&self, device: Bdf, guest: u64) -> BarMapping {
         BarMapping {
             device,
             bar: self.description.index,

@@ -3,18 +3,20 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::fmt;
+
+use machine::pci::Bdf;
 
 use super::PciCounters;
-use super::access::{BarDescription, Context, DeviceId, InterruptRouter, PassthroughHardware};
-use super::bars::{BARS, BarMapping, Bars};
+use super::access::{BarDescription, Context, InterruptRouter, PassthroughHardware};
+use super::bars::{BarMapping, Bars};
 use super::capabilities::{self, Capability, Kind, ListError};
 use super::config::{
     BAR0, BAR5, CACHE_LINE, CAPABILITIES, CLASS, COMMAND, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE,
     COMMAND_MEMORY, COMMAND_WRITABLE, ID, INTERRUPT, STATUS_CAPABILITIES, SUBSYSTEM, masked,
 };
-use super::msi::{Msi, MsiState};
-use super::msix::{Msix, MsixState};
+use super::error::PciError;
+use super::msi::Msi;
+use super::msix::Msix;
 
 /// PMC: version 3, no D1, D2, no PME; PMCSR: D0, no soft reset (PM 1.2 3.2).
 const PM_CAPABILITIES: u32 = 3 << 16;
@@ -29,133 +31,22 @@ const EXPRESS_INITIATE_FLR: u32 = 1 << 15;
 /// Device status: transactions pending.
 const EXPRESS_PENDING: u32 = 1 << 5;
 
-/// Why a function cannot be given to a guest, or its saved state cannot be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PciError {
-    /// Nobody answers at this address.
-    Absent(DeviceId),
-    /// A bridge or CardBus controller.
-    NotAnEndpoint(DeviceId),
-    /// The capability list never ends.
-    CapabilityLoop(DeviceId),
-    /// A capability lies outside configuration space.
-    CapabilityOutside(DeviceId, u16),
-    /// A BAR has a size, address or place that no BAR can have.
-    BadBar(DeviceId, u8),
-    /// The MSI-X table is not within a memory BAR.
-    TableOutside(DeviceId),
-    /// The guest's bus is full.
-    NoSlot(DeviceId),
-    /// The guest's windows have no room for this BAR.
-    NoRoom(DeviceId, u8),
-    /// A saved state belongs to another function, or is damaged.
-    State(DeviceId, &'static str),
-    /// A saved state knows a different number of functions.
-    FunctionCount {
-        /// In the record.
-        record: usize,
-        /// On this bus.
-        present: usize,
-    },
-}
-
-impl fmt::Display for PciError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Absent(device) => write!(
-                f,
-                "no PCI function at {device}; check `devices` of the guest"
-            ),
-            Self::NotAnEndpoint(device) => {
-                write!(f, "{device} is a bridge; only endpoints can be assigned")
-            }
-            Self::CapabilityLoop(device) => {
-                write!(
-                    f,
-                    "the capability list of {device} loops; the device is broken, don't assign it"
-                )
-            }
-            Self::CapabilityOutside(device, offset) => {
-                write!(
-                    f,
-                    "{device} has a capability at {offset:#x} that does not fit; the device is broken, don't assign it"
-                )
-            }
-            Self::BadBar(device, bar) => write!(
-                f,
-                "BAR {bar} of {device} is not a legal memory BAR; don't assign the device"
-            ),
-            Self::TableOutside(device) => {
-                write!(
-                    f,
-                    "the MSI-X table of {device} is outside its memory BARs; the device is broken, don't assign it"
-                )
-            }
-            Self::NoSlot(device) => write!(
-                f,
-                "no slot is left for {device}; assign at most 31 devices to a guest"
-            ),
-            Self::NoRoom(device, bar) => {
-                write!(
-                    f,
-                    "the guest's PCI window has no room for BAR {bar} of {device}; assign fewer or smaller devices"
-                )
-            }
-            Self::State(device, what) => write!(
-                f,
-                "the record of {device} does not fit the device: {what}; the record is damaged or of another device"
-            ),
-            Self::FunctionCount { record, present } => {
-                write!(
-                    f,
-                    "the record knows {record} PCI functions, the guest has {present}; the record is of another guest"
-                )
-            }
-        }
-    }
-}
-
-/// One assigned function. Numbers only.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PciFunctionState {
-    /// The physical function.
-    pub device: DeviceId,
-    /// MSI, if the function has it.
-    pub msi: Option<MsiState>,
-    /// MSI-X, if the function has it.
-    pub msix: Option<MsixState>,
-    /// Where each BAR is mapped in the nested page table; `u64::MAX` if it is not.
-    pub mapped: [u64; BARS],
-    /// BAR registers, address bits only.
-    pub bars: [u32; BARS],
-    /// Vendor id in bits 15:0, device id in bits 31:16.
-    pub identity: u32,
-    /// Device control register of the PCIe capability.
-    pub express_control: u32,
-    /// Command register.
-    pub command: u16,
-    /// Cache line size register.
-    pub cache_line: u8,
-    /// Interrupt line register.
-    pub interrupt_line: u8,
-}
-
 /// One assigned function.
 pub struct Passthrough {
-    pub(super) device: DeviceId,
+    pub(super) device: Bdf,
     hardware: Box<dyn PassthroughHardware>,
-    identity: u32,
+    pub(super) identity: u32,
     class: u32,
     subsystem: u32,
     express_device: u32,
-    command: u16,
-    cache_line: u8,
-    interrupt_line: u8,
-    express_control: u32,
+    pub(super) command: u16,
+    pub(super) cache_line: u8,
+    pub(super) interrupt_line: u8,
+    pub(super) express_control: u32,
     capabilities: Vec<Capability>,
     pub(super) bars: Bars,
-    msi: Option<Msi>,
-    msix: Option<Msix>,
+    pub(super) msi: Option<Msi>,
+    pub(super) msix: Option<Msix>,
 }
 
 impl Passthrough {
@@ -166,7 +57,7 @@ impl Passthrough {
     /// # Errors
     /// The function is absent or broken; see [`PciError`].
     pub fn new(
-        device: DeviceId,
+        device: Bdf,
         mut hardware: Box<dyn PassthroughHardware>,
         bars: &[BarDescription],
     ) -> Result<Self, PciError> {
@@ -235,7 +126,7 @@ impl Passthrough {
 
     /// The physical function's address.
     #[must_use]
-    pub const fn device(&self) -> DeviceId {
+    pub const fn device(&self) -> Bdf {
         self.device
     }
 
@@ -541,75 +432,6 @@ impl Passthrough {
             (Some(at), Some(msix)) => msix.write_table(at, width, value, &mut context),
             _ => self.hardware.write(bar, offset, width, value),
         }
-    }
-
-    pub(super) fn save(&self) -> PciFunctionState {
-        let mut mapped = [u64::MAX; BARS];
-        for bar in self.bars.iter() {
-            if let (Some(slot), Some(address)) = (
-                mapped.get_mut(usize::from(bar.description.index)),
-                bar.applied,
-            ) {
-                *slot = address;
-            }
-        }
-        PciFunctionState {
-            device: self.device,
-            msi: self.msi.as_ref().map(Msi::save),
-            msix: self.msix.as_ref().map(Msix::save),
-            mapped,
-            bars: self.bars.registers(),
-            identity: self.identity,
-            express_control: self.express_control,
-            command: self.command,
-            cache_line: self.cache_line,
-            interrupt_line: self.interrupt_line,
-        }
-    }
-
-    /// Takes over without a write to hardware.
-    pub(super) fn restore(&mut self, state: &PciFunctionState) -> Result<(), PciError> {
-        let fail = |what| Err(PciError::State(self.device, what));
-        if state.device != self.device || state.identity != self.identity {
-            return fail("another function's address or identity");
-        }
-        if state.command & !COMMAND_WRITABLE != 0 || state.express_control > 0x7FFF {
-            return fail("reserved bits in a command register");
-        }
-        let msi = match (&mut self.msi, &state.msi) {
-            (Some(msi), Some(state)) => msi.restore(state),
-            (None, None) => true,
-            _ => false,
-        };
-        let msix = match (&mut self.msix, &state.msix) {
-            (Some(msix), Some(state)) => msix.restore(state),
-            (None, None) => true,
-            _ => false,
-        };
-        if !msi || !msix {
-            return fail("MSI or MSI-X");
-        }
-        if !self.bars.set_registers(state.bars) {
-            return fail("BAR registers");
-        }
-        for (index, address) in (0u8..).zip(state.mapped) {
-            let address = (address != u64::MAX).then_some(address);
-            match (self.bars.get_mut(index), address) {
-                (Some(bar), _)
-                    if address.is_none_or(|at| at & (bar.description.bytes - 1) == 0) =>
-                {
-                    bar.active = address;
-                    bar.applied = address;
-                }
-                (None, None) => {}
-                _ => return fail("a mapped BAR"),
-            }
-        }
-        self.command = state.command;
-        self.express_control = state.express_control;
-        self.cache_line = state.cache_line;
-        self.interrupt_line = state.interrupt_line;
-        Ok(())
     }
 }
 

@@ -1,7 +1,8 @@
 //! PCI bus 0 of a guest: a host bridge and the assigned functions.
 //!
 //! - [`access`]: traits to the hardware and to the interrupt routing.
-//! - `host_bridge`, [`function`]: what is on the bus.
+//! - `host_bridge`, `function`: what is on the bus.
+//! - `error`, `state`: why it refuses, what it saves.
 //! - `capabilities`, `bars`, `msi`, `msix`: the parts of a function that are virtual.
 //! - here: configuration mechanisms, BAR placement, dispatch.
 
@@ -9,10 +10,12 @@ pub mod access;
 mod bars;
 mod capabilities;
 mod config;
-pub mod function;
+mod error;
+mod function;
 mod host_bridge;
 mod msi;
 mod msix;
+mod state;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -22,14 +25,17 @@ use guest_loader::layout::GuestRange;
 use self::access::{InterruptRouter, RouteError};
 pub use self::bars::{BARS, BarChange, BarMapping};
 use self::config::ones;
-pub use self::function::{Passthrough, PciError, PciFunctionState};
+pub use self::error::PciError;
+pub use self::function::Passthrough;
 pub use self::msi::MsiState;
 pub use self::msix::{MsixEntryState, MsixState};
+pub use self::state::PciFunctionState;
 
 /// Slots 1 to 31; 0 is the host bridge.
 const SLOTS: usize = 31;
 const LATCH_ENABLE: u32 = 1 << 31;
-const LATCH_WRITABLE: u32 = 0x80FF_FFFC;
+/// Bits 27:24 extend the register number, as AMD's processors have it (`NB_CFG.EnableCf8ExtCfg`).
+const LATCH_WRITABLE: u32 = 0x8FFF_FFFC;
 /// 64-bit BARs of this size and more leave the 32-bit window to those who need it.
 const LARGE_BAR: u64 = 64 << 20;
 const PAGE: u64 = 4096;
@@ -189,7 +195,7 @@ impl PciBus {
         if self.latch & LATCH_ENABLE == 0 {
             return None;
         }
-        let offset = (self.latch & 0xFC) as u16 | port & 3;
+        let offset = (self.latch & 0xFC | self.latch >> 16 & 0xF00) as u16 | port & 3;
         Some(((self.latch >> 16) as u8, (self.latch >> 8) as u8, offset))
     }
 

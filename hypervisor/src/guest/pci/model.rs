@@ -7,10 +7,11 @@ use alloc::vec::Vec;
 
 use hermit_sync::SpinMutex;
 use machine::addr::{GuestPhys, HostPhys};
+use machine::pci::Bdf;
 
 use super::*;
 use crate::guest::message::MsiMessage;
-use access::{BarAccess, BarDescription, DeviceId, MsixHardware, PhysicalFunction, ResetError};
+use access::{BarAccess, BarDescription, MsixHardware, PhysicalFunction, ResetError};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -124,7 +125,7 @@ pub(crate) fn host_message(entry: u16) -> MsiMessage {
 impl InterruptRouter for ModelRouter {
     fn route(
         &mut self,
-        _device: DeviceId,
+        _device: Bdf,
         entry: u16,
         guest: MsiMessage,
     ) -> Result<MsiMessage, RouteError> {
@@ -138,7 +139,7 @@ impl InterruptRouter for ModelRouter {
         Ok(host_message(entry))
     }
 
-    fn release(&mut self, _device: DeviceId, entry: u16) {
+    fn release(&mut self, _device: Bdf, entry: u16) {
         self.log.lock().push(Event::Release(entry));
         assert!(
             self.routes.lock().remove(&entry).is_some(),
@@ -153,10 +154,7 @@ pub(crate) struct Bed {
     pub routes: Arc<SpinMutex<BTreeMap<u16, MsiMessage>>>,
 }
 
-pub(crate) const DEVICE: DeviceId = DeviceId {
-    segment: 0,
-    bdf: 0x0300,
-};
+pub(crate) const DEVICE: Bdf = Bdf::from_requester_id(0, 0x0300);
 
 pub(crate) const BAR0: BarDescription = BarDescription {
     index: 0,
@@ -193,10 +191,7 @@ pub(crate) fn bed_of(count: u16) -> Bed {
     ];
     let mut bus = PciBus::new(Box::new(router), blocked, 40);
     for index in 0..count {
-        let device = DeviceId {
-            bdf: DEVICE.bdf + index * 0x100,
-            ..DEVICE
-        };
+        let device = Bdf::from_requester_id(0, DEVICE.requester_id() + index * 0x100);
         let function = Passthrough::new(device, Box::new(ModelFunction::nvme(&log)), &[BAR0])
             .expect("sound device");
         bus.add(function).expect("a slot");

@@ -4,11 +4,10 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use machine::addr::{GuestPhys, HostPhys};
+use machine::pci::Bdf;
 use proptest::prelude::*;
 
-use super::access::{
-    BarDescription, DeviceId, MSI_ENTRY, MsixHardware as _, PhysicalFunction as _,
-};
+use super::access::{BarDescription, MSI_ENTRY, MsixHardware as _, PhysicalFunction as _};
 use super::model::{BAR0, DEVICE, Event, Log, ModelFunction, bed, bed_of, host_message};
 use super::*;
 use crate::guest::message::MsiMessage;
@@ -33,6 +32,9 @@ fn linux_finds_mechanism_1_and_a_host_bridge() {
     }
     bus.port_write(0xCF8, 4, 0x8000_0800);
     assert_eq!(bus.port_read(0xCFF, 2), 0xFFFF);
+    // Extended registers through bits 27:24 do not alias the header.
+    bus.port_write(0xCF8, 4, 0x8100_0800);
+    assert_eq!(bus.port_read(0xCFC, 4), 0);
     bus.port_write(0xCF8, 4, 0x0000_0800);
     assert_eq!(bus.port_read(0xCFC, 1), 0xFF);
 }
@@ -445,7 +447,7 @@ fn damaged_states_are_refused() {
     enable_msix(&mut old, 2);
     let state = old.bus.save();
     let damage: [fn(&mut PciFunctionState); 12] = [
-        |f| f.device.bdf += 1,
+        |f| f.requester_id += 1,
         |f| f.identity += 1,
         |f| f.command = 1,
         |f| f.msi = None,
@@ -536,13 +538,7 @@ fn placement() {
     let high = model::window(0x40_0000_0000, 0);
     assert_eq!(
         bed.bus.assign_bars(low, high),
-        Err(PciError::NoRoom(
-            DeviceId {
-                segment: 0,
-                bdf: 0x500
-            },
-            0
-        ))
+        Err(PciError::NoRoom(Bdf::from_requester_id(0, 0x500), 0))
     );
 }
 

@@ -1,18 +1,22 @@
 //! A whole guest on the host: what its vCPUs do reaches the right device, and survives an upgrade.
 
+use machine::pci::Bdf;
+
 use super::*;
+use crate::guest::clock::ClockState;
 use crate::guest::cpuid::CpuidConfig;
 use crate::guest::message::MsiMessage;
 use crate::guest::message::{DeliveryMode, Destination, InterruptMessage, IpiSink};
-use crate::guest::pci::access::{DeviceId, InterruptRouter, RouteError};
+use crate::guest::pci::access::{InterruptRouter, RouteError};
+use crate::vcpu::bus::{Bus, CpuView, GeneralProtection};
 use proptest::prelude::*;
 
 struct NoRoutes;
 impl InterruptRouter for NoRoutes {
-    fn route(&mut self, _: DeviceId, _: u16, _: MsiMessage) -> Result<MsiMessage, RouteError> {
+    fn route(&mut self, _: Bdf, _: u16, _: MsiMessage) -> Result<MsiMessage, RouteError> {
         Err(RouteError::Exhausted)
     }
-    fn release(&mut self, _: DeviceId, _: u16) {}
+    fn release(&mut self, _: Bdf, _: u16) {}
 }
 
 #[derive(Clone, Default)]
