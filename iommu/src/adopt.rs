@@ -11,7 +11,7 @@
 use crate::domain::{Domain, DomainId};
 use crate::error::Error;
 use crate::fleet::{Attachment, Iommu, check_distinct, check_routes};
-use crate::ids::{DeviceId, Token, UnitIndex};
+use crate::ids::{Token, UnitIndex};
 use crate::intel::dids::DomainIds;
 use crate::intel::live::{check_state, compare_entry};
 use crate::intel::queue::Queue;
@@ -33,6 +33,7 @@ use alloc::vec::Vec;
 use machine::access::{Registers, TableMemory};
 use machine::addr::HostPhys;
 use machine::paging::{LeafSizes, PageTable};
+use machine::pci::Bdf;
 
 impl<R: Registers> Iommu<R> {
     /// Both halves at once. `regs` are all units of the machine, by register base;
@@ -241,11 +242,8 @@ impl<R: Registers> Iommu<R> {
     }
 
     fn adopt_device(&mut self, snapshot: &Snapshot, state: &DeviceState) -> Result<(), Error> {
-        let device = DeviceId {
-            segment: state.segment,
-            source: state.source,
-        };
-        let name = u64::from(device.segment) << 16 | u64::from(device.source);
+        let device = Bdf::from_requester_id(state.segment, state.source);
+        let name = u64::from(device.segment()) << 16 | u64::from(device.requester_id());
         unconsumed(state.consumed, "device", name)?;
         let unit = self.unit_at(HostPhys(state.unit)).ok_or(Error::Dangling {
             what: "unit",
@@ -280,10 +278,7 @@ impl<R: Registers> Iommu<R> {
             });
         }
         for source in sources {
-            let one = DeviceId {
-                segment: device.segment,
-                source,
-            };
+            let one = Bdf::from_requester_id(device.segment(), source);
             if self.owner(one).is_some() {
                 return Err(Error::Duplicate {
                     what: "requester id",
@@ -322,7 +317,7 @@ impl<R: Registers> Iommu<R> {
                 });
             }
         }
-        let device = |segment, source| DeviceId { segment, source };
+        let device = |segment, source| Bdf::from_requester_id(segment, source);
         let lone = snapshot
             .aliases
             .iter()
@@ -347,7 +342,7 @@ impl<R: Registers> Iommu<R> {
     }
 
     /// The context entry that each requester id of an attached device must have.
-    fn expected_context(&self, source: DeviceId) -> Option<(UnitIndex, ContextEntry)> {
+    fn expected_context(&self, source: Bdf) -> Option<(UnitIndex, ContextEntry)> {
         let (device, token) = self.owner(source)?;
         let attachment = self.devices.get(&device)?;
         let domain = self.domains.get(&token)?;
@@ -387,10 +382,7 @@ impl<R: Registers> Iommu<R> {
                 for function in 0..=u8::MAX {
                     let source = u16::from(bus) << 8 | u16::from(function);
                     let found = unit.tables.context(mem, source);
-                    let owner = self.owner(DeviceId {
-                        segment: unit.segment,
-                        source,
-                    });
+                    let owner = self.owner(Bdf::from_requester_id(unit.segment, source));
                     if found.present() && owner.is_none() {
                         let (expected, found) = ([0; 2], pair(found.into_bits()));
                         let index = u32::from(source);
@@ -412,10 +404,7 @@ impl<R: Registers> Iommu<R> {
     fn compare_contexts(&self, mem: &dyn TableMemory) -> Result<(), Error> {
         for (device, attachment) in &self.devices {
             for source in attachment.sources(*device) {
-                let one = DeviceId {
-                    segment: device.segment,
-                    source,
-                };
+                let one = Bdf::from_requester_id(device.segment(), source);
                 let (unit, expected) = self
                     .expected_context(one)
                     .ok_or(Error::NotAttached { device: *device })?;
@@ -462,10 +451,7 @@ impl<R: Registers> Iommu<R> {
         }
         for state in &snapshot.devices {
             unconsumed(state.consumed, "device", u64::from(state.source))?;
-            let device = DeviceId {
-                segment: state.segment,
-                source: state.source,
-            };
+            let device = Bdf::from_requester_id(state.segment, state.source);
             if self
                 .devices
                 .get(&device)

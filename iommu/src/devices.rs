@@ -3,7 +3,7 @@
 use crate::domain::DomainId;
 use crate::error::Error;
 use crate::fleet::{Attachment, Iommu};
-use crate::ids::{DeviceId, Token, UnitIndex};
+use crate::ids::{Token, UnitIndex};
 use crate::intel::spec::invalidation::Descriptor;
 use crate::intel::spec::tables::{ContextEntry, TranslationType, pair};
 use crate::platform::Platform;
@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use machine::access::Registers;
 use machine::addr::Iova;
+use machine::pci::Bdf;
 
 /// Mask of a device TLB invalidation that means everything.
 const ALL_PAGES: u8 = 52;
@@ -24,7 +25,7 @@ impl<R: Registers> Iommu<R> {
     pub fn attach(
         &mut self,
         platform: &mut Platform<'_>,
-        device: DeviceId,
+        device: Bdf,
         aliases: &[u16],
         token: Token,
         ats: Option<u8>,
@@ -106,7 +107,7 @@ impl<R: Registers> Iommu<R> {
     /// Detaches `device` from its domain: its DMA is blocked, and nothing of it is left in
     /// any cache, when this returns `Ok`. After an error call it again; until it succeeds
     /// the device stays recorded and the domain is stale.
-    pub fn detach(&mut self, platform: &mut Platform<'_>, device: DeviceId) -> Result<(), Error> {
+    pub fn detach(&mut self, platform: &mut Platform<'_>, device: Bdf) -> Result<(), Error> {
         self.must_be_live()?;
         let attachment = self
             .devices
@@ -144,7 +145,7 @@ impl<R: Registers> Iommu<R> {
     fn cut_off(
         &mut self,
         platform: &mut Platform<'_>,
-        device: DeviceId,
+        device: Bdf,
         attachment: &Attachment,
         did: u16,
     ) -> Result<(), Error> {
@@ -167,7 +168,7 @@ impl<R: Registers> Iommu<R> {
             unit.submit(
                 platform,
                 &[Descriptor::device_tlb(
-                    device.source,
+                    device.requester_id(),
                     depth,
                     Iova(0),
                     ALL_PAGES,
@@ -180,7 +181,7 @@ impl<R: Registers> Iommu<R> {
     /// Everything that can be refused is refused here.
     fn check_attach(
         &mut self,
-        device: DeviceId,
+        device: Bdf,
         aliases: &[u16],
         token: Token,
         ats: Option<u8>,
@@ -193,7 +194,7 @@ impl<R: Registers> Iommu<R> {
         let mut aliases: Vec<u16> = aliases
             .iter()
             .copied()
-            .filter(|alias| *alias != device.source)
+            .filter(|alias| *alias != device.requester_id())
             .collect();
         aliases.sort_unstable();
         aliases.dedup();
@@ -204,10 +205,7 @@ impl<R: Registers> Iommu<R> {
             ats,
         };
         for source in attachment.sources(device) {
-            let one = DeviceId {
-                segment: device.segment,
-                source,
-            };
+            let one = Bdf::from_requester_id(device.segment(), source);
             if self.unit_of(one) != Some(index) {
                 return Err(Error::AliasElsewhere {
                     device,
@@ -241,10 +239,12 @@ impl<R: Registers> Iommu<R> {
 
     /// The attached device that sends as `source`, and its domain.
     #[must_use]
-    pub fn owner(&self, source: DeviceId) -> Option<(DeviceId, Token)> {
-        let sends = |device: &DeviceId, attachment: &Attachment| {
-            device.segment == source.segment
-                && attachment.sources(*device).any(|one| one == source.source)
+    pub fn owner(&self, source: Bdf) -> Option<(Bdf, Token)> {
+        let sends = |device: &Bdf, attachment: &Attachment| {
+            device.segment() == source.segment()
+                && attachment
+                    .sources(*device)
+                    .any(|one| one == source.requester_id())
         };
         let found = self
             .devices
@@ -272,7 +272,7 @@ impl<R: Registers> Iommu<R> {
         with_tlb
             .filter_map(|(device, attachment)| {
                 attachment.ats.map(|depth| {
-                    Descriptor::device_tlb(device.source, depth, Iova(range.start), mask)
+                    Descriptor::device_tlb(device.requester_id(), depth, Iova(range.start), mask)
                 })
             })
             .collect()

@@ -1,9 +1,10 @@
 //! What can go wrong, who is to blame, and what to do about it.
 
-use crate::{DeviceId, Token};
+use crate::Token;
 use core::fmt;
 use machine::addr::HostPhys;
 use machine::paging::PagingError;
+use machine::pci::Bdf;
 
 /// Why an operation was refused or failed. `unit` is the base of the unit's registers.
 ///
@@ -42,7 +43,7 @@ pub enum Error {
 
     // Callers
     /// No unit translates for the device.
-    NoUnit { device: DeviceId },
+    NoUnit { device: Bdf },
     /// There is no unit of that number.
     BadUnit { index: usize },
     /// Two units at one register base, or a unit given twice.
@@ -61,17 +62,17 @@ pub enum Error {
     /// There is no domain of that name.
     NoDomain { token: Token },
     /// Devices are attached to the domain.
-    DomainInUse { token: Token, device: DeviceId },
+    DomainInUse { token: Token, device: Bdf },
     /// The requester id belongs to a device that is attached already.
     DeviceClaimed {
-        device: DeviceId,
-        owner: DeviceId,
+        device: Bdf,
+        owner: Bdf,
         token: Token,
     },
     /// The device is not attached to anything.
-    NotAttached { device: DeviceId },
+    NotAttached { device: Bdf },
     /// An alias of the device is translated by another unit, or lies in another segment.
-    AliasElsewhere { device: DeviceId, alias: u16 },
+    AliasElsewhere { device: Bdf, alias: u16 },
     /// The page table refused.
     Paging { token: Token, cause: PagingError },
     /// The address is beyond what the units accept.
@@ -200,10 +201,7 @@ impl fmt::Display for Error {
             Self::AliasElsewhere { device, alias } => write!(
                 f,
                 "device {device} also sends as {}, which is behind another IOMMU; it cannot be assigned",
-                DeviceId {
-                    segment: device.segment,
-                    source: alias
-                }
+                Bdf::from_requester_id(device.segment(), alias)
             ),
             Self::Paging { token, cause } => write!(f, "domain {token}: {cause}"),
             Self::AddressTooWide { token, end, bits } => write!(

@@ -2,7 +2,7 @@
 
 use crate::domain::Domain;
 use crate::error::Error;
-use crate::ids::{DeviceId, Token, UnitIndex};
+use crate::ids::{Token, UnitIndex};
 use crate::intel::cold::UnitConfig;
 use crate::intel::fault::FaultLog;
 use crate::intel::unit::Unit;
@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use machine::access::{Registers, TableMemory};
 use machine::addr::HostPhys;
 use machine::paging::LeafSizes;
+use machine::pci::Bdf;
 
 /// How a device is attached.
 #[derive(Clone, Debug)]
@@ -27,8 +28,8 @@ pub(crate) struct Attachment {
 
 impl Attachment {
     /// Every requester id of the device.
-    pub(crate) fn sources(&self, device: DeviceId) -> impl Iterator<Item = u16> + '_ {
-        core::iter::once(device.source).chain(self.aliases.iter().copied())
+    pub(crate) fn sources(&self, device: Bdf) -> impl Iterator<Item = u16> + '_ {
+        core::iter::once(device.requester_id()).chain(self.aliases.iter().copied())
     }
 }
 
@@ -58,7 +59,7 @@ pub struct Iommu<R> {
     pub(crate) routes: Routes,
     pub(crate) geometry: Geometry,
     pub(crate) domains: BTreeMap<Token, Domain>,
-    pub(crate) devices: BTreeMap<DeviceId, Attachment>,
+    pub(crate) devices: BTreeMap<Bdf, Attachment>,
     pub(crate) faults: FaultLog,
     /// False between `prepare` and `finish` of an adoption.
     pub(crate) live: bool,
@@ -135,7 +136,7 @@ impl<R: Registers> Iommu<R> {
 
     /// The unit that translates for a device.
     #[must_use]
-    pub fn unit_of(&self, device: DeviceId) -> Option<UnitIndex> {
+    pub fn unit_of(&self, device: Bdf) -> Option<UnitIndex> {
         self.routes.unit(device)
     }
 
@@ -151,7 +152,7 @@ impl<R: Registers> Iommu<R> {
     }
 
     /// Every attached device, and the domain it is attached to.
-    pub fn devices(&self) -> impl Iterator<Item = (DeviceId, Token)> + '_ {
+    pub fn devices(&self) -> impl Iterator<Item = (Bdf, Token)> + '_ {
         self.devices
             .iter()
             .map(|(device, attachment)| (*device, attachment.token))

@@ -2,13 +2,14 @@
 
 use crate::error::Error;
 use crate::fleet::Iommu;
-use crate::ids::{DeviceId, UnitIndex};
+use crate::ids::UnitIndex;
 use crate::intel::remap::{InterruptTable, InterruptTarget};
 use crate::intel::spec::interrupts::{InterruptEntry, SourceValidation};
 use crate::intel::spec::invalidation::Descriptor;
 use crate::intel::unit::Unit;
 use crate::platform::Platform;
 use machine::access::Registers;
+use machine::pci::Bdf;
 
 /// A run of interrupt remapping entries of one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct InterruptRange {
 impl<R: Registers> Iommu<R> {
     /// Whether the unit of a device remaps interrupts.
     #[must_use]
-    pub fn remaps_interrupts(&self, device: DeviceId) -> bool {
+    pub fn remaps_interrupts(&self, device: Bdf) -> bool {
         let unit = self.unit_of(device).and_then(|unit| self.units.get(unit.0));
         unit.is_some_and(|unit| unit.interrupts.is_some())
     }
@@ -34,11 +35,11 @@ impl<R: Registers> Iommu<R> {
     pub fn allocate_interrupts(
         &mut self,
         platform: &mut Platform<'_>,
-        device: DeviceId,
+        device: Bdf,
         count: u16,
     ) -> Result<InterruptRange, Error> {
         let unit = self.unit_of(device).ok_or(Error::NoUnit { device })?;
-        self.allocate_interrupts_at(platform, unit, device.source, count)
+        self.allocate_interrupts_at(platform, unit, device.requester_id(), count)
     }
 
     /// Likewise for a source that is no PCI function (an IOAPIC, an HPET) or whose

@@ -1,7 +1,8 @@
 //! Which unit translates for which device.
 
-use crate::ids::{DeviceId, UnitIndex};
+use crate::ids::UnitIndex;
 use alloc::vec::Vec;
+use machine::pci::Bdf;
 
 /// A range of requester ids that one unit translates for: a device scope of a DRHD,
 /// resolved by the caller to bus numbers. An endpoint is one id, a bridge every id
@@ -21,11 +22,11 @@ pub struct Route {
 impl Route {
     /// One function.
     #[must_use]
-    pub const fn function(device: DeviceId, unit: UnitIndex) -> Self {
+    pub const fn function(device: Bdf, unit: UnitIndex) -> Self {
         Self {
-            segment: device.segment,
-            first: device.source,
-            last: device.source,
+            segment: device.segment(),
+            first: device.requester_id(),
+            last: device.requester_id(),
             unit,
         }
     }
@@ -52,8 +53,9 @@ impl Route {
         }
     }
 
-    fn contains(&self, device: DeviceId) -> bool {
-        self.segment == device.segment && (self.first..=self.last).contains(&device.source)
+    fn contains(&self, device: Bdf) -> bool {
+        self.segment == device.segment()
+            && (self.first..=self.last).contains(&device.requester_id())
     }
 }
 
@@ -62,7 +64,7 @@ impl Route {
 pub(crate) struct Routes(pub(crate) Vec<Route>);
 
 impl Routes {
-    pub(crate) fn unit(&self, device: DeviceId) -> Option<UnitIndex> {
+    pub(crate) fn unit(&self, device: Bdf) -> Option<UnitIndex> {
         let fitting = self.0.iter().filter(|route| route.contains(device));
         fitting
             .min_by_key(|route| route.last.saturating_sub(route.first))
@@ -75,17 +77,21 @@ mod tests {
     use super::*;
     use alloc::vec;
 
+    fn bdf(segment: u16, bus: u8, device: u8, function: u8) -> Bdf {
+        Bdf::new(segment, bus, device, function).unwrap()
+    }
+
     #[test]
     fn the_narrowest_route_counts() {
-        let gpu = DeviceId::new(0, 0, 2, 0);
+        let gpu = bdf(0, 0, 2, 0);
         let routes = Routes(vec![
             Route::segment(0, UnitIndex(2)),
             Route::function(gpu, UnitIndex(0)),
             Route::buses(0, 3, 5, UnitIndex(1)),
         ]);
         assert_eq!(routes.unit(gpu), Some(UnitIndex(0)));
-        assert_eq!(routes.unit(DeviceId::new(0, 5, 31, 7)), Some(UnitIndex(1)));
-        assert_eq!(routes.unit(DeviceId::new(0, 6, 0, 0)), Some(UnitIndex(2)));
-        assert_eq!(routes.unit(DeviceId::new(1, 3, 0, 0)), None);
+        assert_eq!(routes.unit(bdf(0, 5, 31, 7)), Some(UnitIndex(1)));
+        assert_eq!(routes.unit(bdf(0, 6, 0, 0)), Some(UnitIndex(2)));
+        assert_eq!(routes.unit(bdf(1, 3, 0, 0)), None);
     }
 }

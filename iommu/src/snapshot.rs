@@ -57,8 +57,8 @@ impl<R: Registers> Iommu<R> {
             self.devices.iter().map(|(device, attachment)| DeviceState {
                 unit: base(attachment.unit),
                 token: attachment.token.0,
-                segment: device.segment,
-                source: device.source,
+                segment: device.segment(),
+                source: device.requester_id(),
                 ats: u8::from(attachment.ats.is_some()),
                 ats_depth: attachment.ats.unwrap_or_default(),
                 consumed: false,
@@ -67,7 +67,7 @@ impl<R: Registers> Iommu<R> {
         refill(
             &mut snapshot.aliases,
             self.devices.iter().flat_map(|(device, attachment)| {
-                let (segment, source) = (device.segment, device.source);
+                let (segment, source) = (device.segment(), device.requester_id());
                 attachment.aliases.iter().map(move |alias| AliasState {
                     segment,
                     source,

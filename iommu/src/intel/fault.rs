@@ -5,11 +5,11 @@ use super::spec::faults::{FaultRecord, RECORD_BYTES, RECORD_FLAG, RECORD_FLAG_OF
 use super::spec::registers::{FaultStatus, offset};
 use super::spec::tables::unpair;
 use super::unit::Unit;
-use crate::ids::DeviceId;
 use alloc::vec::Vec;
 use core::fmt;
 use machine::access::{Clock, Registers};
 use machine::addr::{HostPhys, Iova};
+use machine::pci::Bdf;
 
 /// Lines that the log keeps.
 const LINES: usize = 64;
@@ -41,7 +41,7 @@ pub struct Fault {
     /// The unit, by its register base.
     pub unit: HostPhys,
     /// Who asked.
-    pub device: DeviceId,
+    pub device: Bdf,
     /// Why it was blocked.
     pub reason: Reason,
     /// What was asked.
@@ -74,10 +74,7 @@ impl Fault {
         };
         Some(Self {
             unit,
-            device: DeviceId {
-                segment,
-                source: record.source(),
-            },
+            device: Bdf::from_requester_id(segment, record.source()),
             reason,
             access,
             address: Iova(address),
