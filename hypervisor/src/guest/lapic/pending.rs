@@ -103,6 +103,12 @@ impl PendingVectors {
         self.events.load(Ordering::Acquire) & NMI != 0
     }
 
+    /// Whether an INIT or startup message waits; does not take it.
+    #[must_use]
+    pub fn startup_waits(&self) -> bool {
+        self.events.load(Ordering::Acquire) & (INIT | STARTUP) != 0
+    }
+
     /// Takes a pending NMI.
     pub fn take_nmi(&self) -> bool {
         self.events.fetch_and(!NMI, Ordering::AcqRel) & NMI != 0
@@ -110,7 +116,7 @@ impl PendingVectors {
 
     /// Takes the next INIT or startup message, INIT first.
     pub fn take_startup(&self) -> Option<StartupEvent> {
-        if self.events.load(Ordering::Acquire) & (INIT | STARTUP) == 0 {
+        if !self.startup_waits() {
             return None;
         }
         if self.events.fetch_and(!INIT, Ordering::AcqRel) & INIT != 0 {

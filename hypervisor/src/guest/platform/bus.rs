@@ -227,4 +227,8 @@ impl Bus for VcpuBus<'_> {
     fn task_priority(&mut self) -> u8 {
         self.vcpu.lapic.task_priority()
     }
+
+    fn needs_attention(&self) -> bool {
+        self.guest.has_events() || self.vcpu.lapic.mailbox().startup_waits()
+    }
 }

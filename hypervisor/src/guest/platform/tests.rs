@@ -170,6 +170,7 @@ fn interprocessor_interrupts_start_and_reach_other_cpus() {
         assert_eq!(bus.msr_write(0x830, 0x0000_0001_0000_069A), Ok(()));
     });
     assert_eq!(*bed.kicks.0.lock(), [1, 1]);
+    assert!(bed.on(1, |bus| bus.needs_attention()) && !bed.on(0, |bus| bus.needs_attention()));
     assert_eq!(bed.vcpus[1].take_startup(), Some(StartupEvent::Init));
     assert_eq!(
         bed.vcpus[1].take_startup(),
@@ -225,7 +226,7 @@ fn power_events() {
     let mut bed = bed();
     assert!(!bed.guest.has_events());
     bed.on(0, |bus| bus.port_write(0x600, 1, 0x34));
-    assert!(bed.guest.has_events());
+    assert!(bed.guest.has_events() && bed.on(0, |bus| bus.needs_attention()));
     bed.on(0, |bus| bus.port_write(0xCF9, 1, 6));
     assert_eq!(
         bed.guest.take_events(),
