@@ -1,1 +1,24 @@
-//! Emulator harness.
+//! The emulator harness and the end-to-end cases. Nothing here runs an emulator by `cargo test`: `./x test e2e` does.
+//!
+//! - `paths`: where everything lies in the work tree
+//! - `machine`: a QEMU machine as TESTBEDS describes it, from command line to kill
+//! - `qmp`: QEMU's monitor
+//! - `log`: serial logs and traces, waited for by condition
+//! - `config`: the `baton.toml` of the tests
+//! - `guest_log`: what the guest's load program prints
+//! - `outside`: what QEMU says about the IOMMU and the disk, against what Baton says
+//! - `images`: images that are wrong in a known way
+//! - `witness`: one upgrade, watched from all sides
+//! - `cases`: the end-to-end cases
+#![forbid(unsafe_code)]
+
+pub mod cases;
+pub mod config;
+pub mod guest_log;
+pub mod images;
+pub mod log;
+pub mod machine;
+pub mod outside;
+pub mod paths;
+pub mod qmp;
+pub mod witness;

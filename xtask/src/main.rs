@@ -1,2 +1,105 @@
-//! xtask
-fn main() {}
+//! Everything `./x` does once the tools are there.
+//!
+//! - `tool`: runs other programs, their output kept for when they fail
+//! - `image`: builds the bare image, flattens and seals it
+//! - `guest`: the guest's kernel and initramfs
+//! - `lint`: the project's own rules
+//! - `test`: every check, in one count
+//! - `demo`: the story of a machine that is upgraded three times under load
+//! - `bench`: deterministic measurements
+//! - `soak`: upgrades until one fails
+//! - `run`: the demo's machine for people
+#![forbid(unsafe_code)]
+
+mod bench;
+mod demo;
+mod guest;
+mod image;
+mod lint;
+mod run;
+mod soak;
+mod test;
+mod tool;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, tests and shows Baton; see ./x --help.
+#[derive(Parser)]
+#[command(bin_name = "./x")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Builds target/image/baton.img.
+    Image {
+        /// Also the images that the tests upgrade to.
+        #[arg(long)]
+        all: bool,
+    },
+    /// The whole story in an emulator; writes target/reports/demo.json.
+    Demo,
+    /// Every check, or one part of them.
+    Test {
+        /// host, lint or e2e.
+        part: Option<test::Part>,
+        /// One end-to-end case.
+        case: Option<String>,
+        /// Lists the end-to-end cases.
+        #[arg(long)]
+        list: bool,
+    },
+    /// The demo's machine with the guest's console on this terminal.
+    Run,
+    /// Deterministic measurements; writes target/reports/bench.json.
+    Bench,
+    /// Upgrades under device I/O until one fails.
+    Soak {
+        /// How many.
+        #[arg(default_value_t = 1000)]
+        upgrades: u32,
+    },
+    /// The project's own rules.
+    Lint,
+    /// Builds the guest's initramfs.
+    Guest,
+    /// Downloads the guest's kernel.
+    FetchKernel,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("x: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<bool> {
+    match command {
+        Command::Image { all } => {
+            image::build(&image::BATON)?;
+            if all {
+                image::build_all()?;
+            }
+        }
+        Command::Demo => return demo::run(),
+        Command::Test { list: true, .. } => test::list(),
+        Command::Test { part, case, .. } => return test::run(part, case.as_deref()),
+        Command::Run => run::run()?,
+        Command::Bench => bench::run()?,
+        Command::Soak { upgrades } => return soak::run(upgrades),
+        Command::Lint => return lint::run(),
+        Command::Guest => guest::build()?,
+        Command::FetchKernel => guest::fetch_kernel()?,
+    }
+    Ok(true)
+}

@@ -1,0 +1,167 @@
+//! What operators, firmware and hardware get wrong. Each costs one line that names the cause, and nothing else.
+
+use anyhow::{Context, Result, ensure};
+
+use super::Bed;
+use crate::config::Config;
+use crate::machine::{Machine, Spec};
+
+/// A wrong input.
+struct Wrong {
+    name: &'static str,
+    spec: Spec,
+    /// What the line has to contain.
+    words: &'static [&'static str],
+    /// Whether the management API must still answer.
+    manageable: bool,
+}
+
+fn toml(text: String) -> Vec<(String, String)> {
+    vec![("baton.toml".into(), text)]
+}
+
+fn inputs() -> Vec<Wrong> {
+    let good = Config::default();
+    let spec = Spec::default;
+    let with = |config: Config| Spec {
+        texts: toml(config.to_string()),
+        ..spec()
+    };
+    let entry = |name, spec, words| Wrong {
+        name,
+        spec,
+        words,
+        manageable: false,
+    };
+    vec![
+        entry(
+            "no baton.toml",
+            Spec {
+                texts: Vec::new(),
+                ..spec()
+            },
+            &["baton.toml"],
+        ),
+        entry(
+            "a broken baton.toml",
+            Spec {
+                texts: toml("[[guest]\nname".into()),
+                ..spec()
+            },
+            &["baton.toml line 1"],
+        ),
+        entry(
+            "an unknown key",
+            Spec {
+                texts: toml(good.to_string().replace("memory_mib", "memory_mb")),
+                ..spec()
+            },
+            &["baton.toml line", "unknown field", "memory_mb"],
+        ),
+        Wrong {
+            manageable: true,
+            ..entry(
+                "an absent device",
+                with(Config {
+                    devices: vec!["1b36:00ff".into()],
+                    ..good.clone()
+                }),
+                &["debian", "1b36:00ff"],
+            )
+        },
+        Wrong {
+            manageable: true,
+            ..entry(
+                "a kernel that is no kernel",
+                with(Config {
+                    kernel: "initrd.cpio".into(),
+                    ..good.clone()
+                }),
+                &["initrd.cpio", "no kernel"],
+            )
+        },
+        Wrong {
+            manageable: true,
+            ..entry(
+                "a kernel that isn't there",
+                with(Config {
+                    kernel: "nothing".into(),
+                    ..good.clone()
+                }),
+                &["debian", "nothing"],
+            )
+        },
+        Wrong {
+            manageable: true,
+            ..entry(
+                "too little memory",
+                with(Config {
+                    memory_mib: 4096,
+                    ..good.clone()
+                }),
+                &["debian", "memory"],
+            )
+        },
+        Wrong {
+            manageable: true,
+            ..entry(
+                "no IOMMU",
+                Spec {
+                    iommu: false,
+                    ..spec()
+                },
+                &["IOMMU"],
+            )
+        },
+        entry(
+            "no SVM",
+            Spec {
+                cpu: "max,-svm".into(),
+                ..spec()
+            },
+            &["SVM"],
+        ),
+    ]
+}
+
+pub fn run(bed: &mut Bed) -> Result<()> {
+    for input in inputs() {
+        let machine = bed.start("bad-input", &input.spec)?;
+        judge(&machine, &input).with_context(|| format!("with {}", input.name))?;
+    }
+    Ok(())
+}
+
+fn judge(machine: &Machine, input: &Wrong) -> Result<()> {
+    // The longest word is the rarest; the rest must be on the same line.
+    let rarest = input
+        .words
+        .iter()
+        .max_by_key(|word| word.len())
+        .context("no words")?;
+    machine.wait_baton(rarest, 30)?;
+    let lines = machine.baton.lines();
+    let clear = |line: &&String| input.words.iter().all(|word| line.contains(word));
+    let told: Vec<_> = lines
+        .iter()
+        .filter(clear)
+        .filter(|line| line.contains("error ") || line.contains("warning "))
+        .collect();
+    ensure!(
+        !told.is_empty(),
+        "no warning or error line has all of {:?}",
+        input.words
+    );
+    if input.manageable {
+        let guests = machine.wait_api(30)?.guests()?.guests;
+        ensure!(
+            guests.iter().all(|guest| guest.state != "running"),
+            "the guest runs all the same: {guests:?}"
+        );
+    }
+    let panicked = lines
+        .iter()
+        .find(|line| line.contains("PANIC") || line.contains("panicked"));
+    ensure!(panicked.is_none(), "{panicked:?}");
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! The end-to-end cases, a file each. A case that leaves the machine as it was shares its boot with others.
+
+mod api;
+mod bad_input;
+mod boot;
+mod busy;
+mod io;
+mod ipxe;
+mod refused;
+mod upgrade;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::log::Log;
+use crate::machine::{Machine, Spec};
+use crate::paths;
+
+/// One case.
+pub struct Case {
+    /// What `./x test e2e NAME` calls it.
+    pub name: &'static str,
+    /// What it shows.
+    pub about: &'static str,
+    run: fn(&mut Bed) -> Result<()>,
+}
+
+/// All of them, in the order they are run: those that change the shared machine last.
+pub const ALL: [Case; 8] = [
+    Case {
+        name: "boot",
+        about: "a direct boot brings Linux with its NVMe disk to user space",
+        run: boot::run,
+    },
+    Case {
+        name: "io",
+        about: "the guest's disk I/O is right, its clock goes forward",
+        run: io::run,
+    },
+    Case {
+        name: "api",
+        about: "what the API says agrees with QEMU",
+        run: api::run,
+    },
+    Case {
+        name: "refused",
+        about: "wrong images are refused with the reason, no guest pauses",
+        run: refused::run,
+    },
+    Case {
+        name: "busy",
+        about: "a second upgrade while one is under way is refused, a dry run changes nothing",
+        run: busy::run,
+    },
+    Case {
+        name: "upgrade",
+        about: "three upgrades in a row under I/O, watched from outside",
+        run: upgrade::run,
+    },
+    Case {
+        name: "ipxe",
+        about: "a network boot by the NIC's ROM and TFTP",
+        run: ipxe::run,
+    },
+    Case {
+        name: "bad-input",
+        about: "each wrong input costs one clear line on the console",
+        run: bad_input::run,
+    },
+];
+
+/// What cases share.
+#[derive(Default)]
+pub struct Bed {
+    shared: Option<Machine>,
+    used: Option<PathBuf>,
+}
+
+impl Bed {
+    /// Runs a case. When it fails, the shared machine is not trusted any more.
+    ///
+    /// # Errors
+    /// What the case says, with the ends of the machine's logs.
+    pub fn run(&mut self, case: &Case) -> Result<()> {
+        let result = (case.run)(self);
+        result.map_err(|error| {
+            let evidence = self
+                .used
+                .take()
+                .map_or_else(String::new, |directory| evidence(&directory));
+            self.shared = None;
+            error.context(evidence)
+        })
+    }
+
+    /// The machine with a Linux guest under load, booted once.
+    fn linux(&mut self) -> Result<&Machine> {
+        if self
+            .shared
+            .as_ref()
+            .is_none_or(|machine| machine.healthy().is_err())
+        {
+            self.shared = None;
+            let machine = self.start("linux", &Spec::default())?;
+            machine.wait_guest("ioload t=", 120)?;
+            machine.wait_api(30)?;
+            self.shared = Some(machine);
+        }
+        self.used = Some(paths::target("runs/linux"));
+        self.shared.as_ref().context("it was just started")
+    }
+
+    /// A machine for this case alone.
+    fn start(&mut self, name: &str, spec: &Spec) -> Result<Machine> {
+        let directory = paths::target("runs").join(name);
+        self.used = Some(directory.clone());
+        Machine::start(spec, &directory)
+    }
+}
+
+/// What is left of a run, for people.
+fn evidence(directory: &std::path::Path) -> String {
+    let mut text = String::new();
+    for (name, lines) in [
+        ("command", 1),
+        ("qemu.log", 10),
+        ("baton.log", 40),
+        ("guest.log", 25),
+        ("trace.log", 10),
+    ] {
+        let tail = Log::new(directory.join(name)).tail(lines);
+        if !tail.is_empty() {
+            text += &format!("--- {name}\n{tail}\n");
+        }
+    }
+    text
+}

@@ -1,0 +1,32 @@
+//! Three upgrades in a row: the third is done by an image that came by the second.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use batonctl::upgrade;
+
+use super::Bed;
+use crate::paths;
+use crate::witness::{self, Witness};
+
+pub fn run(bed: &mut Bed) -> Result<()> {
+    let machine = bed.linux()?;
+    let api = machine.api();
+    for name in ["baton-next1", "baton-next2", "baton-next3"] {
+        let image = fs::read(paths::image(name)).context("./x image --all builds it")?;
+        let watch = Witness::begin(machine)?;
+        let accepted = upgrade::send(&api, &mut image.as_slice(), image.len() as u64)?;
+        let report = upgrade::wait(&api, accepted.id, Duration::from_secs(120), &mut |_| ())?;
+        let watched = watch.end()?;
+        witness::all_hold(&witness::committed(&watched, &report))
+            .with_context(|| format!("upgrade to {name}"))?;
+        witness::all_hold(&watched.checks).with_context(|| format!("upgrade to {name}"))?;
+        ensure!(
+            watched.after.build_name == name,
+            "{} runs instead of {name}",
+            watched.after.build_name
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! What the guest's load program prints: `ioload t=<ns> ops=<n> ...`, a line per interval.
+
+use crate::log::Log;
+
+/// One line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// The guest's monotonic clock in ns.
+    pub t: u64,
+    /// I/Os completed.
+    pub ops: u64,
+    /// Bytes moved.
+    pub bytes: u64,
+    /// I/Os the kernel refused.
+    pub errors: u64,
+    /// Blocks read that were not what was written.
+    pub mismatches: u64,
+    /// Longest time without a completed I/O in the interval, in us.
+    pub max_gap_us: u64,
+    /// Steps of the clock backwards.
+    pub clock_back: u64,
+    /// Complaints of the guest's NVMe driver.
+    pub nvme_errors: u64,
+}
+
+impl Sample {
+    /// Takes a line apart; `None` when it is another one, or one cut by the kernel's own messages.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let fields = line.trim().strip_prefix("ioload ")?;
+        let value = |name: &str| {
+            let mut found = fields
+                .split_whitespace()
+                .filter_map(|field| field.split_once('='))
+                .filter(|(key, _)| *key == name);
+            found.next()?.1.parse().ok()
+        };
+        Some(Self {
+            t: value("t")?,
+            ops: value("ops")?,
+            bytes: value("bytes")?,
+            errors: value("errors")?,
+            mismatches: value("mismatches")?,
+            max_gap_us: value("max_gap_us")?,
+            clock_back: value("clock_back")?,
+            nvme_errors: value("nvme_errors")?,
+        })
+    }
+}
+
+/// All lines of a console so far.
+#[must_use]
+pub fn samples(console: &Log) -> Vec<Sample> {
+    console
+        .lines()
+        .iter()
+        .filter_map(|line| Sample::parse(line))
+        .collect()
+}
+
+/// What is wrong with a guest that should have worked without pause; empty when nothing is.
+#[must_use]
+pub fn complaints(samples: &[Sample]) -> Vec<String> {
+    let mut found = Vec::new();
+    for pair in samples.windows(2) {
+        let (before, after) = (pair[0], pair[1]);
+        if after.t <= before.t {
+            found.push(format!(
+                "the guest's clock went from {} ns to {} ns",
+                before.t, after.t
+            ));
+        }
+        if after.ops <= before.ops {
+            found.push(format!(
+                "no I/O was completed between {} ms and {} ms",
+                before.t / 1_000_000,
+                after.t / 1_000_000
+            ));
+        }
+    }
+    match samples.last() {
+        None => found.push("the guest has reported nothing".into()),
+        Some(last) => {
+            let counts = [
+                (last.errors, "I/O errors"),
+                (last.mismatches, "blocks that were not what was written"),
+                (last.clock_back, "steps of the clock backwards"),
+                (last.nvme_errors, "complaints of the NVMe driver"),
+            ];
+            found.extend(
+                counts
+                    .iter()
+                    .filter(|(count, _)| *count > 0)
+                    .map(|(count, what)| format!("{count} {what}")),
+            );
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "ioload t=3600000 ops=3 bytes=8192 errors=0 mismatches=0 max_gap_us=2000 clock_back=0 nvme_errors=0";
+
+    #[test]
+    fn lines_are_read_and_others_are_not() {
+        let sample = Sample::parse(LINE).expect("a whole line");
+        assert_eq!(
+            sample,
+            Sample {
+                t: 3_600_000,
+                ops: 3,
+                bytes: 8192,
+                max_gap_us: 2000,
+                ..Sample::default()
+            }
+        );
+        assert_eq!(
+            Sample::parse("[    1.0] nvme nvme0: 1/0/0 default/read/poll queues"),
+            None
+        );
+        assert_eq!(
+            Sample::parse(&LINE[..LINE.len() - 14]),
+            None,
+            "a line without all its fields"
+        );
+        assert_eq!(
+            Sample::parse(&LINE.replace("nvme_errors=0", "nvme_errors=unknown")),
+            None
+        );
+    }
+
+    #[test]
+    fn every_kind_of_trouble_is_seen() {
+        let good = Sample {
+            t: 1,
+            ops: 1,
+            ..Sample::default()
+        };
+        let later = Sample {
+            t: 2,
+            ops: 2,
+            ..Sample::default()
+        };
+        assert!(complaints(&[good, later]).is_empty());
+        for bad in [
+            Sample { t: 1, ..later },
+            Sample { ops: 1, ..later },
+            Sample { errors: 1, ..later },
+            Sample {
+                mismatches: 1,
+                ..later
+            },
+            Sample {
+                clock_back: 1,
+                ..later
+            },
+            Sample {
+                nvme_errors: 1,
+                ..later
+            },
+        ] {
+            assert_eq!(complaints(&[good, bad]).len(), 1, "{bad:?}");
+        }
+        assert_eq!(complaints(&[]).len(), 1, "silence is no success");
+    }
+}

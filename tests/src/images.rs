@@ -1,0 +1,80 @@
+//! Images that are wrong in a known way, made from a good one.
+
+use anyhow::{Context, Result};
+use handover::note;
+
+/// A file that must be refused.
+pub struct Wrong {
+    /// What is wrong with it.
+    pub name: &'static str,
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// A word that the refusal has to contain: the reason, not any failure.
+    pub reason: &'static str,
+}
+
+/// One byte is flipped, far behind the note.
+///
+/// # Errors
+/// When the image is too small to be one.
+pub fn flipped(good: &[u8]) -> Result<Wrong> {
+    let mut bytes = good.to_vec();
+    let middle = bytes.len() / 2;
+    *bytes.get_mut(middle).context("an empty image")? ^= 1;
+    Ok(Wrong {
+        name: "one byte flipped",
+        bytes,
+        reason: "digest",
+    })
+}
+
+/// Whole, but reads only handover formats that are not written yet.
+///
+/// # Errors
+/// When the image has no note.
+pub fn from_the_future(good: &[u8]) -> Result<Wrong> {
+    let mut bytes = good.to_vec();
+    note::seal_with(&mut bytes, |note| {
+        (note.reads_min, note.reads_max) = (60_000, 60_001)
+    })
+    .map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(Wrong {
+        name: "handover versions out of range",
+        bytes,
+        reason: "format",
+    })
+}
+
+/// Every kind.
+///
+/// # Errors
+/// When the good image isn't good.
+pub fn all(good: &[u8]) -> Result<Vec<Wrong>> {
+    let truncated = good
+        .get(..good.len() / 2)
+        .context("an empty image")?
+        .to_vec();
+    let longer = [good, &[0]].concat();
+    let garbage = (0u32..100_000)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    Ok(vec![
+        flipped(good)?,
+        from_the_future(good)?,
+        Wrong {
+            name: "truncated",
+            bytes: truncated,
+            reason: "truncated",
+        },
+        Wrong {
+            name: "one byte too long",
+            bytes: longer,
+            reason: "oversized",
+        },
+        Wrong {
+            name: "garbage",
+            bytes: garbage,
+            reason: "image",
+        },
+    ])
+}

@@ -1,0 +1,44 @@
+//! Where everything lies in the work tree. All that is built is under `target/`.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The root of the work tree: the directory with `x` in it, upwards from the running crate or the current directory.
+///
+/// # Panics
+/// When run outside a work tree.
+#[must_use]
+pub fn root() -> PathBuf {
+    let from = env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env::current_dir().unwrap_or_default(), PathBuf::from);
+    let found = from
+        .ancestors()
+        .find(|directory| directory.join("x").is_file() && directory.join("Cargo.toml").is_file());
+    found
+        .map(Path::to_path_buf)
+        .expect("run this in the work tree, by ./x")
+}
+
+/// A path under `target/`.
+#[must_use]
+pub fn target(path: &str) -> PathBuf {
+    root().join("target").join(path)
+}
+
+/// The image with a name: `baton`, `baton-next1`.
+#[must_use]
+pub fn image(name: &str) -> PathBuf {
+    target("image").join(format!("{name}.img"))
+}
+
+/// The guest's kernel.
+#[must_use]
+pub fn kernel() -> PathBuf {
+    target("guest/vmlinuz")
+}
+
+/// The guest's initramfs.
+#[must_use]
+pub fn initrd() -> PathBuf {
+    target("guest/initrd.cpio")
+}

@@ -1,0 +1,180 @@
+//! Deterministic measurements: QEMU counts instructions as time, one CPU, so a tick is an instruction and runs repeat.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use baton_tests::config::Config;
+use baton_tests::machine::{Machine, Spec};
+use baton_tests::paths;
+use batonctl::api::Report;
+use batonctl::show::{grouped, table};
+use batonctl::upgrade;
+use serde::Serialize;
+
+use crate::image;
+
+const TICKS: &str = "ticks";
+const BYTES: &str = "bytes";
+
+/// What others reach in the same emulator, from the table of baselines: Linux 7.3-rc7 with KHO and LUO on one CPU.
+mod baseline {
+    /// kexec to user space with 1 GiB preserved, then retrieving it: 2,693 + 361 million.
+    pub const PAUSE_1G: u64 = 3_054_000_000;
+    /// Without guest memory 2,190 million, 860 million more per GiB.
+    pub const PAUSE_4G: u64 = 2_190_000_000 + 4 * 860_000_000;
+    pub const CPUID: u64 = 3_210;
+    pub const PORT_READ: u64 = 4_857;
+    /// Of the host kernel to its init; a VMM would have to start yet.
+    pub const TO_GUEST: u64 = 1_090_000_000;
+    /// The kernel alone; user space and VMM are some 50 MB more.
+    pub const IMAGE: u64 = 3_300_000;
+    /// Nobody publishes one: the aim, 32 MiB and 0.3 % of the guest's memory.
+    pub const fn overhead(guest_bytes: u64) -> u64 {
+        (32 << 20) + guest_bytes * 3 / 1000
+    }
+}
+
+/// One line of bench.json.
+#[derive(Serialize)]
+struct Figure {
+    name: &'static str,
+    value: u64,
+    unit: &'static str,
+    baseline: u64,
+    ratio: f64,
+}
+
+impl Figure {
+    fn new(name: &'static str, value: u64, unit: &'static str, baseline: u64) -> Self {
+        Self {
+            name,
+            value,
+            unit,
+            baseline,
+            ratio: value as f64 / baseline as f64,
+        }
+    }
+}
+
+/// Measures, prints, and writes target/reports/bench.json.
+pub fn run() -> Result<()> {
+    image::build_with_guest()?;
+    let mut figures = vec![Figure::new(
+        "image.bytes",
+        fs::metadata(paths::image("baton"))?.len(),
+        BYTES,
+        baseline::IMAGE,
+    )];
+    eprintln!("x: exits and boot");
+    figures.extend(exits().context("exits and boot")?);
+    for (name, mib, baseline) in [
+        ("upgrade.pause", 1024, baseline::PAUSE_1G),
+        ("upgrade.pause_4g", 4096, baseline::PAUSE_4G),
+    ] {
+        eprintln!("x: an upgrade with a guest of {mib} MiB");
+        let report =
+            pause(name, mib).with_context(|| format!("an upgrade with a guest of {mib} MiB"))?;
+        figures.push(Figure::new(name, report.pause_ticks, TICKS, baseline));
+    }
+    fs::create_dir_all(paths::target("reports"))?;
+    let path = paths::target("reports/bench.json");
+    fs::write(&path, serde_json::to_string_pretty(&figures)? + "\n")?;
+    let rows: Vec<_> = figures
+        .iter()
+        .map(|figure| {
+            vec![
+                figure.name.into(),
+                grouped(figure.value),
+                figure.unit.into(),
+                grouped(figure.baseline),
+                format!("{:.4}", figure.ratio),
+            ]
+        })
+        .collect();
+    print!(
+        "{}",
+        table(&["FIGURE", "VALUE", "UNIT", "BASELINE", "RATIO"], &rows)
+    );
+    println!("{}", path.display());
+    Ok(())
+}
+
+/// A machine with one CPU, which Baton and the guest share.
+fn machine(name: &str, guest_mib: u32, mode: &str) -> Result<Machine> {
+    let config = Config {
+        memory_mib: guest_mib,
+        pcpu: 0,
+        mode: mode.into(),
+        ..Config::default()
+    };
+    let spec = Spec {
+        texts: vec![("baton.toml".into(), config.to_string())],
+        memory_mib: guest_mib + 256,
+        cpus: 1,
+        deterministic: true,
+        ..Spec::default()
+    };
+    Machine::start(&spec, &paths::target("runs").join(format!("bench-{name}")))
+}
+
+fn exits() -> Result<Vec<Figure>> {
+    let machine = machine("exits", 512, "bench")?;
+    machine.wait_guest("bench done", 300)?;
+    let measured = |name: &str| -> Result<u64> {
+        let line = machine.wait_guest(&format!("bench {name} "), 1)?;
+        let ticks = line
+            .split_whitespace()
+            .next_back()
+            .and_then(|word| word.parse().ok());
+        ticks.with_context(|| format!("no figure in {line:?}"))
+    };
+    let status = machine.wait_api(120)?.status()?;
+    let memory = status.memory;
+    ensure!(
+        memory.hypervisor_bytes > 0 && status.boot.ticks_to_guest > 0,
+        "{status:?}"
+    );
+    Ok(vec![
+        Figure::new(
+            "exit.cpuid",
+            measured("exit.cpuid")?,
+            TICKS,
+            baseline::CPUID,
+        ),
+        Figure::new(
+            "exit.port_read",
+            measured("exit.port_read")?,
+            TICKS,
+            baseline::PORT_READ,
+        ),
+        Figure::new(
+            "boot.to_guest",
+            status.boot.ticks_to_guest,
+            TICKS,
+            baseline::TO_GUEST,
+        ),
+        Figure::new(
+            "memory.overhead",
+            memory.hypervisor_bytes,
+            BYTES,
+            baseline::overhead(memory.guest_bytes),
+        ),
+    ])
+}
+
+fn pause(name: &str, guest_mib: u32) -> Result<Report> {
+    let machine = machine(name, guest_mib, "load")?;
+    machine.wait_guest("ioload t=", 600)?;
+    let api = machine.wait_api(120)?;
+    let image = fs::read(paths::image(image::NEXT[0].name))?;
+    let accepted = upgrade::send(&api, &mut image.as_slice(), image.len() as u64)?;
+    let report = upgrade::wait(&api, accepted.id, Duration::from_secs(300), &mut |_| ())?;
+    ensure!(
+        report.outcome == "committed",
+        "{}: {}",
+        report.outcome,
+        report.reason
+    );
+    Ok(report)
+}

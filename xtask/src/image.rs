@@ -1,0 +1,206 @@
+//! Builds the bare image: cargo makes an ELF, which is flattened (file offset = address) and sealed.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use baton_tests::paths;
+use handover::note;
+use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
+use object::{Endianness, Object, ObjectSymbol, elf};
+
+use crate::tool;
+
+const TARGET: &str = "x86_64-unknown-none";
+/// A flat file larger than this comes from a linker script that went wrong.
+const FLAT_LIMIT: u64 = 16 << 20;
+
+/// One build, different from the others by its name and number.
+pub struct Variant {
+    /// The file's name, without extension, and what GET /v1/status says.
+    pub name: &'static str,
+    /// Rises.
+    pub number: u32,
+}
+
+/// The image that is booted.
+pub const BATON: Variant = Variant {
+    name: "baton",
+    number: 1,
+};
+/// The images that it is upgraded to, one after the other.
+pub const NEXT: [Variant; 3] = [
+    Variant {
+        name: "baton-next1",
+        number: 2,
+    },
+    Variant {
+        name: "baton-next2",
+        number: 3,
+    },
+    Variant {
+        name: "baton-next3",
+        number: 4,
+    },
+];
+
+/// Builds the image and those that it is upgraded to.
+pub fn build_all() -> Result<()> {
+    // The booted image first: it brings every dependency, the others only link again.
+    build(&BATON)?;
+    NEXT.iter().try_for_each(build)
+}
+
+/// Builds one image.
+pub fn build(variant: &Variant) -> Result<()> {
+    let elf = compile(variant)?;
+    let file = fs::read(&elf).with_context(|| format!("{} was not built", elf.display()))?;
+    let image = flatten(&file, variant)?;
+    let path = paths::image(variant.name);
+    fs::create_dir_all(paths::target("image"))?;
+    // An image that did not change keeps its time, for what depends on it.
+    if fs::read(&path).ok().as_deref() != Some(&image) {
+        fs::write(&path, &image)?;
+    }
+    eprintln!("x: {}.img, {} KiB", variant.name, image.len() >> 10);
+    Ok(())
+}
+
+/// Cargo for the bare target: rustup's, where it has the target, else Debian's, which builds `core` from source.
+fn bare_cargo() -> Result<Command> {
+    let sysroot = tool::run(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let mut command = if PathBuf::from(sysroot.trim())
+        .join("lib/rustlib")
+        .join(TARGET)
+        .is_dir()
+    {
+        let mut command = tool::cargo();
+        command.arg("build");
+        command
+    } else {
+        let mut command = tool::debian_cargo();
+        command.env("RUSTC_BOOTSTRAP", "1");
+        command.args([
+            "build",
+            "-Zbuild-std=core,alloc,compiler_builtins",
+            "-Zbuild-std-features=compiler-builtins-mem",
+        ]);
+        command
+    };
+    command.args([
+        "--quiet",
+        "--release",
+        "--package",
+        "boot",
+        "--target",
+        TARGET,
+        "--target-dir",
+    ]);
+    command.arg(paths::target("bare"));
+    Ok(command)
+}
+
+fn compile(variant: &Variant) -> Result<PathBuf> {
+    let mut command = bare_cargo()?;
+    command
+        .env("BATON_BUILD_NAME", variant.name)
+        .env("BATON_BUILD_NUMBER", variant.number.to_string());
+    tool::run(&mut command)?;
+    Ok(paths::target("bare").join(TARGET).join("release/boot"))
+}
+
+/// Lays the loadable segments out as in memory, up to the last byte that comes from the file, and seals the note.
+fn flatten(file: &[u8], variant: &Variant) -> Result<Vec<u8>> {
+    let parsed = ElfFile64::<Endianness>::parse(file).context("the linker's output is no ELF")?;
+    let endian = parsed.endian();
+    let segments: Vec<_> = parsed
+        .elf_program_headers()
+        .iter()
+        .filter(|segment| segment.p_type(endian) == elf::PT_LOAD)
+        .map(|segment| {
+            (
+                segment,
+                segment.p_vaddr(endian),
+                segment.p_filesz(endian),
+                segment.p_memsz(endian),
+            )
+        })
+        .collect();
+    let filed = segments.iter().filter(|segment| segment.2 > 0);
+    let end = filed
+        .map(|(_, at, bytes, _)| at.saturating_add(*bytes))
+        .max()
+        .unwrap_or(0);
+    let memory = segments
+        .iter()
+        .map(|(_, at, _, bytes)| at.saturating_add(*bytes))
+        .max()
+        .unwrap_or(0);
+    ensure!(
+        (1..=FLAT_LIMIT).contains(&end),
+        "the ELF's segments end at {end:#x}: look at boot/link.ld"
+    );
+    let mut image = vec![0; usize::try_from(end)?];
+    for (segment, at, _, _) in &segments {
+        let data = segment
+            .data(endian, file)
+            .ok()
+            .context("a segment lies outside the ELF")?;
+        let at = usize::try_from(*at)?;
+        image[at..at + data.len()].copy_from_slice(data);
+    }
+    let symbol = |name: &str| {
+        let found = parsed.symbols().find(|symbol| symbol.name() == Ok(name));
+        u32::try_from(found.map_or(0, |symbol| symbol.address()))
+            .context("an entry far outside the image")
+    };
+    let upgrade = u32::try_from(parsed.elf_header().e_entry(endian))?;
+    let multiboot = symbol("baton_multiboot_entry")?;
+    let [major, minor, patch] = version(env!("CARGO_PKG_VERSION"))?;
+    let sealed = note::seal_with(&mut image, |note| {
+        note.memory_bytes = note.memory_bytes.max(memory);
+        note.entry_upgrade = upgrade;
+        note.entry_multiboot = multiboot;
+        note.build_number = variant.number;
+        (note.major, note.minor, note.patch) = (major, minor, patch);
+    });
+    if let Err(error) = sealed {
+        bail!("the image can't be sealed: {error} (its note lies in boot/src/note.rs)");
+    }
+    Ok(image)
+}
+
+fn version(text: &str) -> Result<[u16; 3]> {
+    let parts: Vec<u16> = text
+        .split('.')
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .context("a version of three numbers")?;
+    parts.try_into().ok().context("a version of three numbers")
+}
+
+/// Builds everything that a test in the emulator needs, side by side where that doesn't compete.
+pub fn build_with_guest() -> Result<()> {
+    let guest = thread::spawn(crate::guest::build);
+    build_all()?;
+    guest.join().ok().context("the guest's build failed")?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_have_three_numbers() {
+        assert_eq!(version("1.20.3").expect("fine"), [1, 20, 3]);
+        assert!(version("1.2").is_err());
+        assert!(version("1.2.3-rc1").is_err());
+    }
+
+    #[test]
+    fn what_is_no_elf_is_refused() {
+        assert!(flatten(b"not an ELF", &BATON).is_err());
+    }
+}
