@@ -15,6 +15,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod access;
+pub mod acpi;
 pub mod addr;
 pub mod cpu;
 pub mod mmio;

@@ -1,0 +1,234 @@
+//! From bytes to structures: VT-d 8.1 to 8.9.
+
+use super::super::vet::{Field, sums_to_zero};
+use super::error::{DmarError, DmarWarning};
+use super::scope;
+use super::structures::{Andd, Atsr, Dmar, DmarFlags, Drhd, Rhsa, Rmrr, Satc, Sidp};
+use crate::addr::{HostPhys, PAGE_SIZE};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// Where the structures begin.
+const FIRST: usize = 48;
+
+/// One structure, its length checked.
+struct Structure<'a> {
+    kind: u16,
+    offset: usize,
+    bytes: &'a [u8],
+}
+
+impl Structure<'_> {
+    fn short(&self) -> DmarError {
+        let bytes = u16::try_from(self.bytes.len()).unwrap_or(u16::MAX);
+        DmarError::Structure {
+            kind: self.kind,
+            offset: self.offset,
+            bytes,
+        }
+    }
+
+    fn u8(&self, offset: usize) -> Result<u8, DmarError> {
+        self.bytes.get(offset).copied().ok_or(self.short())
+    }
+
+    fn u16(&self, offset: usize) -> Result<u16, DmarError> {
+        self.bytes.u16(offset).ok_or(self.short())
+    }
+
+    fn u32(&self, offset: usize) -> Result<u32, DmarError> {
+        self.bytes.u32(offset).ok_or(self.short())
+    }
+
+    fn u64(&self, offset: usize) -> Result<u64, DmarError> {
+        self.bytes.u64(offset).ok_or(self.short())
+    }
+
+    fn scopes(&self, offset: usize) -> Result<Vec<scope::DeviceScope>, DmarError> {
+        scope::parse(
+            self.bytes.get(offset..).ok_or(self.short())?,
+            self.offset + offset,
+        )
+    }
+
+    fn address(&self, address: u64) -> DmarError {
+        DmarError::Address {
+            offset: self.offset,
+            address,
+        }
+    }
+
+    fn unit(&self) -> Result<Drhd, DmarError> {
+        let base = self.u64(8)?;
+        // Bits 3:0, a power of two of pages (VT-d 4.0 on; zero, one page, before).
+        let bytes = PAGE_SIZE << (self.u8(5)? & 0xf);
+        let end = base.checked_add(bytes);
+        if base == 0 || base % PAGE_SIZE != 0 || end.is_none_or(|end| end > 1 << 52) {
+            return Err(self.address(base));
+        }
+        Ok(Drhd {
+            include_all: self.u8(4)? & 1 != 0,
+            segment: self.u16(6)?,
+            base: HostPhys(base),
+            bytes,
+            scopes: self.scopes(16)?,
+        })
+    }
+
+    fn reserved(&self) -> Result<Rmrr, DmarError> {
+        let (base, last) = (self.u64(8)?, self.u64(16)?);
+        if base % PAGE_SIZE != 0 {
+            return Err(self.address(base));
+        }
+        if last <= base || last % PAGE_SIZE != PAGE_SIZE - 1 || last >= 1 << 52 {
+            return Err(self.address(last));
+        }
+        Ok(Rmrr {
+            segment: self.u16(6)?,
+            base: HostPhys(base),
+            last: HostPhys(last),
+            scopes: self.scopes(24)?,
+        })
+    }
+
+    /// Structures that only advise.
+    fn advice(&self, dmar: &mut Dmar) -> Result<(), DmarError> {
+        match self.kind {
+            2 => dmar.ats_ports.push(Atsr {
+                all_ports: self.u8(4)? & 1 != 0,
+                segment: self.u16(6)?,
+                scopes: self.scopes(8)?,
+            }),
+            3 => dmar.nodes.push(Rhsa {
+                base: HostPhys(self.u64(8)?),
+                proximity: self.u32(16)?,
+            }),
+            4 => {
+                let name = self
+                    .bytes
+                    .get(8..)
+                    .ok_or(self.short())?
+                    .split(|byte| *byte == 0)
+                    .next()
+                    .unwrap_or_default();
+                let show = |byte: &u8| {
+                    if byte.is_ascii_graphic() {
+                        char::from(*byte)
+                    } else {
+                        '?'
+                    }
+                };
+                let name = name.iter().map(show).collect::<String>();
+                dmar.named.push(Andd {
+                    number: self.u8(7)?,
+                    name,
+                });
+            }
+            5 => dmar.caching.push(Satc {
+                required: self.u8(4)? & 1 != 0,
+                segment: self.u16(6)?,
+                scopes: self.scopes(8)?,
+            }),
+            6 => dmar.properties.push(Sidp {
+                segment: self.u16(6)?,
+                scopes: self.scopes(8)?,
+            }),
+            kind => dmar.warnings.push(DmarWarning::Unknown {
+                kind,
+                offset: self.offset,
+            }),
+        }
+        Ok(())
+    }
+}
+
+impl Dmar {
+    /// Parses a whole table, header included. Bytes beyond its stated length are ignored.
+    ///
+    /// An error in what isolation rests on (the header, any structure's length, units,
+    /// reserved memory) refuses the table: a unit or a region overlooked would be a hole.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DmarError> {
+        let stated = bytes
+            .u32(4)
+            .filter(|_| bytes.starts_with(b"DMAR"))
+            .ok_or(DmarError::Header)?;
+        let length = usize::try_from(stated).unwrap_or(usize::MAX);
+        let table = bytes.get(..length).filter(|table| table.len() >= FIRST);
+        let table = table.ok_or(DmarError::Length {
+            stated,
+            bytes: bytes.len(),
+        })?;
+        if !sums_to_zero(table) {
+            return Err(DmarError::Checksum);
+        }
+        let [width, flags] = table.array(36).ok_or(DmarError::Header)?;
+        let mut dmar = Self {
+            host_address_bits: width.saturating_add(1),
+            flags: DmarFlags::from_bits_truncate(flags),
+            units: Vec::new(),
+            reserved: Vec::new(),
+            ats_ports: Vec::new(),
+            nodes: Vec::new(),
+            named: Vec::new(),
+            caching: Vec::new(),
+            properties: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let mut offset = FIRST;
+        while offset < table.len() {
+            let structure = structure(table, offset)?;
+            // At least 4, so the walk ends.
+            offset += structure.bytes.len();
+            dmar.take(&structure)?;
+        }
+        if dmar.units.is_empty() {
+            return Err(DmarError::NoUnits);
+        }
+        Ok(dmar)
+    }
+
+    fn take(&mut self, structure: &Structure<'_>) -> Result<(), DmarError> {
+        match structure.kind {
+            0 => {
+                let mut unit = structure.unit()?;
+                let rival = |other: &Drhd| other.include_all && other.segment == unit.segment;
+                if unit.include_all && self.units.iter().any(rival) {
+                    let warning = DmarWarning::TwoCatchAll {
+                        segment: unit.segment,
+                        offset: structure.offset,
+                    };
+                    self.warnings.push(warning);
+                    unit.include_all = false;
+                }
+                self.units.push(unit);
+            }
+            1 => self.reserved.push(structure.reserved()?),
+            _ => {
+                if let Err(error) = structure.advice(self) {
+                    self.warnings.push(DmarWarning::Skipped(error));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The structure at `offset`, if its length is at least a header and stays in the table.
+fn structure(table: &[u8], offset: usize) -> Result<Structure<'_>, DmarError> {
+    let rest = table.get(offset..).unwrap_or_default();
+    let kind = rest.u16(0).unwrap_or(u16::MAX);
+    let length = rest.u16(2).unwrap_or(0);
+    let bytes = rest
+        .get(..usize::from(length))
+        .filter(|bytes| bytes.len() >= 4);
+    let bytes = bytes.ok_or(DmarError::Structure {
+        kind,
+        offset,
+        bytes: length,
+    })?;
+    Ok(Structure {
+        kind,
+        offset,
+        bytes,
+    })
+}
