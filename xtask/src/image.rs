@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use baton_tests::paths;
 use handover::note;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
-use object::{Endianness, Object, ObjectSymbol, elf};
+use object::{Endianness, elf};
 
 use crate::tool;
 
@@ -57,7 +57,7 @@ pub fn build_all() -> Result<()> {
 pub fn build(variant: &Variant) -> Result<()> {
     let elf = compile(variant)?;
     let file = fs::read(&elf).with_context(|| format!("{} was not built", elf.display()))?;
-    let image = flatten(&file, variant)?;
+    let image = flatten(&file)?;
     let path = paths::image(variant.name);
     fs::create_dir_all(paths::target("image"))?;
     // An image that did not change keeps its time, for what depends on it.
@@ -112,38 +112,25 @@ fn compile(variant: &Variant) -> Result<PathBuf> {
 }
 
 /// Lays the loadable segments out as in memory, up to the last byte that comes from the file, and seals the note.
-fn flatten(file: &[u8], variant: &Variant) -> Result<Vec<u8>> {
+fn flatten(file: &[u8]) -> Result<Vec<u8>> {
     let parsed = ElfFile64::<Endianness>::parse(file).context("the linker's output is no ELF")?;
     let endian = parsed.endian();
     let segments: Vec<_> = parsed
         .elf_program_headers()
         .iter()
-        .filter(|segment| segment.p_type(endian) == elf::PT_LOAD)
-        .map(|segment| {
-            (
-                segment,
-                segment.p_vaddr(endian),
-                segment.p_filesz(endian),
-                segment.p_memsz(endian),
-            )
-        })
+        .filter(|segment| segment.p_type(endian) == elf::PT_LOAD && segment.p_filesz(endian) > 0)
+        .map(|segment| (segment.p_vaddr(endian), segment))
         .collect();
-    let filed = segments.iter().filter(|segment| segment.2 > 0);
-    let end = filed
-        .map(|(_, at, bytes, _)| at.saturating_add(*bytes))
-        .max()
-        .unwrap_or(0);
-    let memory = segments
+    let ends = segments
         .iter()
-        .map(|(_, at, _, bytes)| at.saturating_add(*bytes))
-        .max()
-        .unwrap_or(0);
+        .map(|(at, segment)| at.saturating_add(segment.p_filesz(endian)));
+    let end = ends.max().unwrap_or(0);
     ensure!(
         (1..=FLAT_LIMIT).contains(&end),
         "the ELF's segments end at {end:#x}: look at boot/link.ld"
     );
     let mut image = vec![0; usize::try_from(end)?];
-    for (segment, at, _, _) in &segments {
+    for (at, segment) in &segments {
         let data = segment
             .data(endian, file)
             .ok()
@@ -151,34 +138,11 @@ fn flatten(file: &[u8], variant: &Variant) -> Result<Vec<u8>> {
         let at = usize::try_from(*at)?;
         image[at..at + data.len()].copy_from_slice(data);
     }
-    let symbol = |name: &str| {
-        let found = parsed.symbols().find(|symbol| symbol.name() == Ok(name));
-        u32::try_from(found.map_or(0, |symbol| symbol.address()))
-            .context("an entry far outside the image")
-    };
-    let upgrade = u32::try_from(parsed.elf_header().e_entry(endian))?;
-    let multiboot = symbol("baton_multiboot_entry")?;
-    let [major, minor, patch] = version(env!("CARGO_PKG_VERSION"))?;
-    let sealed = note::seal_with(&mut image, |note| {
-        note.memory_bytes = note.memory_bytes.max(memory);
-        note.entry_upgrade = upgrade;
-        note.entry_multiboot = multiboot;
-        note.build_number = variant.number;
-        (note.major, note.minor, note.patch) = (major, minor, patch);
-    });
-    if let Err(error) = sealed {
+    // What the note says of entries and sizes, the linker has put there.
+    if let Err(error) = note::seal(&mut image) {
         bail!("the image can't be sealed: {error} (its note lies in boot/src/note.rs)");
     }
     Ok(image)
-}
-
-fn version(text: &str) -> Result<[u16; 3]> {
-    let parts: Vec<u16> = text
-        .split('.')
-        .map(str::parse)
-        .collect::<Result<_, _>>()
-        .context("a version of three numbers")?;
-    parts.try_into().ok().context("a version of three numbers")
 }
 
 /// Builds everything that a test in the emulator needs, side by side where that doesn't compete.
@@ -193,14 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_have_three_numbers() {
-        assert_eq!(version("1.20.3").expect("fine"), [1, 20, 3]);
-        assert!(version("1.2").is_err());
-        assert!(version("1.2.3-rc1").is_err());
-    }
-
-    #[test]
     fn what_is_no_elf_is_refused() {
-        assert!(flatten(b"not an ELF", &BATON).is_err());
+        assert!(flatten(b"not an ELF").is_err());
     }
 }

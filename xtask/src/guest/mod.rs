@@ -111,7 +111,10 @@ fn only_directory(directory: &Path) -> Result<PathBuf> {
 fn compile() -> Result<PathBuf> {
     let directory = paths::target("guest/build");
     let mut command = tool::cargo();
-    command.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols");
+    command.env(
+        "RUSTFLAGS",
+        "-C target-feature=+crt-static -C strip=symbols",
+    );
     command
         .args([
             "build",
