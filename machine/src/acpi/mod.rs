@@ -1,6 +1,6 @@
 //! What firmware says about the machine.
 //!
-//! [`read`] finds the tables, checks every length in them ([`vet`]), lets the `acpi`
+//! [`read`] finds the tables, checks every length in them (`vet`), lets the `acpi`
 //! crate decode what passed, and gives back plain owned values. The crate trusts
 //! lengths, so it only ever sees private, padded copies of tables that were vetted;
 //! no reference to firmware's memory is kept.

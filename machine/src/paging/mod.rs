@@ -15,6 +15,7 @@
 mod edit;
 mod ept;
 mod error;
+mod fill;
 mod flush;
 mod format;
 mod host;

@@ -1,7 +1,8 @@
 //! The tree itself: what it is, and its public changes.
 
-use super::edit::{Edit, Fill, Source};
+use super::edit::Edit;
 use super::error::PagingError;
+use super::fill::{Fill, Source};
 use super::flush::Flush;
 use super::format::Format;
 use super::kinds::{Caching, Holes, LeafSizes, Permissions};

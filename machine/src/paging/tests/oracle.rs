@@ -260,7 +260,7 @@ fn leafs() -> impl Strategy<Value = LeafSizes> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
     fn host(leafs in leafs(), levels in 4..=5u8, ops in prop::collection::vec(op(), 1..20)) {
