@@ -1,7 +1,8 @@
 //! The emulator harness and the end-to-end cases. Nothing here runs an emulator by `cargo test`: `./x test e2e` does.
 //!
 //! - `paths`: where everything lies in the work tree
-//! - `machine`: a QEMU machine as TESTBEDS describes it, from command line to kill
+//! - `spec`: a QEMU machine as TESTBEDS describes it, and its command line
+//! - `machine`: the same when it runs, until it is killed
 //! - `qmp`: QEMU's monitor
 //! - `log`: serial logs and traces, waited for by condition
 //! - `config`: the `baton.toml` of the tests
@@ -21,4 +22,5 @@ pub mod machine;
 pub mod outside;
 pub mod paths;
 pub mod qmp;
+pub mod spec;
 pub mod witness;

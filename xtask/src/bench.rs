@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use baton_tests::config::Config;
-use baton_tests::machine::{Machine, Spec};
+use baton_tests::machine::Machine;
 use baton_tests::paths;
+use baton_tests::spec::Spec;
 use batonctl::api::Report;
 use batonctl::show::{grouped, table};
 use batonctl::upgrade;

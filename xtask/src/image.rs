@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 use baton_tests::paths;
 use handover::note;
-use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
+use object::read::elf::{ElfFile64, ProgramHeader};
 use object::{Endianness, elf};
 
 use crate::tool;

@@ -1,8 +1,9 @@
 //! The demo's machine for people.
 
 use anyhow::Result;
-use baton_tests::machine::{Machine, Spec};
+use baton_tests::machine::Machine;
 use baton_tests::paths;
+use baton_tests::spec::Spec;
 
 use crate::image;
 

@@ -4,8 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use baton_tests::machine::{Machine, Spec};
+use baton_tests::machine::Machine;
 use baton_tests::paths;
+use baton_tests::spec::Spec;
 use baton_tests::witness::{self, Witness};
 use batonctl::upgrade;
 use indicatif::{ProgressBar, ProgressStyle};

@@ -4,7 +4,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::Bed;
 use crate::config::Config;
-use crate::machine::{Machine, Spec};
+use crate::machine::Machine;
+use crate::spec::Spec;
 
 /// A wrong input.
 struct Wrong {

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::Bed;
-use crate::machine::{Boot, Spec};
+use crate::spec::{Boot, Spec};
 
 pub fn run(bed: &mut Bed) -> Result<()> {
     let machine = bed.start(

@@ -14,8 +14,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::log::Log;
-use crate::machine::{Machine, Spec};
+use crate::machine::Machine;
 use crate::paths;
+use crate::spec::Spec;
 
 /// One case.
 pub struct Case {

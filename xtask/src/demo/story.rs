@@ -6,8 +6,9 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use baton_tests::machine::{Boot, Machine, Spec};
+use baton_tests::machine::Machine;
 use baton_tests::outside::Trace;
+use baton_tests::spec::{Boot, Spec};
 use baton_tests::witness::{self, Check, Watched, Witness};
 use baton_tests::{guest_log, images, paths};
 use batonctl::api;

@@ -1,0 +1,208 @@
+//! A QEMU machine before it is started: what it has, and the command line that makes it (TESTBEDS.md).
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// Bytes of the disk that is passed through.
+const DISK_BYTES: u64 = 64 << 20;
+
+/// What QEMU writes down about the IOMMU and the disk.
+const TRACES: [&str; 9] = [
+    "vtd_reg_write_gcmd",
+    "vtd_reg_dmar_root",
+    "vtd_reg_ir_root",
+    "vtd_dmar_enable",
+    "vtd_ir_enable",
+    "vtd_dmar_fault",
+    "pci_nvme_mmio_cfg",
+    "pci_nvme_mmio_shutdown_set",
+    "pci_nvme_pci_reset",
+];
+
+/// How the machine finds its image.
+#[derive(Clone)]
+pub enum Boot {
+    /// By QEMU's own multiboot loader: fast.
+    Direct,
+    /// By the management NIC's iPXE ROM over TFTP, as a server does.
+    Ipxe,
+}
+
+/// A machine to be started.
+#[derive(Clone)]
+pub struct Spec {
+    /// The image.
+    pub image: PathBuf,
+    /// Files that come with it; a name in `baton.toml` is the last part of the path.
+    pub modules: Vec<PathBuf>,
+    /// Files written for this machine only: name, content. They come after the other modules.
+    pub texts: Vec<(String, String)>,
+    /// How it boots.
+    pub boot: Boot,
+    /// RAM.
+    pub memory_mib: u32,
+    /// CPUs.
+    pub cpus: u32,
+    /// QEMU's CPU model.
+    pub cpu: String,
+    /// Whether there is an IOMMU.
+    pub iommu: bool,
+    /// Whether there is an NVMe disk to be passed through.
+    pub disk: bool,
+    /// Whether time is counted in instructions: one tick of the TSC each.
+    pub deterministic: bool,
+    /// Whether the guest's console and the keyboard are this terminal.
+    pub interactive: bool,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        Self {
+            image: crate::paths::image("baton"),
+            modules: vec![crate::paths::kernel(), crate::paths::initrd()],
+            texts: vec![(
+                "baton.toml".into(),
+                crate::config::Config::default().to_string(),
+            )],
+            boot: Boot::Direct,
+            memory_mib: 1024,
+            cpus: 2,
+            cpu: "max".into(),
+            iommu: true,
+            disk: true,
+            deterministic: false,
+            interactive: false,
+        }
+    }
+}
+
+/// The arguments as a shell takes them.
+pub(crate) fn quote(arguments: &[String]) -> String {
+    let quoted: Vec<_> = arguments
+        .iter()
+        .map(|argument| {
+            if argument.contains([' ', '*', ';']) {
+                format!("'{argument}'")
+            } else {
+                argument.clone()
+            }
+        })
+        .collect();
+    quoted.join(" ")
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str()
+        .filter(|text| !text.contains(','))
+        .with_context(|| format!("QEMU can't take this path: {}", path.display()))
+}
+
+/// The command line of TESTBEDS.md. Management on rp1, the disk on rp3.
+pub(crate) fn arguments(spec: &Spec, directory: &Path, port: u16) -> Result<Vec<String>> {
+    let mut modules = spec.modules.clone();
+    for (name, content) in &spec.texts {
+        let path = directory.join(name);
+        fs::write(&path, content)?;
+        modules.push(path);
+    }
+    for file in modules.iter().chain([&spec.image]) {
+        if !file.is_file() {
+            bail!(
+                "{} is missing: ./x image and ./x guest build what is needed",
+                file.display()
+            );
+        }
+    }
+    let mut all: Vec<String> = Vec::new();
+    let mut add = |line: String| all.extend(line.split(' ').map(str::to_owned));
+    let accelerator = if spec.deterministic {
+        "tcg,thread=single -icount shift=0,sleep=off"
+    } else {
+        "tcg,thread=multi"
+    };
+    add(format!(
+        "-M q35 -accel {accelerator} -cpu {} -smp {} -m {}",
+        spec.cpu, spec.cpus, spec.memory_mib
+    ));
+    add("-nodefaults -display none -no-reboot -device isa-debug-exit,iobase=0xf4,iosize=1".into());
+    add(format!(
+        "-serial file:{}",
+        text(&directory.join("baton.log"))?
+    ));
+    if spec.interactive {
+        add("-serial mon:stdio".into());
+    } else {
+        add(format!(
+            "-serial file:{}",
+            text(&directory.join("guest.log"))?
+        ));
+        add("-chardev stdio,id=qmp,signal=off -mon chardev=qmp,mode=control".into());
+    }
+    if spec.iommu {
+        add("-device intel-iommu,intremap=on,eim=on,aw-bits=48,device-iotlb=on".into());
+    }
+    add("-device pcie-root-port,id=rp1,chassis=1,slot=1,addr=0x2.0,multifunction=on".into());
+    add("-device pcie-root-port,id=rp2,chassis=2,slot=2,addr=0x2.1".into());
+    add("-device pcie-root-port,id=rp3,chassis=3,slot=3,addr=0x2.2".into());
+    let (network, first) = match spec.boot {
+        Boot::Direct => (String::new(), ""),
+        Boot::Ipxe => (
+            format!(
+                ",tftp={},bootfile=boot.ipxe",
+                text(&tftp(spec, &modules, directory)?)?
+            ),
+            ",bootindex=1",
+        ),
+    };
+    add(format!(
+        "-netdev user,id=mg,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:80{network}"
+    ));
+    add(format!("-device e1000e,netdev=mg,bus=rp1{first}"));
+    if spec.disk {
+        let disk = directory.join("disk.img");
+        File::create(&disk)?.set_len(DISK_BYTES)?;
+        add(format!(
+            "-drive if=none,id=d0,file={},format=raw,cache=unsafe",
+            text(&disk)?
+        ));
+        add("-device nvme,id=nv0,serial=pt0,bus=rp3,max_ioqpairs=6,msix_qsize=6 -device nvme-ns,drive=d0,bus=nv0".into());
+    }
+    for event in TRACES {
+        add(format!("-trace enable={event}"));
+    }
+    add(format!("-D {}", text(&directory.join("trace.log"))?));
+    if matches!(spec.boot, Boot::Direct) {
+        all.push("-kernel".into());
+        all.push(text(&spec.image)?.into());
+        if !modules.is_empty() {
+            let modules: Result<Vec<_>> = modules.iter().map(|path| text(path)).collect();
+            all.push("-initrd".into());
+            all.push(modules?.join(","));
+        }
+    }
+    Ok(all)
+}
+
+/// The directory that is served: image, modules, script.
+fn tftp(spec: &Spec, modules: &[PathBuf], directory: &Path) -> Result<PathBuf> {
+    let served = directory.join("tftp");
+    fs::create_dir_all(&served)?;
+    let mut script = String::from("#!ipxe\n");
+    for (command, path) in [("kernel", &spec.image)]
+        .into_iter()
+        .chain(modules.iter().map(|path| ("module", path)))
+    {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("a module without a name")?;
+        fs::copy(path, served.join(name))
+            .with_context(|| format!("{} can't be served", path.display()))?;
+        script += &format!("{command} tftp://${{next-server}}/{name}\n");
+    }
+    script += "boot\n";
+    fs::write(served.join("boot.ipxe"), script)?;
+    Ok(served)
+}
