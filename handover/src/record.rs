@@ -91,7 +91,10 @@ impl fmt::Display for RecordName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [major, minor] = self.key;
         match self.kind {
-            "device" | "bridge" => write!(f, "{} {}", self.kind, Bdf(major as u32)),
+            "device" | "bridge" | "PCI function" => {
+                write!(f, "{} {}", self.kind, Bdf(major as u32))
+            }
+            "MSI-X entry" if minor >> 32 != 0 => write!(f, "MSI of device {}", Bdf(major as u32)),
             "MSI-X entry" | "BAR" | "config space" => write!(
                 f,
                 "{} {minor:#x} of device {}",
@@ -112,9 +115,12 @@ impl fmt::Display for RecordName {
             | "vCPU"
             | "LAPIC"
             | "kvmclock"
+            | "vCPU MSRs"
+            | "CPUID entry"
             | "XSAVE piece"
             | "I/O APIC"
-            | "UART" => {
+            | "UART"
+            | "UART input" => {
                 write!(f, "{} {major:#x}/{minor:#x}", self.kind)
             }
             _ => write!(f, "{} {major:#x}", self.kind),

@@ -39,7 +39,7 @@ fn the_writer_still_writes_format_1_byte_for_byte() {
 fn format_1_bytes() {
     let word = |at: usize| u64::from_le_bytes(V1[at..at + 8].try_into().unwrap());
     assert_eq!(&V1[..8], b"BATONHO1");
-    assert_eq!([word(8), word(16), word(24)], [3, 0x1800_0000, 8192]);
+    assert_eq!([word(8), word(16), word(24)], [3, 0x1800_0000, 12288]);
     // The first record: kind 0x0101, version 1, critical, 72 bytes; then its nonce.
     assert_eq!(
         &V1[64..80],

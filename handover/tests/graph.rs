@@ -329,11 +329,6 @@ fn memory_is_its_owners() {
         "unit 0x0",
     );
     refused(
-        |state| state.units[0].did_bitmap_bytes = 16,
-        is!(Value),
-        "DID bitmap",
-    );
-    refused(
         |state| state.spaces[0].nested_root = 0x200_0000,
         is!(NotOwned),
         "address space 0x2001",
@@ -437,7 +432,6 @@ fn interrupts_are_their_devices() {
         is!(Value),
         "host vector without IRTE",
     );
-    refused(|state| state.msix[2].vcpu = 1, is!(Value), "vCPU");
     refused(
         |state| state.devices[1].msix_table_offset = 0x3ff0,
         is!(Value),
@@ -505,7 +499,53 @@ fn guests_are_whole() {
         is!(Value),
         "XSAVE bytes",
     );
-    refused(|state| state.uarts[0].queued = 65, is!(Value), "UART");
+    refused(
+        |state| state.uarts[0].input_bytes = 4097,
+        is!(Value),
+        "UART",
+    );
+    refused(
+        |state| state.uarts[0].input_bytes = 257,
+        is!(Count),
+        "pieces of input",
+    );
+    refused(
+        |state| state.uarts[0].input_bytes = 0,
+        is!(Dangling),
+        "UART input",
+    );
+    refused(
+        |state| state.uart_inputs[0].offset = 256,
+        is!(Value),
+        "UART input",
+    );
+    refused(
+        |state| state.functions[0].flags = handover::state::device::FUNCTION_MSI,
+        is!(Value),
+        "PCI function 0000:03:00.0: flags",
+    );
+    refused(|state| state.vcpu_msrs.clear(), is!(Dangling), "vCPU MSRs");
+    refused(
+        |state| state.guest_clocks[0].tsc_khz = 0,
+        is!(Value),
+        "guest clock",
+    );
+    refused(
+        |state| state.cpuids[1].guest = 0x9999,
+        is!(Dangling),
+        "CPUID entry",
+    );
+    refused(|state| state.guest_rests[0].power = 3, is!(Value), "power");
+    refused(
+        |state| state.modules[0].bytes = 1 << 25,
+        is!(NotOwned),
+        "boot module",
+    );
+    refused(
+        |state| state.boot.push(state.boot[0]),
+        is!(Duplicate),
+        "boot",
+    );
     refused(
         |state| state.configs[0].offset = 8,
         is!(Value),

@@ -8,7 +8,8 @@ use crate::record::{Bdf, Record};
 use crate::state::State;
 use crate::state::device::{
     BAR_64, BAR_MAPPED, BAR_PORTS, BAR_PREFETCHABLE, BarV1, CONFIG_PIECE, DEVICE_ATS, DEVICE_PRI,
-    DEVICE_RESETTABLE, DeviceV1,
+    DEVICE_RESETTABLE, DeviceV1, FUNCTION_MSI, FUNCTION_MSI_ENABLED, FUNCTION_MSIX,
+    FUNCTION_MSIX_ENABLED, FUNCTION_MSIX_MASKED,
 };
 
 /// Where LAPICs and interrupt messages are (SDM 3A 12.11.1): no BAR.
@@ -280,6 +281,24 @@ pub(super) fn check_rest(state: &State) -> Checked {
         follow(config, "device", &state.devices, [config.device.into(), 0])?;
         let fine = config.offset < 4096 && (config.offset as usize).is_multiple_of(CONFIG_PIECE);
         value(fine, config, "offset", config.offset.into())?;
+    }
+    for function in &state.functions {
+        let device = follow(
+            function,
+            "device",
+            &state.devices,
+            [function.device.into(), 0],
+        )?;
+        let known = FUNCTION_MSI
+            | FUNCTION_MSI_ENABLED
+            | FUNCTION_MSIX
+            | FUNCTION_MSIX_ENABLED
+            | FUNCTION_MSIX_MASKED;
+        let sees = |flag| function.flags & flag != 0;
+        let fine = function.flags & !known == 0
+            && sees(FUNCTION_MSI) == (device.msi_capability != 0)
+            && sees(FUNCTION_MSIX) == (device.msix_capability != 0);
+        value(fine, function, "flags", function.flags.into())?;
     }
     Ok(())
 }

@@ -3,13 +3,14 @@
 use super::{Checked, GraphError, count, follow, group, one_each, value};
 use crate::record::{Record, RecordName};
 use crate::state::guest::{
-    CONSOLE_UART, GUEST_RUNNING, GUEST_STOPPED, GuestV1, ON_UPGRADE_PRESERVE, ON_UPGRADE_STOP,
+    CONSOLE_COM2, GUEST_RUNNING, GUEST_STOPPED, GuestV1, ON_UPGRADE_PRESERVE, ON_UPGRADE_STOP,
+    POWER_RESET,
 };
 use crate::state::management::{MANAGEMENT_DHCP, ManagementV1, NO_NIC};
-use crate::state::platform::UART_QUEUE;
+use crate::state::platform::{UART_INPUT_MAX, UART_PIECE, UartV1};
 use crate::state::vcpu::{
     ACTIVITY_RUNNING, ACTIVITY_WAIT_FOR_SIPI, EVENT_HAS_ERROR, EVENT_SOFTWARE_EXCEPTION,
-    NMI_BLOCKED, NMI_PENDING, SHADOW_MOV_SS, SHADOW_STI, VcpuV1, XSAVE_MAX, XSAVE_PIECE,
+    NMI_BLOCKED, SHADOW_MOV_SS, SHADOW_STI, VcpuV1, XSAVE_MAX, XSAVE_PIECE,
 };
 use crate::state::{State, text};
 
@@ -22,7 +23,7 @@ pub(super) fn check(state: &State) -> Checked {
             0,
         )?;
         value(
-            guest.console <= CONSOLE_UART,
+            guest.console <= CONSOLE_COM2,
             guest,
             "console",
             guest.console.into(),
@@ -34,6 +35,8 @@ pub(super) fn check(state: &State) -> Checked {
             guest.on_upgrade.into(),
         )?;
         value(guest.vcpu_count > 0, guest, "vCPUs", 0)?;
+        value(text(&guest.kernel).is_some(), guest, "kernel", 0)?;
+        value(guest.number <= 0xffff, guest, "number", guest.number.into())?;
         let space = follow(guest, "address space", &state.spaces, [guest.space, 0])?;
         if space.guest != guest.token {
             return Err(GraphError::Mismatch {
@@ -42,6 +45,9 @@ pub(super) fn check(state: &State) -> Checked {
                 what: "whose address space it is",
             });
         }
+    }
+    for entry in &state.cpuids {
+        follow(entry, "guest", &state.guests, [entry.guest, 0])?;
     }
     super::device::counted(state)?;
     management(state)
@@ -98,6 +104,8 @@ pub(super) fn check_rest(state: &State) -> Checked {
             "state",
             rest.state.into(),
         )?;
+        value(rest.power <= POWER_RESET, rest, "power", rest.power.into())?;
+        value(text(&rest.reason).is_some(), rest, "reason", 0)?;
     }
     for guest in &state.guests {
         let vcpus = group(&state.vcpus, guest.token);
@@ -122,6 +130,7 @@ pub(super) fn check_rest(state: &State) -> Checked {
     }
     one_each(&state.vcpus, &state.lapics)?;
     one_each(&state.vcpus, &state.clocks)?;
+    one_each(&state.vcpus, &state.vcpu_msrs)?;
     xsave(state)?;
     platform(state)
 }
@@ -147,13 +156,13 @@ fn vcpu_fields(state: &State, vcpu: &VcpuV1) -> Checked {
         vcpu.event.into(),
     )?;
     value(
-        vcpu.event_vector <= 0xff && vcpu.sipi_vector <= 0xff,
+        vcpu.event_vector <= 0xff,
         vcpu,
         "vector",
         vcpu.event_vector.into(),
     )?;
     value(
-        vcpu.nmi & !(NMI_PENDING | NMI_BLOCKED) == 0,
+        vcpu.nmi & !NMI_BLOCKED == 0,
         vcpu,
         "NMI state",
         vcpu.nmi.into(),
@@ -228,38 +237,62 @@ fn platform(state: &State) -> Checked {
     for uart in &state.uarts {
         of_guest(&|| (uart.name(), uart.guest))?;
         value(
-            uart.queued as usize <= UART_QUEUE,
+            uart.input_bytes <= UART_INPUT_MAX,
             uart,
-            "queue length",
-            uart.queued.into(),
+            "bytes of input",
+            uart.input_bytes.into(),
         )?;
         value(uart.port <= 0xffff, uart, "port", uart.port.into())?;
         value(
-            uart.thr_pending <= 1 && uart.line <= 1,
+            uart.thr_pending <= 1 && uart.overrun <= 1,
             uart,
             "interrupt state",
-            uart.line.into(),
+            uart.thr_pending.into(),
         )?;
     }
+    uart_input(state)?;
     for host in &state.pci_hosts {
         of_guest(&|| (host.name(), host.guest))?;
     }
-    for rtc in &state.rtcs {
-        of_guest(&|| (rtc.name(), rtc.guest))?;
-        value(
-            rtc.select < 128,
-            rtc,
-            "selected register",
-            rtc.select.into(),
-        )?;
+    for legacy in &state.legacies {
+        of_guest(&|| (legacy.name(), legacy.guest))?;
     }
-    for clock in &state.clocks {
-        value(
-            (-32..=32).contains(&clock.shift),
-            clock,
-            "shift",
-            clock.shift.cast_unsigned().into(),
-        )?;
+    for clock in &state.guest_clocks {
+        of_guest(&|| (clock.name(), clock.guest))?;
+        value(clock.tsc_khz > 0, clock, "TSC frequency", 0)?;
     }
     Ok(())
+}
+
+/// The pieces of a UART's input stand together without gaps, those of the UARTs in the order of the UARTs.
+fn uart_input(state: &State) -> Checked {
+    let mut pieces = state.uart_inputs.iter();
+    for uart in &state.uarts {
+        let due = (uart.input_bytes as usize).div_ceil(UART_PIECE);
+        for found in 0..due {
+            let own = pieces
+                .next()
+                .filter(|piece| (piece.guest, piece.port) == (uart.guest, uart.port));
+            let Some(piece) = own else {
+                return count(uart, "pieces of input", due as u64, found);
+            };
+            value(
+                piece.offset as usize == found * UART_PIECE,
+                piece,
+                "offset",
+                piece.offset.into(),
+            )?;
+        }
+    }
+    match pieces.next() {
+        Some(piece) => Err(GraphError::Dangling {
+            record: piece.name(),
+            field: "UART",
+            target: RecordName {
+                kind: UartV1::NAME,
+                key: [piece.guest, piece.port.into()],
+            },
+        }),
+        None => Ok(()),
+    }
 }

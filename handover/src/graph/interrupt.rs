@@ -2,13 +2,10 @@
 
 use alloc::vec::Vec;
 
-use super::{Checked, GraphError, find, follow, value};
+use super::{Checked, GraphError, follow, value};
 use crate::record::Record;
 use crate::state::State;
-use crate::state::interrupt::{IRTE_OWN, MSIX_IS_MSI, MSIX_MASKED, MSIX_PENDING, MsixV1, NO_IRTE};
-
-/// Messages the MSI capability can have (PCI Express 7.7.1).
-const MSI_MESSAGES: u32 = 32;
+use crate::state::interrupt::{IRTE_OWN, MSIX_IS_MSI, MSIX_OPEN, MSIX_PENDING, MsixV1, NO_IRTE};
 
 /// Two entries behind one remapping entry could not be told apart.
 pub(super) fn no_shared_entries(state: &State) -> Checked {
@@ -65,19 +62,17 @@ pub(super) fn check_rest(state: &State) -> Checked {
 fn msix(state: &State, entry: &MsixV1) -> Checked {
     let device = follow(entry, "device", &state.devices, [entry.device.into(), 0])?;
     value(
-        entry.flags & !(MSIX_MASKED | MSIX_PENDING | MSIX_IS_MSI) == 0,
+        entry.flags & !(MSIX_OPEN | MSIX_PENDING | MSIX_IS_MSI) == 0,
         entry,
         "flags",
         entry.flags.into(),
     )?;
     let entries = match entry.flags & MSIX_IS_MSI {
         0 => device.msix_entries,
-        _ if device.msi_capability != 0 => MSI_MESSAGES,
+        _ if device.msi_capability != 0 => 1,
         _ => 0,
     };
     value(entry.index < entries, entry, "number", entry.index.into())?;
-    let vcpus = find(&state.guests, [device.owner, 0]).map_or(1, |guest| guest.vcpu_count);
-    value(entry.vcpu < vcpus, entry, "vCPU", entry.vcpu.into())?;
     follow(entry, "pCPU", &state.pcpus, [entry.pcpu.into(), 0])?;
     if entry.irte == NO_IRTE {
         return value(

@@ -5,10 +5,11 @@ use alloc::vec::Vec;
 use super::ranges::{ADDRESS_LIMIT, FRAME, Range, disjoint, frames, owned};
 use super::{Checked, GraphError, count, value};
 use crate::record::{Bdf, Record};
-use crate::state::State;
 use crate::state::machine::{
-    MACHINE_X2APIC, MachineV1, OWNER_ARENA, OWNER_FIRMWARE, OWNER_FREE, OWNER_SLOT, REGION_RAM,
+    BootV1, MACHINE_X2APIC, MachineV1, OWNER_ARENA, OWNER_FIRMWARE, OWNER_FREE, OWNER_LOW,
+    OWNER_MODULE, OWNER_SLOT, REGION_RAM,
 };
+use crate::state::{State, text};
 
 pub(super) fn check(state: &State) -> Checked {
     let [machine] = state.machine.as_slice() else {
@@ -39,6 +40,7 @@ pub(super) fn check(state: &State) -> Checked {
     pcpus(state, machine)?;
     regions(state)?;
     arenas(state)?;
+    modules(state)?;
     bridges(state)
 }
 
@@ -106,7 +108,7 @@ fn regions(state: &State) -> Checked {
             region.bytes,
         )?;
         value(
-            region.owner <= OWNER_FIRMWARE,
+            region.owner <= OWNER_LOW,
             region,
             "owner",
             region.owner.into(),
@@ -121,7 +123,7 @@ fn regions(state: &State) -> Checked {
             frames(region, "range of owned memory", region.base, region.bytes)?;
         }
         if region.owner == OWNER_SLOT {
-            value(region.owner_id <= 1, region, "slot", region.owner_id.into())?;
+            value(region.owner_id <= 1, region, "slot", region.owner_id)?;
         }
     }
     disjoint(ranges.collect())
@@ -173,6 +175,29 @@ fn arenas(state: &State) -> Checked {
         record: arena.name(),
     });
     disjoint(ranges.collect())
+}
+
+/// Modules lie in memory that is kept for them; their names are text.
+fn modules(state: &State) -> Checked {
+    for module in &state.modules {
+        owned(
+            &state.regions,
+            OWNER_MODULE,
+            module,
+            "range",
+            module.base,
+            module.bytes,
+        )?;
+        value(text(&module.name).is_some(), module, "name", 0)?;
+    }
+    match state.boot.as_slice() {
+        [] => Ok(()),
+        [boot] => value(text(&boot.via).is_some(), boot, "way in", 0),
+        several => Err(GraphError::NotOne {
+            kind: BootV1::NAME,
+            found: several.len(),
+        }),
+    }
 }
 
 fn bridges(state: &State) -> Checked {

@@ -9,7 +9,7 @@ use crate::state::State;
 use crate::state::machine::OWNER_ARENA;
 use crate::state::unit::{
     DOMAIN_COHERENT, DOMAIN_FORCE_SNOOP, DOMAIN_SHARES_NESTED, FORMAT_AMD_V1, FORMAT_SECOND_STAGE,
-    UNIT_AMD, UNIT_CACHING_MODE, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitV1,
+    UNIT_AMD, UNIT_CACHING_MODE, UNIT_FAULT_EVENT, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitV1,
 };
 
 /// Bits of RTADDR, IRTA and IQA that hold the address (VT-d 11.4.5, 11.4.7.3, 11.4.9.3).
@@ -61,7 +61,8 @@ fn unit_fields(state: &State, unit: &UnitV1) -> Checked {
             address: unit.register_base,
         });
     }
-    let known = UNIT_INCLUDE_ALL | UNIT_NON_COHERENT | UNIT_CACHING_MODE | UNIT_AMD;
+    let known =
+        UNIT_INCLUDE_ALL | UNIT_NON_COHERENT | UNIT_CACHING_MODE | UNIT_AMD | UNIT_FAULT_EVENT;
     value(unit.flags & !known == 0, unit, "flags", unit.flags.into())?;
     value(unit.segment <= 0xffff, unit, "segment", unit.segment.into())?;
     value(
@@ -86,14 +87,7 @@ fn unit_fields(state: &State, unit: &UnitV1) -> Checked {
         )?;
     }
     lies("queue", unit.queue & ADDRESS, FRAME)?;
-    lies("status word", unit.status_word, 8)?;
-    value(
-        unit.did_bitmap_bytes >= u64::from(unit.did_count).div_ceil(8),
-        unit,
-        "length of the DID bitmap",
-        unit.did_bitmap_bytes,
-    )?;
-    lies("DID bitmap", unit.did_bitmap, unit.did_bitmap_bytes)
+    lies("status word", unit.status_word, 8)
 }
 
 fn domains(state: &State) -> Checked {

@@ -2,7 +2,7 @@
 
 record! {
     /// A device.
-    DeviceV1 [0x0401, "device", Plan, true, 64] key |record| [record.bdf.into(), 0];
+    DeviceV1 [0x0401, "device", Plan, true, 72] key |record| [record.bdf.into(), 0];
     {
         /// Token of the domain its requests are translated by.
         pub domain: u64,
@@ -32,6 +32,9 @@ record! {
         pub msi_capability: u32,
         /// `DEVICE_*`.
         pub flags: u32,
+        /// Depth of its invalidate queue with [`DEVICE_ATS`], zero otherwise.
+        pub ats_depth: u32,
+        reserved: [u8; 4],
     }
 }
 
@@ -98,3 +101,35 @@ record! {
         pub bytes: [u8; CONFIG_PIECE],
     }
 }
+
+record! {
+    /// The registers of a passed-through function as the guest set them. One per device of a preserved guest.
+    PciFunctionV1 [0x0405, "PCI function", Freeze, true, 48] key |record| [record.device.into(), 0];
+    {
+        /// The device.
+        pub device: u32,
+        /// The six BAR registers, address bits only.
+        pub bars: [u32; 6],
+        /// Command register.
+        pub command: u32,
+        /// Device control register of the PCI Express capability.
+        pub express_control: u32,
+        /// Cache line size register.
+        pub cache_line: u32,
+        /// Interrupt line register.
+        pub interrupt_line: u32,
+        /// `FUNCTION_*`.
+        pub flags: u32,
+    }
+}
+
+/// [`PciFunctionV1::flags`]: the guest sees an MSI capability.
+pub const FUNCTION_MSI: u32 = 1;
+/// [`PciFunctionV1::flags`]: the guest has MSI on.
+pub const FUNCTION_MSI_ENABLED: u32 = 2;
+/// [`PciFunctionV1::flags`]: the guest sees an MSI-X capability.
+pub const FUNCTION_MSIX: u32 = 4;
+/// [`PciFunctionV1::flags`]: the guest has MSI-X on.
+pub const FUNCTION_MSIX_ENABLED: u32 = 8;
+/// [`PciFunctionV1::flags`]: the guest has all of the function's MSI-X masked.
+pub const FUNCTION_MSIX_MASKED: u32 = 16;

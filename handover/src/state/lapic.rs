@@ -1,8 +1,8 @@
-//! A vCPU's local APIC and clock.
+//! A vCPU's local APIC and clock registrations, and its guest's clock.
 
 record! {
-    /// A virtual local APIC. One per vCPU.
-    LapicV1 [0x0605, "LAPIC", Freeze, true, 216] key |record| [record.guest, record.vcpu.into()];
+    /// A virtual local APIC in x2APIC mode: logical destinations follow from the id. One per vCPU.
+    LapicV1 [0x0605, "LAPIC", Freeze, true, 208] key |record| [record.guest, record.vcpu.into()];
     {
         /// Token of the guest.
         pub guest: u64,
@@ -10,20 +10,14 @@ record! {
         pub base: u64,
         /// Interrupt command register.
         pub icr: u64,
-        /// IA32_TSC_DEADLINE in guest TSC, zero when disarmed.
-        pub tsc_deadline: u64,
-        /// Host TSC at which the current count of the timer began.
-        pub timer_base_tsc: u64,
+        /// Guest TSC at which the timer fires, with [`LapicV1::timer_armed`]. In deadline mode the MSR's value.
+        pub timer_deadline: u64,
         /// Number of the vCPU.
         pub vcpu: u32,
         /// APIC id.
         pub id: u32,
         /// Task priority.
         pub task_priority: u32,
-        /// Logical destination; as read, in x2APIC mode it follows from the id.
-        pub logical_destination: u32,
-        /// Destination format, xAPIC mode only.
-        pub destination_format: u32,
         /// Spurious interrupt vector register.
         pub spurious: u32,
         /// Error status register, as the guest reads it.
@@ -42,46 +36,65 @@ record! {
         pub lvt_lint1: u32,
         /// LVT error.
         pub lvt_error: u32,
+        /// 1 while the timer will fire.
+        pub timer_armed: u32,
         /// Initial count of the timer.
         pub initial_count: u32,
         /// Divide configuration.
         pub divide: u32,
+        /// `LAPIC_*`, and with [`LAPIC_STARTUP`] the page in bits 31:24.
+        pub events: u32,
         /// Interrupt request register, vector 0 in bit 0 of the first word.
         pub requested: [u32; 8],
         /// In-service register.
         pub in_service: [u32; 8],
         /// Trigger mode register.
         pub trigger: [u32; 8],
-        /// Timer interrupts that were due and not delivered yet, 0 or 1.
-        pub timer_pending: u32,
-        reserved: [u8; 12],
+        reserved: [u8; 16],
     }
 }
 
+/// [`LapicV1::events`]: an NMI is pending.
+pub const LAPIC_NMI: u32 = 1;
+/// [`LapicV1::events`]: an INIT is pending; it comes before a startup message.
+pub const LAPIC_INIT: u32 = 2;
+/// [`LapicV1::events`]: a startup message is pending.
+pub const LAPIC_STARTUP: u32 = 8;
+/// [`LapicV1::events`]: where the page of a startup message starts.
+pub const LAPIC_STARTUP_SHIFT: u32 = 24;
+
 record! {
-    /// A vCPU's kvmclock (Linux: Documentation/virt/kvm/x86/msr.rst).
-    KvmClockV1 [0x0606, "kvmclock", Freeze, true, 64] key |record| [record.guest, record.vcpu.into()];
+    /// Where a vCPU registered its kvmclock (Linux: Documentation/virt/kvm/x86/msr.rst).
+    KvmClockV1 [0x0606, "kvmclock", Freeze, true, 32] key |record| [record.guest, record.vcpu.into()];
     {
         /// Token of the guest.
         pub guest: u64,
         /// MSR_KVM_SYSTEM_TIME_NEW as the guest wrote it.
         pub system_time_msr: u64,
-        /// MSR_KVM_WALL_CLOCK_NEW as the guest wrote it; the guest's, the same on each vCPU.
+        /// MSR_KVM_WALL_CLOCK_NEW as the guest wrote it.
         pub wall_clock_msr: u64,
-        /// Guest TSC at the last update.
-        pub tsc_timestamp: u64,
-        /// Guest nanoseconds at that TSC.
-        pub system_time_ns: u64,
         /// Number of the vCPU.
         pub vcpu: u32,
-        /// Multiplier from ticks to nanoseconds, 32.32.
-        pub multiplier: u32,
-        /// Left shift of ticks before that, as a two's complement number.
-        pub shift: i32,
-        /// Version of the guest's structure, even.
+        /// Version last written to the guest's structure, even.
         pub version: u32,
-        /// Flags of the guest's structure.
-        pub flags: u32,
+    }
+}
+
+record! {
+    /// The formula of a guest's clock, the same on all its vCPUs. Multiplier and shift follow from the frequency. One per
+    /// preserved guest.
+    GuestClockV1 [0x0607, "guest clock", Freeze, true, 40] key |record| [record.guest, 0];
+    {
+        /// Token of the guest.
+        pub guest: u64,
+        /// Guest TSC at which its system time was [`GuestClockV1::base_ns`].
+        pub base_tsc: u64,
+        /// System time in nanoseconds at that TSC.
+        pub base_ns: u64,
+        /// Unix time in nanoseconds at system time zero.
+        pub wall_base_ns: u64,
+        /// TSC ticks per millisecond.
+        pub tsc_khz: u32,
         reserved: [u8; 4],
     }
 }

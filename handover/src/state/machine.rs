@@ -1,4 +1,6 @@
-//! The machine: processors, clocks, memory map, arena, bridges.
+//! The machine: processors, clocks, how it was started, memory map, arena, bridges.
+
+use super::TEXT_BYTES;
 
 record! {
     /// The machine. Exactly one.
@@ -55,13 +57,12 @@ record! {
         pub base: u64,
         /// Bytes.
         pub bytes: u64,
+        /// Which one: image slot, module number, token of a memory object; zero otherwise.
+        pub owner_id: u64,
         /// Type as firmware gave it: `REGION_*`, the numbers of ACPI 15.1.
         pub firmware_type: u32,
         /// Who owns it: `OWNER_*`.
         pub owner: u32,
-        /// Which one: image slot or module number, zero otherwise.
-        pub owner_id: u32,
-        reserved: [u8; 4],
     }
 }
 
@@ -92,6 +93,8 @@ pub const OWNER_OBJECTS: u32 = 4;
 pub const OWNER_MODULE: u32 = 5;
 /// [`RegionV1::owner`]: firmware, or not memory at all.
 pub const OWNER_FIRMWARE: u32 = 6;
+/// [`RegionV1::owner`]: the first MiB's start code, kept by whatever image runs.
+pub const OWNER_LOW: u32 = 7;
 
 record! {
     /// A range of the handover arena: everything the next image must find lies in one.
@@ -170,6 +173,33 @@ record! {
         pub bridge_control: u32,
         /// Command register.
         pub command: u32,
+    }
+}
+
+record! {
+    /// A boot module that is kept: kernels and initrds of guests that an upgrade stops, `baton.toml`.
+    ModuleV1 [0x0106, "boot module", Plan, true, 216] key |record| [record.index.into(), 0];
+    {
+        /// Host physical address.
+        pub base: u64,
+        /// Bytes.
+        pub bytes: u64,
+        /// The loader's string for it: a path, then arguments.
+        pub name: [u8; TEXT_BYTES],
+        /// Number, as [`RegionV1::owner_id`] has it.
+        pub index: u32,
+        reserved: [u8; 4],
+    }
+}
+
+record! {
+    /// How the first generation was started. At most one.
+    BootV1 [0x0107, "boot", Plan, false, 200] key |_record| [0, 0];
+    {
+        /// TSC ticks from the first image's first instruction to the first guest's; zero before.
+        pub ticks_to_guest: u64,
+        /// The way in: a loader's name.
+        pub via: [u8; TEXT_BYTES],
     }
 }
 

@@ -7,9 +7,9 @@
 //! - [`device`]: functions, aliases, BARs, configuration space
 //! - [`interrupt`]: MSI-X entries and interrupt remapping entries
 //! - [`guest`]: guests and what they have done
-//! - [`vcpu`]: registers and extended state
-//! - [`lapic`]: virtual local APIC and clock
-//! - [`platform`]: the guest's I/O APIC, UART, PCI host, RTC
+//! - [`vcpu`]: registers, emulated MSRs, extended state
+//! - [`lapic`]: virtual local APIC and clocks
+//! - [`platform`]: the guest's I/O APIC, UART, PCI host, legacy ports
 //! - [`management`]: address, fault log
 //! - [`report`]: what became of upgrades
 //! - [`set`]: all of them together, [`State`]
@@ -87,6 +87,8 @@ pub use set::{RefreshError, Skipped, State};
 
 /// Bytes of a name: UTF-8, padded with zeros.
 pub const NAME_BYTES: usize = 32;
+/// Bytes of a longer text: a module's name, a reason. UTF-8, padded with zeros.
+pub const TEXT_BYTES: usize = 192;
 
 /// A name as records hold it; `None` when it is too long or contains a zero.
 #[must_use]

@@ -8,7 +8,7 @@ record! {
         pub guest: u64,
         /// Redirection entries.
         pub redirection: [u64; 24],
-        /// APIC id.
+        /// ID register: the APIC id in bits 27:24.
         pub id: u32,
         /// Selected register.
         pub select: u32,
@@ -18,29 +18,27 @@ record! {
     }
 }
 
-/// Bytes the receive queue of a [`UartV1`] holds.
-pub const UART_QUEUE: usize = 64;
+/// The most input a [`UartV1`] keeps, in bytes.
+pub const UART_INPUT_MAX: u32 = 4096;
+/// Bytes of input in one record.
+pub const UART_PIECE: usize = 256;
 
 record! {
-    /// A guest's 16550 (its registers by the data sheet's names).
-    UartV1 [0x0702, "UART", Freeze, true, 96] key |record| [record.guest, record.port.into()];
+    /// A guest's 16550 (its registers by the data sheet's names). Line status and interrupt line follow from them.
+    UartV1 [0x0702, "UART", Freeze, true, 32] key |record| [record.guest, record.port.into()];
     {
         /// Token of the guest.
         pub guest: u64,
         /// First I/O port.
         pub port: u32,
-        /// Bytes in [`UartV1::queue`].
-        pub queued: u32,
-        /// Bytes from the operator that wait for the guest.
-        pub queue: [u8; UART_QUEUE],
+        /// Bytes from the operator that wait for the guest, in [`UartInputV1`]s.
+        pub input_bytes: u32,
         /// Interrupt enable.
         pub ier: u8,
         /// Line control.
         pub lcr: u8,
         /// Modem control.
         pub mcr: u8,
-        /// Line status.
-        pub lsr: u8,
         /// Modem status.
         pub msr: u8,
         /// Scratch.
@@ -53,9 +51,24 @@ record! {
         pub fcr: u8,
         /// 1 when the transmitter-empty interrupt waits to be read.
         pub thr_pending: u8,
-        /// 1 when its interrupt line is raised.
-        pub line: u8,
-        reserved: [u8; 5],
+        /// 1 after input was lost, until the guest reads it.
+        pub overrun: u8,
+        reserved: [u8; 6],
+    }
+}
+
+record! {
+    /// A piece of the input that waits in a UART, oldest first. No piece is left out.
+    UartInputV1 [0x0705, "UART input", Freeze, true, 272] key |record| [record.guest, u64::from(record.port) << 32 | u64::from(record.offset)];
+    {
+        /// Token of the guest.
+        pub guest: u64,
+        /// First I/O port of the UART.
+        pub port: u32,
+        /// Offset of the piece, a multiple of [`UART_PIECE`].
+        pub offset: u32,
+        /// The bytes; zero past the end of the input.
+        pub bytes: [u8; UART_PIECE],
     }
 }
 
@@ -72,17 +85,33 @@ record! {
 }
 
 record! {
-    /// A guest's MC146818 clock.
-    RtcV1 [0x0704, "RTC", Freeze, false, 152] key |record| [record.guest, 0];
+    /// A guest's legacy ports: interval timer, CMOS address, port 0x61. The time in the CMOS is the host's.
+    LegacyV1 [0x0704, "legacy ports", Freeze, true, 72] key |record| [record.guest, 0];
     {
         /// Token of the guest.
         pub guest: u64,
-        /// Nanoseconds to add to the host's time of day.
-        pub offset_ns: u64,
-        /// Registers and CMOS memory; the time in the first ten is computed anew.
-        pub memory: [u8; 128],
-        /// Selected register.
-        pub select: u32,
-        reserved: [u8; 4],
+        /// System time in nanoseconds at which each channel's count was loaded.
+        pub pit_loaded_ns: [u64; 3],
+        /// Count of each channel, zero for 65536.
+        pub pit_reload: [u16; 3],
+        /// Count when it was latched.
+        pub pit_latched: [u16; 3],
+        /// 1 after a latch command, until it is read.
+        pub pit_is_latched: [u8; 3],
+        /// Bits 5:4 of each control word.
+        pub pit_access: [u8; 3],
+        /// Bits 3:1 of each control word.
+        pub pit_mode: [u8; 3],
+        /// 1 when the next read or write is the high byte.
+        pub pit_high_next: [u8; 3],
+        /// The low byte written.
+        pub pit_low: [u8; 3],
+        /// CMOS address register.
+        pub cmos_index: u8,
+        /// Bits 1:0 of port 0x61.
+        pub port_61: u8,
+        /// The refresh bit of port 0x61.
+        pub refresh: u8,
+        reserved: [u8; 10],
     }
 }

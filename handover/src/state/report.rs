@@ -1,8 +1,10 @@
 //! What became of upgrades, kept so that the new image can tell who made it and how.
 
+use super::NAME_BYTES;
+
 record! {
     /// The report of one upgrade; the one in progress is written at FREEZE and completed by the new image.
-    ReportV1 [0x0803, "report", Any, false, 312] key |record| [record.sequence, 0];
+    ReportV1 [0x0803, "report", Any, false, 376] key |record| [record.sequence, 0];
     {
         /// Number of the attempt since power-on, refused ones counted.
         pub sequence: u64,
@@ -21,6 +23,10 @@ record! {
         pub from_build: [u8; 32],
         /// Build id of the new image.
         pub to_build: [u8; 32],
+        /// Version of the old image: UTF-8, padded with zeros.
+        pub from_version: [u8; NAME_BYTES],
+        /// Version of the new image, likewise; all zero when it had none.
+        pub to_version: [u8; NAME_BYTES],
         /// Why it failed: UTF-8, padded with zeros.
         pub reason: [u8; 96],
         /// [`crate::phase::Outcome::code`], zero while in progress.

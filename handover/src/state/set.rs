@@ -3,18 +3,20 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::device::{AliasV1, BarV1, ConfigV1, DeviceV1};
-use super::guest::{GuestRestV1, GuestV1};
+use super::device::{AliasV1, BarV1, ConfigV1, DeviceV1, PciFunctionV1};
+use super::guest::{CpuidV1, GuestRestV1, GuestV1};
 use super::interrupt::{IrteV1, MsixV1};
-use super::lapic::{KvmClockV1, LapicV1};
-use super::machine::{ArenaV1, BridgeV1, MachineV1, PcpuV1, RegionV1};
-use super::management::{FaultV1, ManagementV1};
+use super::lapic::{GuestClockV1, KvmClockV1, LapicV1};
+use super::machine::{ArenaV1, BootV1, BridgeV1, MachineV1, ModuleV1, PcpuV1, RegionV1};
+use super::management::{FaultV1, ManagementV1, TotalsV1};
 use super::memory::{ExtentV1, ObjectV1, SpaceObjectV1, SpaceV1};
-use super::platform::{IoapicV1, PciHostV1, RtcV1, UartV1};
+use super::platform::{
+    IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE, UartInputV1, UartV1,
+};
 use super::report::ReportV1;
 use super::stream::{EndV1, MarkV1};
 use super::unit::{DomainIdV1, DomainV1, UnitRestV1, UnitV1};
-use super::vcpu::{VcpuV1, XsaveV1};
+use super::vcpu::{VcpuMsrsV1, VcpuV1, XsaveV1};
 use crate::reader::{ReadError, Stream};
 use crate::record::{Part, Record};
 use crate::writer::{WriteError, Writer};
@@ -126,6 +128,8 @@ macro_rules! state {
                 $( if <$type>::PART != Part::Plan { state.$field.reserve(SLACK); } )*
                 let pieces = state.vcpus.len().saturating_mul(PIECES_RESERVED);
                 state.xsave.reserve(pieces);
+                let inputs = state.uarts.len().saturating_mul(UART_PIECES);
+                state.uart_inputs.reserve(inputs);
                 Ok(state)
             }
 
@@ -163,6 +167,27 @@ macro_rules! state {
                     Part::Freeze => 0,
                     Part::Plan | Part::Any => self.$field.len(),
                 }; )*
+            }
+
+            /// Puts the records of each kind in the order that [`crate::graph`] wants, those of the plan and the others apart.
+            pub fn sort(&mut self) {
+                $(
+                    let (planned, rest) = match <$type>::PART {
+                        Part::Any => self.$field.split_at_mut_checked(self.planned.$field).unwrap_or_default(),
+                        Part::Plan | Part::Freeze => (self.$field.as_mut_slice(), [].as_mut_slice()),
+                    };
+                    planned.sort_unstable_by_key(Record::key);
+                    rest.sort_unstable_by_key(Record::key);
+                )*
+            }
+
+            /// Drops what is not planned and keeps its room, so that FREEZE need not allocate.
+            pub fn clear_rest(&mut self) {
+                $( match <$type>::PART {
+                    Part::Plan => {}
+                    Part::Freeze => self.$field.clear(),
+                    Part::Any => self.$field.truncate(self.planned.$field),
+                } )*
             }
 
             /// Writes the planned part.
@@ -205,6 +230,8 @@ macro_rules! state {
 
 /// XSAVE pieces room is kept for per vCPU beyond those of the dry run: a whole area with AVX-512 and PKRU.
 const PIECES_RESERVED: usize = 12;
+/// Pieces of a UART's input at most.
+const UART_PIECES: usize = UART_INPUT_MAX as usize / UART_PIECE;
 
 state! {
     /// Exactly one.
@@ -215,6 +242,10 @@ state! {
     regions: RegionV1,
     /// Arena ranges.
     arenas: ArenaV1,
+    /// Boot modules.
+    modules: ModuleV1,
+    /// At most one.
+    boot: BootV1,
     /// Bridges above preserved devices.
     bridges: BridgeV1,
     /// IOMMU units.
@@ -233,6 +264,8 @@ state! {
     space_objects: SpaceObjectV1,
     /// Guests.
     guests: GuestV1,
+    /// CPUID tables of guests.
+    cpuids: CpuidV1,
     /// Devices.
     devices: DeviceV1,
     /// Requester aliases.
@@ -251,26 +284,36 @@ state! {
     irtes: IrteV1,
     /// Configuration space.
     configs: ConfigV1,
+    /// Registers of functions.
+    functions: PciFunctionV1,
     /// MSI-X entries.
     msix: MsixV1,
     /// What guests were doing.
     guest_rests: GuestRestV1,
     /// vCPUs.
     vcpus: VcpuV1,
+    /// Emulated MSRs.
+    vcpu_msrs: VcpuMsrsV1,
     /// Extended state.
     xsave: XsaveV1,
     /// Local APICs.
     lapics: LapicV1,
-    /// Clocks.
+    /// Clock registrations.
     clocks: KvmClockV1,
+    /// Clocks of guests.
+    guest_clocks: GuestClockV1,
     /// I/O APICs.
     ioapics: IoapicV1,
     /// UARTs.
     uarts: UartV1,
+    /// Their input.
+    uart_inputs: UartInputV1,
     /// PCI hosts.
     pci_hosts: PciHostV1,
-    /// RTCs.
-    rtcs: RtcV1,
+    /// Legacy ports.
+    legacies: LegacyV1,
+    /// At most one.
+    totals: TotalsV1,
 }
 
 fn in_part<T: Record>(planned: bool) -> Result<(), ReadError> {

@@ -2,7 +2,7 @@
 
 record! {
     /// A unit as the old image left it, translating.
-    UnitV1 [0x0201, "unit", Plan, true, 120] key |record| [record.index.into(), 0];
+    UnitV1 [0x0201, "unit", Plan, true, 96] key |record| [record.index.into(), 0];
     {
         /// Host physical address of the registers.
         pub register_base: u64,
@@ -18,10 +18,6 @@ record! {
         pub queue: u64,
         /// Host physical address of the words that wait descriptors write.
         pub status_word: u64,
-        /// Host physical address of the DID bitmap: bit n set when DID n is taken.
-        pub did_bitmap: u64,
-        /// Bytes of the DID bitmap.
-        pub did_bitmap_bytes: u64,
         /// Number, as other records use it.
         pub index: u32,
         /// PCI segment.
@@ -34,8 +30,6 @@ record! {
         pub interrupt_entries: u32,
         /// DIDs the unit has: `2^(4 + 2 * CAP.ND)`.
         pub did_count: u32,
-        /// Fault event control (FECTL).
-        pub fault_control: u32,
         /// Fault event data (FEDATA).
         pub fault_data: u32,
         /// Fault event address (FEADDR).
@@ -44,7 +38,6 @@ record! {
         pub fault_upper_address: u32,
         /// `UNIT_*`.
         pub flags: u32,
-        reserved: [u8; 4],
     }
 }
 
@@ -56,9 +49,11 @@ pub const UNIT_NON_COHERENT: u32 = 2;
 pub const UNIT_CACHING_MODE: u32 = 4;
 /// [`UnitV1::flags`]: an AMD unit; register fields hold the AMD registers of the same purpose.
 pub const UNIT_AMD: u32 = 8;
+/// [`UnitV1::flags`]: faults are told by an event; otherwise they are polled.
+pub const UNIT_FAULT_EVENT: u32 = 16;
 
 record! {
-    /// What a unit's queue and fault registers read at FREEZE. One per unit.
+    /// What a unit's queue and fault event read at FREEZE. One per unit. Recorded faults stay in the unit's registers.
     UnitRestV1 [0x0202, "unit rest", Freeze, true, 32] key |record| [record.index.into(), 0];
     {
         /// Invalidation queue head (IQH).
@@ -69,9 +64,10 @@ record! {
         pub index: u32,
         /// GSTS.
         pub status: u32,
-        /// Fault status (FSTS).
-        pub fault_status: u32,
-        reserved: [u8; 4],
+        /// Fault event control (FECTL) without IP: masked in a storm of faults.
+        pub fault_control: u32,
+        /// What the last wait descriptor wrote to the status word.
+        pub sequence: u32,
     }
 }
 

@@ -25,7 +25,7 @@ pub const SEGMENT_UNUSABLE: u16 = 1 << 12;
 
 record! {
     /// A virtual processor at FREEZE, numbered from zero within its guest.
-    VcpuV1 [0x0603, "vCPU", Freeze, true, 576] key |record| [record.guest, record.index.into()];
+    VcpuV1 [0x0603, "vCPU", Freeze, true, 568] key |record| [record.guest, record.index.into()];
     {
         /// Token of the guest.
         pub guest: u64,
@@ -89,8 +89,6 @@ record! {
         pub debugctl: u64,
         /// IA32_SPEC_CTRL.
         pub spec_ctrl: u64,
-        /// IA32_MISC_ENABLE as the guest wrote it.
-        pub misc_enable: u64,
         /// Limit of the GDT.
         pub gdt_limit: u32,
         /// Limit of the IDT.
@@ -113,12 +111,11 @@ record! {
         pub event_instruction_bytes: u32,
         /// `NMI_*`.
         pub nmi: u32,
-        /// SIPI vector it waits with, zero otherwise.
-        pub sipi_vector: u32,
         /// Bytes of its XSAVE area, standard format (SDM 1 13.4).
         pub xsave_bytes: u32,
         /// Records of [`XsaveV1`]; pieces that were not written are zero.
         pub xsave_pieces: u32,
+        reserved: [u8; 4],
     }
 }
 
@@ -146,9 +143,7 @@ pub const EVENT_SOFTWARE_INTERRUPT: u32 = 4;
 pub const EVENT_SOFTWARE_EXCEPTION: u32 = 5;
 /// [`VcpuV1::event`], or'ed in: with an error code.
 pub const EVENT_HAS_ERROR: u32 = 1 << 31;
-/// [`VcpuV1::nmi`]: one is pending.
-pub const NMI_PENDING: u32 = 1;
-/// [`VcpuV1::nmi`]: they are blocked until IRET.
+/// [`VcpuV1::nmi`]: they are blocked until IRET. Pending ones are the LAPIC's.
 pub const NMI_BLOCKED: u32 = 2;
 
 /// Bytes of extended state in one record.
@@ -168,5 +163,29 @@ record! {
         pub offset: u32,
         /// The bytes; zero past the end of the area.
         pub bytes: [u8; XSAVE_PIECE],
+    }
+}
+
+record! {
+    /// MSRs of a vCPU that are emulated in software. One per vCPU.
+    VcpuMsrsV1 [0x0608, "vCPU MSRs", Freeze, true, 264] key |record| [record.guest, record.vcpu.into()];
+    {
+        /// Token of the guest.
+        pub guest: u64,
+        /// IA32_BIOS_SIGN_ID as the guest reads it.
+        pub microcode: u64,
+        /// IA32_MISC_ENABLE.
+        pub misc_enable: u64,
+        /// HWCR.
+        pub hwcr: u64,
+        /// IA32_MTRR_DEF_TYPE.
+        pub mtrr_default: u64,
+        /// The fixed-range MTRRs in ascending order.
+        pub mtrr_fixed: [u64; 11],
+        /// Base and mask of each variable-range MTRR.
+        pub mtrr_variable: [u64; 16],
+        /// Number of the vCPU.
+        pub vcpu: u32,
+        reserved: [u8; 4],
     }
 }

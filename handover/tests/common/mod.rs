@@ -8,17 +8,17 @@
 use handover::State;
 use handover::header::HEADER_BYTES;
 use handover::reader::Stream;
+use handover::state::{TEXT_BYTES, name_field, platform::*, report::*, unit::*, vcpu::*};
 use handover::state::{
     device::*, guest::*, interrupt::*, lapic::*, machine::*, management::*, memory::*,
 };
-use handover::state::{name_field, platform::*, report::*, unit::*, vcpu::*};
 use handover::writer::Writer;
 use zerocopy::FromZeros;
 
 /// Where the sample's region lies.
 pub const BASE: u64 = 0x1800_0000;
 /// Bytes of the sample's region.
-pub const REGION: usize = 8192;
+pub const REGION: usize = 12288;
 /// Upgrades since power-on.
 pub const GENERATION: u64 = 3;
 /// Segment 0, bus 3, device 0, function 0.
@@ -44,21 +44,29 @@ pub fn sample() -> State {
         sequence: 1,
         address: 0xdead_f000,
         tsc: 77,
+        count: 3,
+        reported: 3,
         unit: 0,
         source: NVME,
         reason: 5,
-        flags: 1,
+        access: FAULT_READ,
+        entry: 0,
+        pasid: NO_PASID,
     });
     state.set_planned();
     // What the pause adds to the logs.
     state.faults.push(FaultV1 {
         sequence: 2,
-        address: 0xbeef_f000,
+        address: 0,
         tsc: 99,
+        count: 1,
+        reported: 0,
         unit: 0,
         source: NIC,
-        reason: 6,
-        flags: 0,
+        reason: 0x26,
+        access: FAULT_INTERRUPT,
+        entry: 5,
+        pasid: NO_PASID,
     });
     let mut phase_tsc = [0; 12];
     phase_tsc[..4].copy_from_slice(&[10, 20, 30, 40]);
@@ -73,6 +81,8 @@ pub fn sample() -> State {
         interrupts_pending: 1,
         from_build,
         to_build,
+        from_version: name_field("0.1.0").unwrap(),
+        to_version: name_field("0.1.1").unwrap(),
         format: 1,
         ..ReportV1::new_zeroed()
     });
@@ -102,10 +112,9 @@ fn machine(state: &mut State) {
     let region = |base, end, firmware_type, owner, owner_id| RegionV1 {
         base,
         bytes: end - base,
+        owner_id,
         firmware_type,
         owner,
-        owner_id,
-        reserved: [0; 4],
     };
     state.regions.extend([
         region(0, 0x9_fc00, REGION_RAM, OWNER_FREE, 0),
@@ -116,8 +125,8 @@ fn machine(state: &mut State) {
         region(0x400_0000, 0x500_0000, REGION_RAM, OWNER_SCRATCH, 0),
         region(0x1800_0000, 0x1900_0000, REGION_RAM, OWNER_ARENA, 0),
         region(0x1900_0000, 0x1a00_0000, REGION_RAM, OWNER_MODULE, 0),
-        region(0x2000_0000, 0x3000_0000, REGION_RAM, OWNER_OBJECTS, 0),
-        region(0x3000_0000, 0x4000_0000, REGION_RAM, OWNER_OBJECTS, 0),
+        region(0x2000_0000, 0x3000_0000, REGION_RAM, OWNER_OBJECTS, RAM),
+        region(0x3000_0000, 0x4000_0000, REGION_RAM, OWNER_OBJECTS, RAM),
         region(0x7ffe_0000, 0x8000_0000, REGION_ACPI, OWNER_FIRMWARE, 0),
     ]);
     state.arenas.push(ArenaV1 {
@@ -125,6 +134,21 @@ fn machine(state: &mut State) {
         bytes: 0x100_0000,
         frame_table: 0x1801_0000,
         frame_table_bytes: 0x4000,
+    });
+    let mut name = [0; TEXT_BYTES];
+    name[..10].copy_from_slice(b"baton.toml");
+    state.modules.push(ModuleV1 {
+        base: 0x1900_0000,
+        bytes: 777,
+        name,
+        index: 0,
+        reserved: [0; 4],
+    });
+    let mut via = [0; TEXT_BYTES];
+    via[..4].copy_from_slice(b"iPXE");
+    state.boot.push(BootV1 {
+        ticks_to_guest: 123_456_789,
+        via,
     });
     let bridge = |bdf, bus| BridgeV1 {
         bdf,
@@ -146,28 +170,24 @@ fn iommu(state: &mut State) {
         interrupt_table: 0x1804_0000 | 1 << 11 | 7,
         queue: 0x1803_0000,
         status_word: 0x1803_1000,
-        did_bitmap: 0x1803_2000,
-        did_bitmap_bytes: 0x2000,
         index: 0,
         segment: 0,
         version: 0x10,
         status: 0xc700_0000,
         interrupt_entries: 256,
         did_count: 1 << 16,
-        fault_control: 0,
         fault_data: 0x31,
         fault_address: 0xfee0_0000,
         fault_upper_address: 0,
-        flags: 0,
-        reserved: [0; 4],
+        flags: UNIT_FAULT_EVENT,
     });
     state.unit_rests.push(UnitRestV1 {
         queue_head: 0x40,
         queue_tail: 0x40,
         index: 0,
         status: 0xc700_0000,
-        fault_status: 0,
-        reserved: [0; 4],
+        fault_control: 0,
+        sequence: 41,
     });
     let domain = |token, space, table_root| DomainV1 {
         token,
@@ -261,7 +281,9 @@ fn devices(state: &mut State) {
             msix_pending_bar: 0,
             msix_pending_offset: 0x3000,
             msi_capability: 0,
-            flags: DEVICE_RESETTABLE,
+            flags: DEVICE_RESETTABLE | DEVICE_ATS,
+            ats_depth: 32,
+            reserved: [0; 4],
         },
     ]);
     state.aliases.push(AliasV1 {
@@ -288,6 +310,15 @@ fn devices(state: &mut State) {
         offset: 0,
         bytes,
     });
+    state.functions.push(PciFunctionV1 {
+        device: NVME,
+        bars: [0xe000_0000, 0, 0, 0, 0, 0],
+        command: 0x406,
+        express_control: 0x2810,
+        cache_line: 16,
+        interrupt_line: 0xff,
+        flags: FUNCTION_MSIX | FUNCTION_MSIX_ENABLED,
+    });
     for index in 0..3 {
         state.irtes.push(IrteV1 {
             low: (0x31_0000 + u64::from(index) * 0x1_0000) | 1,
@@ -299,16 +330,18 @@ fn devices(state: &mut State) {
         });
         state.msix.push(MsixV1 {
             guest_address: 0xfee0_0000,
+            routed_address: 0xfee0_0000,
+            host_address: 0xfee0_0090 + u64::from(index) * 0x20,
             device: NVME,
             index,
             guest_data: 0x22 + index,
             guest_control: 0,
+            routed_data: 0x22 + index,
+            host_data: 0,
             irte: 4 + index,
             host_vector: 0x31 + index,
             pcpu: 1,
-            flags: if index == 2 { MSIX_PENDING } else { 0 },
-            vcpu: 0,
-            reserved: [0; 4],
+            flags: MSIX_OPEN | if index == 2 { MSIX_PENDING } else { 0 },
         });
     }
     state.irtes.insert(
@@ -325,23 +358,29 @@ fn devices(state: &mut State) {
 }
 
 fn guest(state: &mut State) {
+    let mut kernel = [0; TEXT_BYTES];
+    kernel[..7].copy_from_slice(b"vmlinuz");
     state.guests.push(GuestV1 {
         token: GUEST,
         memory_bytes: 0x2000_0000,
         space: SPACE,
         name: name_field("debian").unwrap(),
+        kernel,
         vcpu_count: 1,
         device_count: 1,
-        console: CONSOLE_UART,
+        console: CONSOLE_COM1,
         on_upgrade: ON_UPGRADE_PRESERVE,
+        number: 0,
+        reserved: [0; 4],
     });
     state.guest_rests.push(GuestRestV1 {
         guest: GUEST,
         entries: 4711,
         interrupts: 815,
         started_tsc: 999,
+        reason: [0; TEXT_BYTES],
         state: GUEST_RUNNING,
-        reserved: [0; 4],
+        power: POWER_NONE,
     });
     let segment = |selector, attributes| SegmentV1 {
         base: 0,
@@ -405,9 +444,9 @@ fn guest(state: &mut State) {
     state.lapics.push(LapicV1 {
         guest: GUEST,
         base: 0xfee0_0d00,
-        tsc_deadline: 0x1_0000,
-        timer_base_tsc: 0x8000,
-        logical_destination: 1,
+        timer_deadline: 0x1_0000,
+        timer_armed: 1,
+        events: LAPIC_NMI,
         spurious: 0x1ff,
         lvt_timer: 0x4_00ec,
         lvt_lint0: 0x1_0700,
@@ -420,14 +459,39 @@ fn guest(state: &mut State) {
         guest: GUEST,
         system_time_msr: 0x20_0001,
         wall_clock_msr: 0x20_1000,
-        tsc_timestamp: 1_000_000,
-        system_time_ns: 1_000_000,
-        multiplier: 0x8000_0000,
-        shift: 1,
+        vcpu: 0,
         version: 8,
-        flags: 1,
-        ..KvmClockV1::new_zeroed()
     });
+    state.guest_clocks.push(GuestClockV1 {
+        guest: GUEST,
+        base_tsc: 1_000_000,
+        base_ns: 1_000_000,
+        wall_base_ns: 1_700_000_000_000_000_000,
+        tsc_khz: 1_000_000,
+        reserved: [0; 4],
+    });
+    state.vcpu_msrs.push(VcpuMsrsV1 {
+        guest: GUEST,
+        misc_enable: 0x1801,
+        hwcr: 1 << 24,
+        mtrr_default: 0xc06,
+        mtrr_fixed: [0x0606_0606_0606_0606; 11],
+        ..VcpuMsrsV1::new_zeroed()
+    });
+    state.cpuids.extend([
+        CpuidV1 {
+            guest: GUEST,
+            leaf: 0,
+            subleaf: 0,
+            values: [0xd, 0x6874_7541, 0x444d_4163, 0x6974_6e65],
+        },
+        CpuidV1 {
+            guest: GUEST,
+            leaf: 0x4000_0000,
+            subleaf: 0,
+            values: [0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x4d],
+        },
+    ]);
     state.ioapics.push(IoapicV1 {
         guest: GUEST,
         redirection: [0x1_0000; 24],
@@ -439,27 +503,42 @@ fn guest(state: &mut State) {
     state.uarts.push(UartV1 {
         guest: GUEST,
         port: 0x3f8,
-        queued: 2,
+        input_bytes: 2,
         ier: 5,
         lcr: 3,
         mcr: 0xb,
-        lsr: 0x61,
         msr: 0xb0,
         dll: 1,
         fcr: 1,
-        line: 1,
         ..UartV1::new_zeroed()
     });
-    state.uarts[0].queue[..2].copy_from_slice(b"ls");
+    let mut input = UartInputV1 {
+        guest: GUEST,
+        port: 0x3f8,
+        offset: 0,
+        bytes: [0; UART_PIECE],
+    };
+    input.bytes[..2].copy_from_slice(b"ls");
+    state.uart_inputs.push(input);
     state.pci_hosts.push(PciHostV1 {
         guest: GUEST,
         address: 0x8000_1810,
         reserved: [0; 4],
     });
-    state.rtcs.push(RtcV1 {
+    state.legacies.push(LegacyV1 {
         guest: GUEST,
-        select: 0xd,
-        ..RtcV1::new_zeroed()
+        pit_loaded_ns: [0, 0, 5_000],
+        pit_reload: [0, 0, 11_932],
+        pit_access: [0, 0, 3],
+        cmos_index: 0xd,
+        port_61: 1,
+        ..LegacyV1::new_zeroed()
+    });
+    state.totals.push(TotalsV1 {
+        committed: 2,
+        refused: 1,
+        faults: 4,
+        ..TotalsV1::new_zeroed()
     });
 }
 
@@ -469,10 +548,11 @@ fn management(state: &mut State) {
         port: 443,
         prefix: 24,
         flags: MANAGEMENT_DHCP,
+        deadline_ms: 50,
         address: [10, 0, 2, 15],
         gateway: [10, 0, 2, 2],
         mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
-        reserved: [0; 10],
+        reserved: [0; 6],
     });
 }
 
