@@ -1,0 +1,401 @@
+//! The register file: VT-d 11.4.
+
+use super::caches::Caches;
+use super::memory::ModelMemory;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::fmt::Write;
+use machine::access::Registers;
+
+pub(super) const TE: u32 = 1 << 31;
+pub(super) const SRTP: u32 = 1 << 30;
+pub(super) const WBF: u32 = 1 << 27;
+pub(super) const QIE: u32 = 1 << 26;
+pub(super) const IRE: u32 = 1 << 25;
+pub(super) const SIRTP: u32 = 1 << 24;
+pub(super) const CFI: u32 = 1 << 23;
+const ONE_SHOT: u32 = SRTP | WBF | SIRTP | 1 << 29;
+pub(super) const PFO: u32 = 1;
+pub(super) const PPF: u32 = 2;
+pub(super) const IQE: u32 = 1 << 4;
+pub(super) const ICE: u32 = 1 << 5;
+pub(super) const ITE: u32 = 1 << 6;
+
+/// How the unit fails. Nothing is set at first.
+#[derive(Clone, Debug, Default)]
+pub struct Failures {
+    /// Bits of GSTS that never change.
+    pub stuck: u32,
+    /// Protected memory stays on.
+    pub stuck_protection: bool,
+    /// The queue is never looked at.
+    pub dead_queue: bool,
+    /// So many descriptors are found bad (IQE), after `reject_after` good ones.
+    pub reject: u32,
+    /// See `reject`.
+    pub reject_after: u32,
+    /// Good descriptors between two bad ones.
+    pub reject_gap: u32,
+    /// So many device-TLB invalidations time out (ITE).
+    pub device_timeouts: u32,
+    /// So many completions come unasked (ICE).
+    pub spurious_completions: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) memory: ModelMemory,
+    pub(super) cap: u64,
+    pub(super) ecap: u64,
+    pub(super) gsts: u32,
+    pub(super) rtaddr: u64,
+    pub(super) root: u64,
+    pub(super) irta: u64,
+    pub(super) interrupt_table: u64,
+    pub(super) iqa: u64,
+    pub(super) head: u64,
+    pub(super) tail: u64,
+    pub(super) abort_waits: bool,
+    pub(super) last_was_wait: bool,
+    pub(super) fsts: u32,
+    pub(super) fectl: u32,
+    pub(super) event: [u32; 3],
+    pub(super) iectl: u32,
+    pub(super) pmen: u32,
+    pub(super) records: Vec<[u64; 2]>,
+    pub(super) next_record: usize,
+    pub(super) events: u64,
+    pub(super) caches: Caches,
+    pub(super) failures: Failures,
+    pub(super) violations: Vec<String>,
+    pub(super) writes: u64,
+    pub(super) submissions: u64,
+    pub(super) device_tlb: Vec<(u16, u64)>,
+    pub(super) write_buffer_flushes: u64,
+}
+
+/// A unit. Clones are the same unit, as a mapping of its registers is.
+#[derive(Clone, Debug)]
+pub struct ModelUnit {
+    pub(super) state: Rc<RefCell<State>>,
+}
+
+impl ModelUnit {
+    /// QEMU's capabilities: 3 and 4 levels, 2 MiB and 1 GiB leaves, 65,536 domains, one
+    /// fault record, mask up to 18.
+    pub const CAP: u64 = 0x00d2_008c_222f_0606;
+    /// QEMU's: no snooping, queued invalidation, interrupt remapping, x2APIC.
+    pub const ECAP: u64 = 0x00f0_0f5a;
+
+    /// A unit as after reset, with these capabilities, that walks `memory`.
+    #[must_use]
+    pub fn new(memory: &ModelMemory, cap: u64, ecap: u64) -> Self {
+        let records = (cap >> 40 & 0xff) as usize + 1;
+        let state = State {
+            memory: memory.clone(),
+            cap,
+            ecap,
+            gsts: 0,
+            rtaddr: 0,
+            root: 0,
+            irta: 0,
+            interrupt_table: 0,
+            iqa: 0,
+            head: 0,
+            tail: 0,
+            abort_waits: false,
+            last_was_wait: true,
+            fsts: 0,
+            fectl: 1 << 31,
+            event: [0; 3],
+            iectl: 1 << 31,
+            pmen: 0,
+            records: vec![[0; 2]; records],
+            next_record: 0,
+            events: 0,
+            caches: Caches::default(),
+            failures: Failures::default(),
+            violations: Vec::new(),
+            writes: 0,
+            submissions: 0,
+            device_tlb: Vec::new(),
+            write_buffer_flushes: 0,
+        };
+        Self {
+            state: Rc::new(RefCell::new(state)),
+        }
+    }
+
+    /// Has the unit fail from here on.
+    pub fn fail(&self, failures: Failures) {
+        self.state.borrow_mut().failures = failures;
+    }
+
+    /// What software did that it must not.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        self.state.borrow().violations.clone()
+    }
+
+    /// Register writes so far.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.state.borrow().writes
+    }
+
+    /// Writes of the queue's tail so far.
+    #[must_use]
+    pub fn submissions(&self) -> u64 {
+        self.state.borrow().submissions
+    }
+
+    /// Fault events sent so far.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.state.borrow().events
+    }
+
+    /// Device-TLB invalidations so far: requester id and second word of the descriptor.
+    #[must_use]
+    pub fn device_tlb(&self) -> Vec<(u16, u64)> {
+        self.state.borrow().device_tlb.clone()
+    }
+
+    /// Write buffer flushes so far.
+    #[must_use]
+    pub fn write_buffer_flushes(&self) -> u64 {
+        self.state.borrow().write_buffer_flushes
+    }
+
+    /// GSTS.
+    #[must_use]
+    pub fn status(&self) -> u32 {
+        self.state.borrow().gsts
+    }
+
+    /// Lets a queue that stood still go on.
+    pub fn write_tail_again(&self) {
+        self.state.borrow_mut().run_queue();
+    }
+
+    /// Sets registers as firmware might have left them.
+    pub fn firmware_left(&self, gsts: u32, protected_memory: bool) {
+        let mut state = self.state.borrow_mut();
+        state.gsts = gsts;
+        state.pmen = if protected_memory { 1 << 31 | 1 } else { 0 };
+    }
+
+    /// Changes a register behind the driver's back (offsets of VT-d 11.4).
+    pub fn tamper(&self, offset: usize, value: u64) {
+        let mut state = self.state.borrow_mut();
+        let low = value as u32;
+        match offset {
+            0x08 => state.cap = value,
+            0x10 => state.ecap = value,
+            0x1c => state.gsts = low,
+            0x20 => state.rtaddr = value,
+            0x34 => state.fsts = low,
+            0x38 => state.fectl = low,
+            0x3c => state.event[0] = low,
+            0x40 => state.event[1] = low,
+            0x44 => state.event[2] = low,
+            0x80 => state.head = value >> 4,
+            0x88 => state.tail = value >> 4,
+            0x90 => state.iqa = value,
+            0xa0 => state.iectl = low,
+            0xb8 => state.irta = value,
+            _ => {}
+        }
+    }
+}
+
+impl State {
+    pub(super) fn violation(&mut self, what: core::fmt::Arguments<'_>) {
+        let mut text = String::new();
+        let _ = text.write_fmt(what);
+        self.violations.push(text);
+    }
+
+    pub(super) fn snoops(&self) -> bool {
+        self.ecap & 1 != 0
+    }
+
+    fn records_at(&self) -> usize {
+        (self.cap >> 24 & 0x3ff) as usize * 16
+    }
+
+    fn read(&self, offset: usize) -> u64 {
+        let first = self.records_at();
+        match offset {
+            0x00 => 0x10,
+            0x08 => self.cap,
+            0x10 => self.ecap,
+            0x1c => u64::from(self.gsts),
+            0x20 => self.rtaddr,
+            0x34 => u64::from(self.fsts),
+            0x38 => u64::from(self.fectl),
+            0x3c => u64::from(self.event[0]),
+            0x40 => u64::from(self.event[1]),
+            0x44 => u64::from(self.event[2]),
+            0x64 => u64::from(self.pmen),
+            0x80 => self.head << 4,
+            0x88 => self.tail << 4,
+            0x90 => self.iqa,
+            0xa0 => u64::from(self.iectl),
+            0xb8 => self.irta,
+            at if at >= first => {
+                let [low, high] = self
+                    .records
+                    .get((at - first) / 16)
+                    .copied()
+                    .unwrap_or_default();
+                match (at - first) % 16 {
+                    0 => low,
+                    4 => low >> 32,
+                    8 => high,
+                    12 => high >> 32,
+                    _ => 0,
+                }
+            }
+            _ => 0,
+        }
+    }
+
+    fn write(&mut self, offset: usize, value: u64) {
+        self.writes += 1;
+        let low = value as u32;
+        let first = self.records_at();
+        match offset {
+            0x18 => self.command(low),
+            0x20 => {
+                if self.gsts & TE != 0 {
+                    self.violation(format_args!("RTADDR written while translation is on"));
+                }
+                self.rtaddr = value;
+            }
+            0x34 => self.clear_faults(low),
+            0x38 => {
+                self.fectl = self.fectl & 1 << 30 | low & 1 << 31;
+                if self.fectl == 1 << 30 {
+                    self.fectl = 0;
+                    self.events += 1;
+                }
+            }
+            0x3c => self.event[0] = low,
+            0x40 => self.event[1] = low,
+            0x44 => self.event[2] = low,
+            0x64 => {
+                let keep = self.failures.stuck_protection;
+                self.pmen = low & 1 << 31 | u32::from(keep || low & 1 << 31 != 0);
+            }
+            0x88 => self.set_tail(value),
+            0x90 => {
+                if self.gsts & QIE != 0 {
+                    self.violation(format_args!("IQA written while the queue is on"));
+                }
+                self.iqa = value;
+            }
+            0xa0 => self.iectl = low,
+            0xb8 => self.irta = value,
+            at if at >= first && (at - first) % 16 == 12 => {
+                if let Some(record) = self.records.get_mut((at - first) / 16)
+                    && low & 1 << 31 != 0
+                {
+                    record[1] &= !(1 << 63);
+                }
+                if self.records.iter().all(|record| record[1] >> 63 == 0) {
+                    self.fsts &= !PPF;
+                    self.settle_event();
+                }
+            }
+            at => self.violation(format_args!("register {at:#x} written")),
+        }
+    }
+
+    /// GCMD.
+    fn command(&mut self, value: u32) {
+        let changed = (self.gsts ^ value) & !ONE_SHOT | value & ONE_SHOT;
+        if changed.count_ones() > 1 {
+            self.violation(format_args!("GCMD {value:#x} changes {changed:#x} at once"));
+        }
+        let may = changed & !self.failures.stuck;
+        if may & SRTP != 0 {
+            self.root = self.rtaddr;
+        }
+        if may & SIRTP != 0 {
+            self.interrupt_table = self.irta;
+        }
+        if changed & WBF != 0 {
+            self.write_buffer_flushes += 1;
+            self.gsts = self.gsts & !WBF | self.failures.stuck & WBF;
+        }
+        if may & QIE != 0 {
+            let off = self.gsts & QIE != 0;
+            if off && (self.head != self.tail || !self.last_was_wait) {
+                return; // As QEMU: only an empty queue that ended in a wait goes off.
+            }
+            if off {
+                self.head = 0;
+            }
+        }
+        let levels = TE | QIE | IRE | CFI | 1 << 28;
+        self.gsts ^= may & levels;
+        self.gsts |= may & (SRTP | SIRTP);
+    }
+
+    fn clear_faults(&mut self, bits: u32) {
+        self.fsts &= !(bits & (PFO | IQE | ICE | ITE));
+        if bits & ITE != 0 {
+            self.run_queue();
+        }
+        self.settle_event();
+    }
+
+    /// IP goes when all its causes are gone: VT-d 11.4.10.
+    fn settle_event(&mut self) {
+        if self.fsts & (PFO | PPF | IQE | ICE | ITE) == 0 {
+            self.fectl &= !(1 << 30);
+        }
+    }
+
+    /// Records a fault: VT-d 7.2.
+    pub(super) fn record_fault(&mut self, information: u64, source: u16, reason: u8, read: bool) {
+        if self.fsts & PFO != 0 {
+            return;
+        }
+        let index = self.next_record;
+        if self.records[index][1] >> 63 != 0 {
+            self.fsts |= PFO;
+            return;
+        }
+        let high = 1 << 63 | u64::from(read) << 62 | u64::from(reason) << 32 | u64::from(source);
+        self.records[index] = [information, high];
+        if self.fsts & PPF == 0 {
+            self.fsts = self.fsts & !0xff00 | PPF | (index as u32) << 8;
+            if self.fectl & 1 << 31 != 0 {
+                self.fectl |= 1 << 30;
+            } else {
+                self.events += 1;
+            }
+        }
+        self.next_record = (index + 1) % self.records.len();
+    }
+}
+
+impl Registers for ModelUnit {
+    fn read32(&self, offset: usize) -> u32 {
+        self.state.borrow().read(offset) as u32
+    }
+    fn write32(&self, offset: usize, value: u32) {
+        self.state.borrow_mut().write(offset, u64::from(value));
+    }
+    fn read64(&self, offset: usize) -> u64 {
+        self.state.borrow().read(offset)
+    }
+    fn write64(&self, offset: usize, value: u64) {
+        self.state.borrow_mut().write(offset, value);
+    }
+}

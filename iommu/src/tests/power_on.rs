@@ -1,0 +1,253 @@
+//! Power-on, and everything that can go wrong there.
+
+use super::rig::{BASE, DISK, Rig, cap, config, routes};
+use super::std::string::ToString;
+use crate::model::{Failures, ModelClock, ModelMemory, ModelUnit};
+use crate::{Error, InterruptRegion, Iommu, Platform, Route, UnitConfig, UnitIndex};
+use alloc::vec;
+use machine::access::{Registers, TableMemory};
+use machine::addr::HostPhys;
+
+struct Bare {
+    mem: ModelMemory,
+    clock: ModelClock,
+    unit: ModelUnit,
+}
+
+impl Bare {
+    fn new(cap: u64, ecap: u64) -> Self {
+        let mem = ModelMemory::default();
+        let unit = ModelUnit::new(&mem, cap, ecap);
+        Self {
+            mem,
+            clock: ModelClock::default(),
+            unit,
+        }
+    }
+
+    fn start(&mut self) -> Result<Iommu<ModelUnit>, Error> {
+        self.start_with(config(0))
+    }
+
+    fn start_with(&mut self, config: UnitConfig) -> Result<Iommu<ModelUnit>, Error> {
+        let platform = &mut Platform {
+            mem: &mut self.mem,
+            clock: &self.clock,
+        };
+        Iommu::init_cold(vec![(config, self.unit.clone())], routes(1), platform)
+    }
+}
+
+#[test]
+fn everything_is_on_and_everything_is_blocked() {
+    let mut rig = Rig::new();
+    // TES, RTPS, QIES, IRES, IRTPS.
+    assert_eq!(rig.units[0].status(), 0xc700_0000);
+    assert_eq!(rig.read(DISK, 0x1000), Err(0x01));
+    assert_eq!(
+        rig.units[0].msi(0x0300, 0xfee0_0000, 0x41).map_err(|b| b.0),
+        Err(0x25)
+    );
+    assert_eq!(
+        rig.units[0].msi(0x0300, 0xfee0_0018, 0).map_err(|b| b.0),
+        Err(0x22)
+    );
+    assert_eq!(rig.units[0].read32(0x3c), 0x30);
+    assert_eq!(
+        (rig.units[0].read32(0x40), rig.units[0].read32(0x44)),
+        (0xfee0_1000, 0)
+    );
+    assert_eq!(rig.service_faults(), 1);
+    rig.assert_clean();
+}
+
+#[test]
+fn firmware_left_it_on() {
+    let mut bare = Bare::new(cap(|cap| cap.with_protected_low(true)), ModelUnit::ECAP);
+    bare.unit.firmware_left(0xc700_0000 | 1 << 23, true);
+    bare.start().unwrap();
+    assert_eq!(bare.unit.status(), 0xc700_0000);
+    assert_eq!(bare.unit.read32(0x64), 0);
+    assert!(
+        bare.unit.violations().is_empty(),
+        "{:?}",
+        bare.unit.violations()
+    );
+}
+
+/// Each wait of the start is bounded, names what did not happen, and leaves no frame behind.
+#[test]
+fn every_wait_ends() {
+    let stuck = |bit: u32| Failures {
+        stuck: 1 << bit,
+        ..Failures::default()
+    };
+    let on = [
+        (26, "QIES"),
+        (30, "RTPS"),
+        (24, "IRTPS"),
+        (25, "IRES"),
+        (31, "TES"),
+    ];
+    for (bit, name) in on {
+        let mut bare = Bare::new(ModelUnit::CAP, ModelUnit::ECAP);
+        bare.unit.fail(stuck(bit));
+        let error = bare.start().unwrap_err();
+        assert!(
+            matches!(error, Error::Timeout { unit: HostPhys(BASE), wait } if wait.contains(name)),
+            "{error}"
+        );
+        assert_eq!(
+            (bare.mem.in_use(), bare.unit.status() >> 31),
+            (0, 0),
+            "{name}"
+        );
+    }
+    let off = [
+        (31, "TES clear"),
+        (25, "IRES clear"),
+        (26, "QIES clear"),
+        (23, "CFIS clear"),
+    ];
+    for (bit, name) in off {
+        let mut bare = Bare::new(ModelUnit::CAP, ModelUnit::ECAP);
+        bare.unit.firmware_left(1 << bit, false);
+        bare.unit.fail(stuck(bit));
+        let error = bare.start().unwrap_err();
+        assert!(
+            matches!(error, Error::Timeout { wait, .. } if wait.contains(name)),
+            "{error}"
+        );
+    }
+    let mut bare = Bare::new(cap(|cap| cap.with_protected_high(true)), ModelUnit::ECAP);
+    bare.unit.firmware_left(0, true);
+    bare.unit.fail(Failures {
+        stuck_protection: true,
+        ..Failures::default()
+    });
+    assert!(bare.start().unwrap_err().to_string().contains("PMEN.PRS"));
+    let mut bare = Bare::new(cap(|cap| cap.with_write_buffer(true)), ModelUnit::ECAP);
+    bare.unit.fail(stuck(27));
+    assert!(bare.start().unwrap_err().to_string().contains("WBFS"));
+    let mut bare = Bare::new(ModelUnit::CAP, ModelUnit::ECAP);
+    bare.unit.fail(Failures {
+        dead_queue: true,
+        ..Failures::default()
+    });
+    assert!(
+        bare.start()
+            .unwrap_err()
+            .to_string()
+            .contains("invalidation")
+    );
+}
+
+#[test]
+fn what_a_unit_lacks_is_named() {
+    let lacks = |cap, ecap| Bare::new(cap, ecap).start().unwrap_err().to_string();
+    assert!(lacks(ModelUnit::CAP, ModelUnit::ECAP & !2).contains("ECAP.QI"));
+    assert!(lacks(ModelUnit::CAP & !0x1f00, ModelUnit::ECAP).contains("CAP.SAGAW"));
+    assert!(lacks(ModelUnit::CAP, ModelUnit::ECAP & !0x10).contains("ECAP.EIM"));
+    // Fault records at 0x3ff0: outside what is mapped.
+    assert!(lacks(ModelUnit::CAP | 0x3ff << 24, ModelUnit::ECAP).contains("register_bytes()"));
+}
+
+#[test]
+fn without_interrupt_remapping() {
+    let mut bare = Bare::new(ModelUnit::CAP, ModelUnit::ECAP & !8);
+    let iommu = bare.start().unwrap();
+    assert_eq!(bare.unit.status(), 0xc400_0000);
+    assert!(!iommu.remaps_interrupts(DISK));
+}
+
+#[test]
+fn nobody_answers() {
+    #[derive(Debug)]
+    struct Nothing;
+    impl Registers for Nothing {
+        fn read32(&self, _: usize) -> u32 {
+            u32::MAX
+        }
+        fn write32(&self, _: usize, _: u32) {}
+        fn read64(&self, _: usize) -> u64 {
+            u64::MAX
+        }
+        fn write64(&self, _: usize, _: u64) {}
+    }
+    let (mut mem, clock) = (ModelMemory::default(), ModelClock::default());
+    let platform = &mut Platform {
+        mem: &mut mem,
+        clock: &clock,
+    };
+    let error = Iommu::init_cold(vec![(config(0), Nothing)], vec![], platform).unwrap_err();
+    assert_eq!(
+        error,
+        Error::NoHardware {
+            unit: HostPhys(BASE),
+            version: u32::MAX
+        }
+    );
+}
+
+#[test]
+fn out_of_memory_at_each_frame_leaks_nothing() {
+    for frames in 0..4 {
+        let mut bare = Bare::new(ModelUnit::CAP, ModelUnit::ECAP);
+        bare.mem.limit(frames);
+        assert!(matches!(bare.start(), Err(Error::OutOfMemory { .. })));
+        assert_eq!(bare.mem.in_use(), 0);
+    }
+}
+
+#[test]
+fn a_larger_table_of_the_callers() {
+    let mut bare = Bare::new(ModelUnit::CAP, ModelUnit::ECAP);
+    let frames: [HostPhys; 4] = core::array::from_fn(|_| bare.mem.allocate().unwrap());
+    bare.mem.write(HostPhys(frames[3].0 + 8), u64::MAX);
+    let region = |base, order| UnitConfig {
+        interrupts: Some(InterruptRegion { base, order }),
+        ..config(0)
+    };
+    for wrong in [
+        region(frames[0], 7),
+        region(frames[0], 17),
+        region(HostPhys(frames[0].0 + 8), 10),
+    ] {
+        assert!(
+            bare.start_with(wrong)
+                .unwrap_err()
+                .to_string()
+                .contains("2^8 to 2^16")
+        );
+    }
+    let iommu = bare.start_with(region(frames[0], 10)).unwrap();
+    // EIME and S = 9: 1,024 entries.
+    assert_eq!(bare.unit.read64(0xb8), frames[0].0 | 0x809);
+    assert_eq!(bare.mem.read(HostPhys(frames[3].0 + 8)), 0);
+    let mut listed = 0;
+    iommu.frames(&bare.mem, |frame| {
+        listed += usize::from(frames.contains(&frame))
+    });
+    assert_eq!(listed, 4);
+}
+
+#[test]
+fn units_and_routes_must_make_sense() {
+    let (mut mem, clock) = (ModelMemory::default(), ModelClock::default());
+    let unit = ModelUnit::new(&mem, ModelUnit::CAP, ModelUnit::ECAP);
+    let platform = &mut Platform {
+        mem: &mut mem,
+        clock: &clock,
+    };
+    let twice = vec![(config(0), unit.clone()), (config(0), unit.clone())];
+    let error = Iommu::init_cold(twice, vec![], platform).unwrap_err();
+    assert_eq!(
+        error,
+        Error::DuplicateUnit {
+            unit: HostPhys(BASE)
+        }
+    );
+    let route = vec![Route::segment(0, UnitIndex(1))];
+    let error = Iommu::init_cold(vec![(config(0), unit)], route, platform).unwrap_err();
+    assert_eq!(error, Error::BadUnit { index: 1 });
+}

@@ -1,0 +1,187 @@
+//! The invalidation queue: wrapping, errors, recovery, and how much is submitted.
+
+use super::rig::{BASE, DISK, GUEST, Rig, cap, platform};
+use crate::model::{Failures, ModelUnit};
+use crate::{Error, Platform};
+use machine::addr::HostPhys;
+
+#[test]
+fn head_and_tail_wrap() {
+    let mut rig = Rig::with_guest();
+    // Two descriptors each time; 256 places.
+    for round in 0..1_000u64 {
+        rig.map(GUEST, 0x1000, round << 12, 0x1000).unwrap();
+        assert_eq!(rig.read(DISK, 0x1000), Ok(round << 12));
+        rig.unmap(GUEST, 0x1000, 0x1000).unwrap();
+        assert_eq!(rig.read(DISK, 0x1000), Err(0x06));
+    }
+    rig.assert_clean();
+}
+
+#[test]
+fn a_range_of_any_size_is_one_submission() {
+    let mut rig = Rig::with_guest();
+    for bytes in [0x1000u64, 0x3000, 0x20_0000, 0x4000_0000, 1 << 40] {
+        rig.map(GUEST, 0x7f_c000_0000, 0x4000_0000, bytes).unwrap();
+        let before = rig.units[0].submissions();
+        rig.unmap(GUEST, 0x7f_c000_0000, bytes).unwrap();
+        assert_eq!(rig.units[0].submissions(), before + 1);
+        assert_eq!(rig.read(DISK, 0x7f_c000_0000 + bytes - 0x1000), Err(0x06));
+    }
+    // Without page-selective invalidation too.
+    let mut rig = Rig::with(&[(cap(|cap| cap.with_page_selective(false)), ModelUnit::ECAP)]);
+    rig.create(GUEST);
+    rig.attach(DISK, GUEST).unwrap();
+    rig.map(GUEST, 0x1000, 0x9000, 0x1000).unwrap();
+    assert!(rig.read(DISK, 0x1000).is_ok());
+    rig.unmap(GUEST, 0x1000, 0x1000).unwrap();
+    assert_eq!(rig.read(DISK, 0x1000), Err(0x06));
+    rig.assert_clean();
+}
+
+fn warm() -> Rig {
+    let mut rig = Rig::with_guest();
+    rig.map(GUEST, 0x1000, 0x9000, 0x1000).unwrap();
+    assert!(rig.read(DISK, 0x1000).is_ok());
+    rig
+}
+
+/// A descriptor that is rejected once is skipped and the batch repeated: the first of
+/// the batch, or its wait.
+#[test]
+fn a_rejected_descriptor_is_repeated() {
+    for reject_after in 0..2 {
+        let mut rig = warm();
+        rig.fail(Failures {
+            reject: 1,
+            reject_after,
+            ..Failures::default()
+        });
+        rig.unmap(GUEST, 0x1000, 0x1000).unwrap();
+        assert_eq!(rig.read(DISK, 0x1000), Err(0x06));
+        rig.iommu.drain(platform!(rig)).unwrap();
+        rig.assert_clean();
+    }
+}
+
+#[test]
+fn a_descriptor_rejected_twice_is_reported() {
+    let mut rig = warm();
+    // The spare that takes the bad one's place and the wait are good, then it is bad again.
+    let twice = Failures {
+        reject: 2,
+        reject_gap: 2,
+        ..Failures::default()
+    };
+    rig.fail(twice);
+    let error = rig.unmap(GUEST, 0x1000, 0x1000).unwrap_err();
+    let Error::DescriptorRejected {
+        unit: HostPhys(BASE),
+        descriptor,
+    } = error
+    else {
+        panic!("{error}")
+    };
+    // Page-selective, domain 1, drains; page 0x1000, upper levels too.
+    assert_eq!(descriptor, [0x1_00f2, 0x1000]);
+    assert!(matches!(
+        rig.map(GUEST, 0x5000, 0, 0x1000),
+        Err(Error::Stale { .. })
+    ));
+    // The queue itself works again.
+    rig.fail(Failures::default());
+    rig.iommu.drain(platform!(rig)).unwrap();
+    rig.detach(DISK).unwrap();
+    assert_eq!(rig.read(DISK, 0x1000), Err(0x02));
+}
+
+/// A unit that finds everything bad does not keep us for ever.
+#[test]
+fn a_queue_that_rejects_everything_is_given_up() {
+    let mut rig = warm();
+    rig.fail(Failures {
+        reject: u32::MAX,
+        ..Failures::default()
+    });
+    let error = rig.unmap(GUEST, 0x1000, 0x1000).unwrap_err();
+    assert!(
+        matches!(error, Error::Timeout { wait, .. } if wait.contains("past its errors")),
+        "{error}"
+    );
+}
+
+#[test]
+fn spurious_completions_are_ignored() {
+    let mut rig = warm();
+    rig.fail(Failures {
+        spurious_completions: 3,
+        ..Failures::default()
+    });
+    rig.unmap(GUEST, 0x1000, 0x1000).unwrap();
+    assert_eq!(rig.read(DISK, 0x1000), Err(0x06));
+    rig.iommu.drain(platform!(rig)).unwrap();
+}
+
+#[test]
+fn device_tlbs() {
+    let mut rig = Rig::with(&[(ModelUnit::CAP, ModelUnit::ECAP | 4)]);
+    rig.create(GUEST);
+    rig.iommu
+        .attach(platform!(rig), DISK, &[], GUEST, Some(8))
+        .unwrap();
+    rig.map(GUEST, 0x4000, 0x9000, 0x4000).unwrap();
+    assert_eq!(rig.read(DISK, 0x4000), Ok(0x9000));
+    let before = rig.units[0].submissions();
+    rig.unmap(GUEST, 0x4000, 0x4000).unwrap();
+    assert_eq!(rig.units[0].submissions(), before + 2);
+    // 16 KiB from 0x4000: S = 1, bit 12 set, bit 13 clear.
+    assert_eq!(rig.units[0].device_tlb(), [(0x0300, 0x5001)]);
+
+    // Once is forgiven, twice is not.
+    rig.map(GUEST, 0x4000, 0x9000, 0x4000).unwrap();
+    rig.fail(Failures {
+        device_timeouts: 1,
+        ..Failures::default()
+    });
+    rig.unmap(GUEST, 0x4000, 0x4000).unwrap();
+    rig.map(GUEST, 0x4000, 0x9000, 0x4000).unwrap();
+    rig.fail(Failures {
+        device_timeouts: 2,
+        ..Failures::default()
+    });
+    let error = rig.unmap(GUEST, 0x4000, 0x4000).unwrap_err();
+    assert_eq!(
+        error,
+        Error::DeviceTlbTimeout {
+            unit: HostPhys(BASE)
+        }
+    );
+    rig.detach(DISK).unwrap();
+    assert_eq!(
+        rig.units[0].device_tlb().last(),
+        Some(&(0x0300, 0x7fff_ffff_ffff_f001))
+    );
+    rig.assert_clean();
+}
+
+/// A batch that timed out finishes late: its status does not pass for a later one's.
+#[test]
+fn a_late_completion_is_not_mistaken() {
+    let mut rig = warm();
+    rig.fail(Failures {
+        dead_queue: true,
+        ..Failures::default()
+    });
+    assert!(matches!(
+        rig.iommu.drain(platform!(rig)),
+        Err(Error::Timeout { .. })
+    ));
+    assert!(matches!(
+        rig.iommu.drain(platform!(rig)),
+        Err(Error::Timeout { .. })
+    ));
+    rig.fail(Failures::default());
+    rig.units[0].write_tail_again();
+    rig.unmap(GUEST, 0x1000, 0x1000).unwrap();
+    assert_eq!(rig.read(DISK, 0x1000), Err(0x06));
+}
