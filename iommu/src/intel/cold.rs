@@ -173,7 +173,7 @@ impl<R: Registers> Unit<R> {
 
     /// VT-d 6.5.2 (queue), 11.4.5 (root table), 5.1.4 (interrupts), 11.4.4.
     fn enable(&mut self, platform: &mut Platform<'_>) -> Result<(), Error> {
-        self.prepare_fault_event();
+        self.prepare_fault_event()?;
         let clock = platform.clock;
         let window = &self.window;
         if self.cap.write_buffer() {
@@ -231,8 +231,9 @@ impl<R: Registers> Unit<R> {
         Ok(())
     }
 
-    /// Forgets old faults and programs the fault event, masked.
-    fn prepare_fault_event(&mut self) {
+    /// Forgets old faults and programs the fault event, masked. Some units ignore the
+    /// upper address: an event to a processor that they cannot name is refused.
+    fn prepare_fault_event(&mut self) -> Result<(), Error> {
         let regs = &self.window.regs;
         regs.write32(offset::FECTL, EVENT_MASK);
         regs.write32(offset::IECTL, EVENT_MASK);
@@ -245,6 +246,21 @@ impl<R: Registers> Unit<R> {
         }
         self.window
             .clear_fault_status(FaultStatus::all() - FaultStatus::PPF);
+        let taken = [offset::FEDATA, offset::FEADDR, offset::FEUADDR].map(|at| regs.read32(at));
+        if taken
+            != [
+                event.data,
+                event.address as u32,
+                (event.address >> 32) as u32,
+            ]
+        {
+            let what = "fault events to that processor; name one with an APIC id below 256";
+            return Err(Error::Unsupported {
+                unit: self.window.base,
+                what,
+            });
+        }
+        Ok(())
     }
 
     /// Masks the fault event, or lets it through.

@@ -8,7 +8,7 @@
 //! - [`remap`]: interrupt remapping
 //! - [`fault`]: fault records and the log of them
 //! - [`unit`]: all of these together
-//! - [`mod@cold`]: power-on
+//! - `cold`: power-on
 //! - `live`: comparing a live unit with a record
 
 pub mod cold;

@@ -286,7 +286,8 @@ impl State {
             }
             0x3c => self.event[0] = low,
             0x40 => self.event[1] = low,
-            0x44 => self.event[2] = low,
+            // Without x2APIC support the upper address is reserved.
+            0x44 => self.event[2] = if self.ecap & 1 << 4 != 0 { low } else { 0 },
             0x64 => {
                 let keep = self.failures.stuck_protection;
                 self.pmen = low & 1 << 31 | u32::from(keep || low & 1 << 31 != 0);

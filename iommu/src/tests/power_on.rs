@@ -3,7 +3,7 @@
 use super::rig::{BASE, DISK, Rig, cap, config, routes};
 use super::std::string::ToString;
 use crate::model::{Failures, ModelClock, ModelMemory, ModelUnit};
-use crate::{Error, InterruptRegion, Iommu, Platform, Route, UnitConfig, UnitIndex};
+use crate::{Error, FaultEvent, InterruptRegion, Iommu, Platform, Route, UnitConfig, UnitIndex};
 use alloc::vec;
 use machine::access::{Registers, TableMemory};
 use machine::addr::HostPhys;
@@ -150,6 +150,23 @@ fn what_a_unit_lacks_is_named() {
     assert!(lacks(ModelUnit::CAP, ModelUnit::ECAP & !0x10).contains("ECAP.EIM"));
     // Fault records at 0x3ff0: outside what is mapped.
     assert!(lacks(ModelUnit::CAP | 0x3ff << 24, ModelUnit::ECAP).contains("register_bytes()"));
+}
+
+#[test]
+fn a_fault_event_that_cannot_be_sent_is_refused() {
+    let mut bare = Bare::new(ModelUnit::CAP, ModelUnit::ECAP & !0x10);
+    let event = Some(FaultEvent {
+        address: 0x100_fee0_1000,
+        data: 0x30,
+    });
+    let config = UnitConfig {
+        x2apic: false,
+        fault_event: event,
+        ..config(0)
+    };
+    let error = bare.start_with(config).unwrap_err();
+    assert!(error.to_string().contains("APIC id below 256"));
+    assert_eq!(bare.mem.in_use(), 0);
 }
 
 #[test]
