@@ -1,9 +1,12 @@
 //! Power-on, and everything that can go wrong there.
 
-use super::rig::{BASE, DISK, Rig, cap, config, routes};
+use super::rig::{BASE, DISK, GUEST, Rig, cap, config, platform, routes};
 use super::std::string::ToString;
 use crate::model::{Failures, ModelClock, ModelMemory, ModelUnit};
-use crate::{Error, FaultEvent, InterruptRegion, Iommu, Platform, Route, UnitConfig, UnitIndex};
+use crate::{
+    Error, FaultEvent, InterruptRegion, InterruptTarget, Iommu, Platform, Route, UnitConfig,
+    UnitIndex, msi_message,
+};
 use alloc::vec;
 use machine::access::{Registers, TableMemory};
 use machine::addr::HostPhys;
@@ -73,6 +76,32 @@ fn firmware_left_it_on() {
         "{:?}",
         bare.unit.violations()
     );
+}
+
+/// Whatever the unit still held from before is forgotten: contexts, translations, interrupts.
+#[test]
+fn a_start_forgets_what_was_cached() {
+    let mut rig = Rig::with_guest();
+    rig.map(GUEST, 0x1000, 0x9000, 0x1000).unwrap();
+    let range = rig
+        .iommu
+        .allocate_interrupts(platform!(rig), DISK, 1)
+        .unwrap();
+    let target = InterruptTarget::fixed(0x51, 0);
+    rig.iommu
+        .set_interrupt(platform!(rig), range.unit, range.first, &target)
+        .unwrap();
+    let (address, data) = msi_message(range.first, 0);
+    assert_eq!(rig.read(DISK, 0x1000), Ok(0x9000));
+    assert!(rig.units[0].msi(0x0300, address, data).is_ok());
+    let again = vec![(config(0), rig.units[0].clone())];
+    rig.iommu = Iommu::init_cold(again, routes(1), platform!(rig)).unwrap();
+    assert_eq!(rig.read(DISK, 0x1000), Err(0x01));
+    assert!(rig.units[0].msi(0x0300, address, data).is_err());
+    // The same domain id as before, in other hands.
+    rig.create(GUEST);
+    rig.attach(DISK, GUEST).unwrap();
+    assert_eq!(rig.read(DISK, 0x1000), Err(0x06));
 }
 
 /// Each wait of the start is bounded, names what did not happen, and leaves no frame behind.
