@@ -44,6 +44,7 @@ global_asm!(
     ".long {load} + (baton_boot_gdt - baton_head)",
     "",
     ".code32",
+    ".global baton_multiboot_entry",
     "baton_multiboot_entry:",
     "cli",
     "cld",
@@ -135,6 +136,7 @@ extern "C" fn multiboot_main(info: u32) -> ! {
         image: crate::image::layout(),
         ap_trampoline: crate::ap::trampoline(),
         note: crate::note::bytes(),
+        build_name: crate::note::BUILD_NAME,
         origin: Origin::Cold(cold),
     })
 }

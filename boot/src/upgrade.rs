@@ -41,6 +41,7 @@ extern "C" fn upgrade_main(jump_block: u64) -> ! {
         image: crate::image::layout(),
         ap_trampoline: crate::ap::trampoline(),
         note: crate::note::bytes(),
+        build_name: crate::note::BUILD_NAME,
         origin: Origin::Upgrade(HostPhys(jump_block)),
     })
 }

@@ -17,6 +17,8 @@ pub struct BootInfo {
     pub ap_trampoline: ApTrampoline,
     /// The image's own note, as it lies in the image.
     pub note: &'static [u8],
+    /// The name people gave this build.
+    pub build_name: &'static str,
     /// Which way the image was entered.
     pub origin: Origin,
 }

@@ -18,15 +18,22 @@ pub mod boot_info;
 pub mod config;
 pub mod console;
 pub mod cpu;
+pub mod firmware;
 pub mod guest;
+pub mod host;
+pub mod machine_cpus;
+pub mod manage;
 pub mod mem;
 pub mod net;
+pub mod passthrough;
 pub mod sched;
 pub mod smp;
 pub mod start;
 pub mod time;
 pub mod trap;
+pub mod upgrade;
 pub mod vcpu;
+pub mod vm;
 
 use boot_info::{BootInfo, Origin};
 

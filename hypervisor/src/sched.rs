@@ -1,12 +1,146 @@
-//! What each pCPU does all day.
+//! What each pCPU does all day: run its virtual CPUs, sleep when none can run, and on
+//! pCPU 0 look after management. One thread per pCPU, interrupts off but where it says so.
+
+use alloc::format;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use hermit_sync::SpinMutex;
 
 use crate::cpu;
-use crate::smp::pcpu::Pcpu;
+use crate::machine_cpus;
+use crate::manage;
+use crate::smp::lapic;
+use crate::smp::pcpu::{self, Pcpu};
+use crate::time;
+use crate::upgrade::freeze;
+use crate::vcpu::run::Why;
+use crate::vm::runner::Runner;
 
-/// The loop of a pCPU.
-pub fn ap_main(own: &'static Pcpu) -> ! {
-    log::info!("pCPU {} is up", own.index);
+/// How long a virtual CPU runs while another one wants the pCPU, in milliseconds.
+const SLICE_MS: u64 = 5;
+
+struct Inbox {
+    pcpu: u32,
+    runner: Runner,
+}
+
+static INBOX: SpinMutex<Vec<Inbox>> = SpinMutex::new(Vec::new());
+static MAIL: AtomicBool = AtomicBool::new(false);
+
+/// Gives a virtual CPU to pCPU `pcpu`.
+pub fn assign(pcpu: u32, runner: Runner) {
+    INBOX.lock().push(Inbox { pcpu, runner });
+    MAIL.store(true, Ordering::Release);
+    pcpu::kick(pcpu);
+}
+
+/// A pCPU and the virtual CPUs that live on it.
+pub struct Core {
+    own: &'static Pcpu,
+    runners: Vec<Runner>,
+    /// Whose registers are in this pCPU.
+    loaded: Option<usize>,
+    turn: usize,
+}
+
+impl Core {
+    fn take_mail(&mut self) {
+        if !MAIL.load(Ordering::Acquire) {
+            return;
+        }
+        let mut inbox = INBOX.lock();
+        let mut left = Vec::new();
+        for mail in inbox.drain(..) {
+            if mail.pcpu == self.own.index {
+                self.runners.push(mail.runner);
+            } else {
+                left.push(mail);
+            }
+        }
+        MAIL.store(!left.is_empty(), Ordering::Release);
+        *inbox = left;
+    }
+
+    /// Takes the registers of whoever is loaded out of this pCPU.
+    pub fn unload(&mut self) {
+        if let Some(runner) = self.loaded.take().and_then(|index| self.runners.get_mut(index)) {
+            runner.unload();
+        }
+    }
+
+    /// The virtual CPUs that live here.
+    pub fn runners(&mut self) -> &mut [Runner] {
+        &mut self.runners
+    }
+
+    /// This pCPU.
+    pub fn pcpu(&self) -> &'static Pcpu {
+        self.own
+    }
+
+    /// The next virtual CPU that can run, in turn.
+    fn pick(&mut self) -> Option<usize> {
+        let count = self.runners.len();
+        let first = self.turn;
+        (0..count).map(|step| (first + step) % count).find(|index| self.runners[*index].wants_to_run())
+    }
+
+    fn alarm(&self, management: Option<u64>, running: Option<usize>) -> Option<u64> {
+        let timers = self.runners.iter().filter_map(Runner::next_deadline);
+        let others = self.runners.len() > 1 && running.is_some();
+        let slice = others.then(|| cpu::tsc() + time::ms_to_ticks(SLICE_MS));
+        timers.chain(management).chain(slice).min()
+    }
+
+    /// No guest can run on this pCPU.
+    fn give_up(&mut self, reason: &str) {
+        for runner in &mut self.runners {
+            runner.vm.stop(format!("pCPU {} can't run it: {reason}", self.own.index));
+        }
+    }
+
+    fn run(&mut self, index: usize) {
+        if self.loaded != Some(index) {
+            self.unload();
+            self.runners[index].load();
+            self.loaded = Some(index);
+        }
+        self.turn = index + 1;
+        match self.runners[index].run() {
+            Why::ExternalInterrupt | Why::Halted | Why::WaitForSipi | Why::Attention => {}
+            Why::Shutdown => self.runners[index].stopped("triple fault"),
+            Why::Fatal(reason) => self.runners[index].failed(&reason),
+        }
+    }
+}
+
+/// The loop of pCPU `own`.
+pub fn run(own: &'static Pcpu) -> ! {
+    let mut core = Core { own, runners: Vec::new(), loaded: None, turn: 0 };
+    let mut virtualizing = false;
     loop {
-        cpu::wait_for_interrupt();
+        cpu::interrupts_off();
+        core.take_mail();
+        if !virtualizing && !core.runners.is_empty() {
+            virtualizing = true;
+            if let Err(error) = machine_cpus::enable_here() {
+                core.give_up(&error);
+            }
+        }
+        if freeze::requested() {
+            freeze::park(&mut core);
+            continue;
+        }
+        let management = if own.index == 0 { manage::tend(&mut core) } else { None };
+        let next = core.pick();
+        lapic::set_deadline(core.alarm(management, next));
+        match next {
+            Some(index) => {
+                core.run(index);
+                cpu::take_interrupts();
+            }
+            None => cpu::wait_for_interrupt(),
+        }
     }
 }

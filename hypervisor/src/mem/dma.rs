@@ -1,9 +1,6 @@
 //! Buffers for devices of our own: heap memory, identity mapped, as its device sees it.
 #![expect(unsafe_code, reason = "a device writes this memory behind Rust's back")]
 
-use alloc::alloc::{alloc_zeroed, handle_alloc_error};
-use core::alloc::Layout;
-
 use machine::addr::{HostPhys, PAGE_SIZE};
 
 use crate::net::dma::DmaMemory;
@@ -19,18 +16,11 @@ pub struct DmaBuffer {
 unsafe impl Send for DmaBuffer {}
 
 impl DmaBuffer {
-    /// Zeroed memory of at least `bytes` bytes, whole pages.
-    pub fn leak(bytes: usize) -> Self {
-        let bytes = bytes.next_multiple_of(PAGE_SIZE as usize).max(PAGE_SIZE as usize);
-        let Ok(layout) = Layout::from_size_align(bytes, PAGE_SIZE as usize) else {
-            panic!("a DMA buffer of {bytes} bytes is no layout");
-        };
-        // SAFETY: the layout's size is not zero.
-        let base = unsafe { alloc_zeroed(layout) };
-        if base.is_null() {
-            handle_alloc_error(layout);
-        }
-        Self { base, bytes }
+    /// Zeroed memory of at least `bytes` bytes, whole pages; `None` when the heap is exhausted.
+    pub fn leak(bytes: usize) -> Option<Self> {
+        let bytes = bytes.checked_next_multiple_of(PAGE_SIZE as usize)?;
+        let base = super::heap::frames(bytes)?;
+        Some(Self { base: base.get() as usize as *mut u8, bytes })
     }
 
     /// The physical address.

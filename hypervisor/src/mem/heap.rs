@@ -3,6 +3,8 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use machine::addr::{HostPhys, PAGE_SIZE};
+
 use crate::boot_info::ImageLayout;
 use crate::mem::layout::BOOT_TABLES_OFFSET;
 
@@ -33,4 +35,15 @@ pub unsafe fn init(image: &ImageLayout) {
 /// Bytes the heap was given.
 pub fn bytes() -> u64 {
     BYTES.load(Ordering::Relaxed)
+}
+
+/// Page-aligned zeroed memory that is never given back; `None` when the heap is exhausted.
+pub fn frames(bytes: usize) -> Option<HostPhys> {
+    let layout = core::alloc::Layout::from_size_align(bytes, PAGE_SIZE as usize).ok()?;
+    if bytes == 0 {
+        return None;
+    }
+    // SAFETY: the layout's size is not zero.
+    let memory = unsafe { alloc::alloc::alloc_zeroed(layout) };
+    (!memory.is_null()).then_some(HostPhys(memory as u64))
 }

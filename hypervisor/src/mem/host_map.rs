@@ -138,20 +138,17 @@ fn map(at: u64, bytes: u64, rights: Permissions, caching: Caching) -> Result<(),
     let mut page = start;
     while page < end {
         // What is mapped already stays as it is: tables of the firmware share pages.
-        match table.translate(&memory, page) {
-            Some(_) => page += PAGE_SIZE,
-            None => {
-                let step = if page.is_multiple_of(PAGE_SIZE_2M)
-                    && end - page >= PAGE_SIZE_2M
-                    && (0..512).all(|n| table.translate(&memory, page + n * PAGE_SIZE).is_none())
-                {
-                    PAGE_SIZE_2M
-                } else {
-                    PAGE_SIZE
-                };
-                table.map(&mut memory, page, HostPhys(page), step, rights, caching)?.complete(&mut memory);
-                page += step;
+        let large = page.is_multiple_of(PAGE_SIZE_2M) && end - page >= PAGE_SIZE_2M;
+        let steps: &[u64] = if large { &[PAGE_SIZE_2M, PAGE_SIZE] } else { &[PAGE_SIZE] };
+        for step in steps {
+            match table.map(&mut memory, page, HostPhys(page), *step, rights, caching) {
+                Ok(flush) => flush.complete(&mut memory),
+                Err(PagingError::AlreadyMapped { .. }) if *step == PAGE_SIZE => {}
+                Err(PagingError::AlreadyMapped { .. }) => continue,
+                Err(error) => return Err(error),
             }
+            page += step;
+            break;
         }
     }
     Ok(())

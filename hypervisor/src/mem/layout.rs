@@ -17,3 +17,7 @@ pub const BOOT_TABLES_OFFSET: u64 = SLOT_BYTES - BOOT_STACK_BYTES - GUARD_BYTES 
 pub const AP_TRAMPOLINE: u64 = 0x8000;
 /// Bytes of the handover arena: tables, records, whatever the next image must find.
 pub const ARENA_BYTES: u64 = 8 << 20;
+/// Bytes of the scratch region: promised to the next image, never preserved. The jump block lies in it.
+pub const SCRATCH_BYTES: u64 = 64 << 10;
+
+const _: () = assert!(SCRATCH_BYTES >= handover::jump::BLOCK_BYTES as u64);

@@ -20,6 +20,8 @@ pub enum Owner {
     Slot(u8),
     /// The handover arena.
     Arena,
+    /// Scratch, promised to the next image.
+    Scratch,
     /// A boot module, by index.
     Module(u8),
     /// The memory object with this token: a guest's memory.

@@ -2,6 +2,7 @@
 //! memory above all. Each pCPU has one page of address space for it.
 #![expect(unsafe_code, reason = "maps, copies and unmaps raw memory")]
 
+use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use machine::addr::{HostPhys, PAGE_SIZE};
@@ -75,11 +76,34 @@ pub fn write(to: HostPhys, bytes: &[u8]) {
 }
 
 /// Fills `bytes` bytes at `at` with zeroes; both are multiples of the page size.
+///
+/// Uses XMM0, which the hypervisor's own code never does: only while no guest's registers live in this pCPU.
 pub fn zero(at: HostPhys, bytes: u64) {
     for page in 0..bytes / PAGE_SIZE {
         with_page(HostPhys(at.get() + page * PAGE_SIZE), |address| {
-            // SAFETY: the window maps exactly this page.
-            unsafe { core::ptr::write_bytes(address, 0, PAGE_SIZE as usize) };
+            // SAFETY: the window maps exactly this page, 32 times 128 bytes. Every x86-64 CPU has SSE2; the stores go past the
+            // caches, since nobody reads this memory soon, and SFENCE puts them before whatever follows.
+            unsafe {
+                asm!(
+                    "pxor xmm0, xmm0",
+                    "2:",
+                    "movntdq [{at}], xmm0",
+                    "movntdq [{at} + 16], xmm0",
+                    "movntdq [{at} + 32], xmm0",
+                    "movntdq [{at} + 48], xmm0",
+                    "movntdq [{at} + 64], xmm0",
+                    "movntdq [{at} + 80], xmm0",
+                    "movntdq [{at} + 96], xmm0",
+                    "movntdq [{at} + 112], xmm0",
+                    "add {at}, 128",
+                    "dec {lines:e}",
+                    "jnz 2b",
+                    "sfence",
+                    at = inout(reg) address => _,
+                    lines = inout(reg) 32u32 => _,
+                    options(nostack),
+                );
+            }
         });
     }
 }

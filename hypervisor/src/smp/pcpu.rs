@@ -4,7 +4,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::arch::asm;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use hermit_sync::InterruptTicketMutex;
 
@@ -23,26 +23,41 @@ pub struct Pcpu {
     pub index: u32,
     /// Its x2APIC id.
     pub apic_id: u32,
-    /// Entries into its loop, to see that it lives.
-    pub rounds: AtomicU32,
+    tables: AtomicPtr<Tables>,
+}
+
+impl Pcpu {
+    fn point_gs(&self) {
+        // SAFETY: the MSR exists in long mode; nothing but `this` uses GS.
+        unsafe { cpu::write_msr(IA32_GS_BASE, self.own.load(Ordering::Relaxed)) };
+    }
+
+    /// Takes this pCPU over again after another image had it: descriptor tables, GS base, LAPIC.
+    pub fn reclaim(&self) {
+        // SAFETY: `enlist` built the tables for this pCPU, which executes this; they are never freed.
+        unsafe { (*self.tables.load(Ordering::Acquire)).load() };
+        self.point_gs();
+        lapic::enable();
+    }
 }
 
 static ALL: InterruptTicketMutex<Vec<&'static Pcpu>> = InterruptTicketMutex::new(Vec::new());
 
 /// Makes this CPU a pCPU: descriptor tables, GS base, interrupt vectors, LAPIC. Interrupts stay off.
 pub fn enlist(index: u32) -> &'static Pcpu {
-    Tables::leak().load();
+    let tables: *mut Tables = Tables::leak();
+    // SAFETY: just built, and only this pCPU has it.
+    unsafe { (*tables).load() };
     lapic::enable();
     let pcpu: &'static Pcpu = Box::leak(Box::new(Pcpu {
         own: AtomicU64::new(0),
         index,
         apic_id: lapic::id(),
-        rounds: AtomicU32::new(0),
+        tables: AtomicPtr::new(tables),
     }));
     let address = core::ptr::from_ref(pcpu) as u64;
     pcpu.own.store(address, Ordering::Relaxed);
-    // SAFETY: the MSR exists in long mode; nothing but `this` uses GS.
-    unsafe { cpu::write_msr(IA32_GS_BASE, address) };
+    pcpu.point_gs();
     devices::prepare(index);
     ALL.lock().push(pcpu);
     pcpu

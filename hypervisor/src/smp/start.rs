@@ -18,7 +18,7 @@ static ARRIVED: AtomicU32 = AtomicU32::new(0);
 
 /// Starts the CPUs with the x2APIC ids `others`; returns how many came.
 ///
-/// They run [`crate::sched::ap_main`], with indices in the order in which they arrive, from 1 on.
+/// They run [`crate::sched::run`], with indices in the order in which they arrive, from 1 on.
 pub fn start(trampoline: &ApTrampoline, others: &[u32]) -> u32 {
     if others.is_empty() {
         return 0;
@@ -62,5 +62,5 @@ extern "C" fn ap_entry(index: u32) -> ! {
     host_map::adopt_control_registers();
     let own = pcpu::enlist(index);
     ARRIVED.fetch_add(1, Ordering::Release);
-    crate::sched::ap_main(own)
+    crate::sched::run(own)
 }

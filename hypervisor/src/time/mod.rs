@@ -1,8 +1,10 @@
 //! Time: the TSC as the one clock, the LAPIC timer as the one alarm.
 //!
 //! - `calibrate`: both against a known clock, at power-on; an upgrade carries the figures
+//! - `rtc`: the wall clock, likewise
 
 pub mod calibrate;
+pub mod rtc;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +13,7 @@ use crate::cpu;
 static TSC_KHZ: AtomicU64 = AtomicU64::new(0);
 static LAPIC_KHZ: AtomicU64 = AtomicU64::new(0);
 static POWER_ON: AtomicU64 = AtomicU64::new(0);
+static EPOCH_NS: AtomicU64 = AtomicU64::new(0);
 
 /// The rates of this machine's clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,24 @@ pub fn uptime_micros() -> u64 {
 /// Milliseconds since the first image started.
 pub fn uptime_ms() -> u64 {
     uptime_micros() / 1000
+}
+
+/// Sets the wall clock: nanoseconds since 1970 at power-on, 0 when unknown.
+pub fn set_epoch_ns(at_power_on: u64) {
+    EPOCH_NS.store(at_power_on, Ordering::Relaxed);
+}
+
+/// Nanoseconds since 1970 at power-on, 0 when unknown.
+pub fn epoch_ns() -> u64 {
+    EPOCH_NS.load(Ordering::Relaxed)
+}
+
+/// Nanoseconds since 1970 now, 0 when unknown.
+pub fn wall_clock_ns() -> u64 {
+    match epoch_ns() {
+        0 => 0,
+        epoch => epoch.saturating_add(uptime_micros() * 1000),
+    }
 }
 
 /// Ticks of the TSC in `ms` milliseconds.

@@ -133,7 +133,7 @@ impl Tables {
     }
 
     /// Loads them on this pCPU; GS base is left alone.
-    pub fn load(&'static mut self) {
+    pub fn load(&mut self) {
         // LTR marks the descriptor busy; it has to be available again when the tables are loaded once more.
         self.gdt[3] &= !(2 << 40);
         let gdt = TablePointer { limit: size_of_val(&self.gdt) as u16 - 1, base: self.gdt.as_ptr() as u64 };

@@ -59,4 +59,10 @@ pub trait Bus {
     fn set_task_priority(&mut self, cr8: u8);
     /// The task priority as CR8 shows it.
     fn task_priority(&mut self) -> u8;
+
+    /// Whether something waits that only the caller of the run loop can do (a BAR was moved, the guest
+    /// powers itself off): asked before every entry.
+    fn needs_attention(&self) -> bool {
+        false
+    }
 }

@@ -19,6 +19,8 @@ pub enum Why {
     WaitForSipi,
     /// A triple fault: the guest resets or stops.
     Shutdown,
+    /// The bus asks for what only the caller can do.
+    Attention,
     /// The guest cannot go on.
     Fatal(Reason),
 }
@@ -43,6 +45,9 @@ pub fn run_until_event<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
     statistics: &mut RunStatistics,
 ) -> Why {
     loop {
+        if bus.needs_attention() {
+            return Why::Attention;
+        }
         let priority = u64::from(bus.task_priority() & 0xf);
         if cpu.control(Control::Cr8) != priority {
             cpu.set_control(Control::Cr8, priority);

@@ -1,0 +1,97 @@
+//! What the firmware says about the machine, checked by `machine::acpi`.
+#![expect(unsafe_code, reason = "the 8259s are masked")]
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use machine::acpi::dmar::Dmar;
+use machine::acpi::{self, Mapper};
+use machine::addr::HostPhys;
+use machine::pci::EcamRegion;
+
+use crate::cpu;
+use crate::mem::window;
+use crate::passthrough::units::Described;
+
+/// What the hypervisor needs of it.
+pub struct Firmware {
+    /// The RSDP's address.
+    pub rsdp: u64,
+    /// x2APIC ids of the CPUs that may be started.
+    pub cpus: Vec<u32>,
+    /// Configuration space.
+    pub ecam: Vec<EcamRegion>,
+    /// The IOMMU units.
+    pub units: Vec<Described>,
+    /// The table that describes them.
+    pub dmar: Option<Dmar>,
+}
+
+/// Firmware's memory is copied piece by piece through a mapping that lasts as long as the copy.
+struct Copies;
+
+/// The highest physical address (52 bits).
+const LIMIT: u64 = 1 << 52;
+
+impl Mapper for Copies {
+    fn read(&self, address: HostPhys, buffer: &mut [u8]) -> bool {
+        match address.get().checked_add(buffer.len() as u64) {
+            Some(end) if end <= LIMIT => {
+                window::read(address, buffer);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Looks for the tables and reads them.
+///
+/// # Errors
+/// There are none, or the machine lacks what Baton can't do without.
+pub fn find() -> Result<Firmware, String> {
+    let rsdp = acpi::find_rsdp(&Copies).ok_or("the firmware has no ACPI root pointer: boot this machine with ACPI")?;
+    read(rsdp)
+}
+
+/// Reads the tables that `rsdp` leads to.
+///
+/// # Errors
+/// As for [`find`].
+pub fn read(rsdp: HostPhys) -> Result<Firmware, String> {
+    let platform = acpi::read(&Copies, rsdp).map_err(|error| error.to_string())?;
+    for warning in &platform.warnings {
+        log::warn!("ACPI: {warning}");
+    }
+    if platform.ecam.is_empty() {
+        return Err("the firmware describes no PCI Express configuration space (no MCFG table)".into());
+    }
+    let cpus = platform.processors.iter().filter(|cpu| cpu.enabled).map(|cpu| cpu.apic_id).collect();
+    let dmar = match platform.dmar {
+        None => None,
+        Some(Ok(dmar)) => {
+            for warning in &dmar.warnings {
+                log::warn!("DMAR: {warning}");
+            }
+            Some(dmar)
+        }
+        Some(Err(error)) => {
+            log::error!("the firmware's DMAR table can't be used: {error}");
+            None
+        }
+    };
+    let units = dmar.iter().flat_map(|dmar| &dmar.units).map(|unit| Described { base: unit.base, segment: unit.segment }).collect();
+    if platform.has_8259 {
+        mask_8259();
+    }
+    Ok(Firmware { rsdp: rsdp.get(), cpus, ecam: platform.ecam, units, dmar })
+}
+
+/// Nothing hangs on the 8259s here; what firmware left open there would arrive as an exception's vector.
+fn mask_8259() {
+    // SAFETY: the mask registers of the 8259s touch no memory.
+    unsafe {
+        cpu::out8(0x21, 0xff);
+        cpu::out8(0xa1, 0xff);
+    }
+}

@@ -1,0 +1,233 @@
+//! From a selector in `baton.toml` to a function on a guest's bus.
+#![expect(unsafe_code, reason = "a function's registers are taken over")]
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use hermit_sync::SpinMutex;
+use iommu::Token;
+use machine::addr::Iova;
+use machine::paging::Permissions;
+use machine::pci::{self, Bar, BarKind, Bdf, Buses, Command, Enumeration, Express, Function, HeaderKind, Msix};
+
+use super::hardware::{HostFunction, TablePlace};
+use super::units;
+use crate::config::{self, DeviceSelector};
+use crate::guest::pci::access::BarDescription;
+use crate::guest::pci::{Passthrough, PciBus};
+use crate::host;
+use crate::time::TscClock;
+use crate::vm::memory::GuestRam;
+
+/// A function that a guest may have.
+pub struct Candidate {
+    function: Function,
+}
+
+struct Claim {
+    bdf: Bdf,
+    owner: String,
+}
+
+static FOUND: SpinMutex<Option<Enumeration>> = SpinMutex::new(None);
+static CLAIMS: SpinMutex<Vec<Claim>> = SpinMutex::new(Vec::new());
+
+/// Looks at every bus, once.
+pub fn enumerate() {
+    let host = host::get();
+    let ranges: Vec<Buses> = host
+        .ecam
+        .regions()
+        .map(|region| Buses { segment: region.segment, first: region.start_bus, last: region.end_bus })
+        .collect();
+    let found = pci::enumerate(&*host.ecam, &ranges);
+    for oddity in &found.oddities {
+        log::warn!("PCI: {oddity}");
+    }
+    *FOUND.lock() = Some(found);
+}
+
+/// Silences every function but bridges: nothing may write to memory before it belongs to somebody.
+pub fn silence_all() {
+    let host = host::get();
+    let found = FOUND.lock();
+    for function in found.iter().flat_map(|found| &found.functions) {
+        if matches!(function.header, HeaderKind::Endpoint) {
+            units::silence(&host.ecam, function.bdf);
+        }
+    }
+}
+
+/// The buses behind the bridge `bdf`.
+pub(super) fn buses_below(bdf: Bdf) -> Option<(u8, u8)> {
+    let found = FOUND.lock();
+    let header = found.as_ref().and_then(|found| found.get(bdf)).map(|function| function.header)?;
+    super::routes::behind(header)
+}
+
+/// The function that `selector` means.
+///
+/// # Errors
+/// There is none.
+pub fn select(selector: &DeviceSelector) -> Result<Function, String> {
+    let found = FOUND.lock();
+    let mut functions = found.iter().flat_map(|found| &found.functions);
+    let function = match selector {
+        DeviceSelector::Bdf(bdf) => functions.find(|function| function.bdf == *bdf),
+        DeviceSelector::Id { vendor, device, nth } => functions
+            .filter(|function| function.ids.vendor == *vendor && function.ids.device == *device)
+            .nth(*nth as usize),
+    };
+    function.cloned().ok_or_else(|| format!("there is no PCI device {selector}: correct `devices` in baton.toml, or remove it"))
+}
+
+/// Makes `bdf` `owner`'s.
+///
+/// # Errors
+/// It is another's.
+pub fn claim(bdf: Bdf, owner: &str) -> Result<(), String> {
+    let mut claims = CLAIMS.lock();
+    if let Some(claim) = claims.iter().find(|claim| claim.bdf == bdf) {
+        return Err(format!("the device {bdf} belongs to {} already: remove it from one of the two", claim.owner));
+    }
+    claims.push(Claim { bdf, owner: owner.into() });
+    Ok(())
+}
+
+/// Whose `bdf` is.
+pub fn owner(bdf: Bdf) -> Option<String> {
+    CLAIMS.lock().iter().find(|claim| claim.bdf == bdf).map(|claim| claim.owner.clone())
+}
+
+/// Gives up a claim.
+pub fn disclaim(bdf: Bdf) {
+    CLAIMS.lock().retain(|claim| claim.bdf != bdf);
+}
+
+/// The devices of `guest`, checked and claimed for it.
+///
+/// # Errors
+/// One of them is absent, another's, not isolated, or can't be reset; none is claimed then.
+pub fn find(guest: &config::Guest) -> Result<Vec<Candidate>, String> {
+    let mut candidates: Vec<Candidate> = Vec::new();
+    let result = guest.devices.iter().try_for_each(|selector| {
+        let function = check(selector)?;
+        claim(function.bdf, &guest.name)?;
+        candidates.push(Candidate { function });
+        Ok(())
+    });
+    if let Err(error) = result.and_then(|()| isolate(&candidates)) {
+        for candidate in &candidates {
+            disclaim(candidate.function.bdf);
+        }
+        return Err(error);
+    }
+    Ok(candidates)
+}
+
+fn check(selector: &DeviceSelector) -> Result<Function, String> {
+    if !units::present() {
+        return Err(format!(
+            "it asks for the device {selector}, and the machine has no IOMMU in use: enable VT-d in the firmware (QEMU: \
+             -device intel-iommu,intremap=on), or remove the device"
+        ));
+    }
+    let function = select(selector)?;
+    let bdf = function.bdf;
+    if !matches!(function.header, HeaderKind::Endpoint) {
+        return Err(format!("{bdf} is a bridge: only endpoints can be given to a guest"));
+    }
+    if units::unit_of(bdf).is_none() {
+        return Err(format!("no IOMMU unit translates for the device {bdf}: the firmware's DMAR table does not name it"));
+    }
+    let express = Express::find(&*host::get().ecam, bdf);
+    if !express.is_some_and(|express| express.flr) {
+        return Err(format!("the device {bdf} can't be reset alone (no function level reset): it can't be given to a guest"));
+    }
+    Ok(function)
+}
+
+fn isolate(candidates: &[Candidate]) -> Result<(), String> {
+    let ecam = &*host::get().ecam;
+    let together: Vec<Bdf> = candidates.iter().map(|candidate| candidate.function.bdf).collect();
+    let found = FOUND.lock();
+    let Some(found) = found.as_ref() else { return Ok(()) };
+    for bdf in &together {
+        let isolation = pci::isolation(ecam, found, *bdf, &together).map_err(|error| error.to_string())?;
+        pci::enable_acs(ecam, &isolation).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+fn describe(bars: &[Bar], bdf: Bdf) -> Result<Vec<BarDescription>, String> {
+    let mut descriptions = Vec::new();
+    for bar in bars {
+        let (wide, prefetchable) = match bar.kind {
+            // Ports are not offered to guests.
+            BarKind::Io => continue,
+            BarKind::Memory32 { prefetchable } => (false, prefetchable),
+            BarKind::Memory64 { prefetchable } => (true, prefetchable),
+        };
+        if bar.address.get() == 0 {
+            return Err(format!("the firmware gave BAR {} of the device {bdf} no address", bar.index));
+        }
+        descriptions.push(BarDescription { index: bar.index, wide, prefetchable, host: bar.address, bytes: bar.bytes });
+    }
+    Ok(descriptions)
+}
+
+/// Puts the candidates on the guest's bus: reset, quiet, in a domain that shows the guest's RAM and nothing else.
+///
+/// # Errors
+/// A device is broken or the arena is exhausted.
+pub fn assign(candidates: Vec<Candidate>, token: u64, ram: &GuestRam, bus: &mut PciBus) -> Result<(), String> {
+    if candidates.is_empty() {
+        return Ok(());
+    }
+    let ecam = host::get().ecam.clone();
+    create_domain(token, ram)?;
+    for candidate in candidates {
+        let bdf = candidate.function.bdf;
+        let bars = pci::bars(&*ecam, bdf, candidate.function.header).map_err(|error| error.to_string())?;
+        let descriptions = describe(&bars, bdf)?;
+        let express = Express::find(&*ecam, bdf).ok_or_else(|| format!("{bdf} has no PCI Express capability"))?;
+        let header = pci::SavedHeader::save(&*ecam, bdf);
+        express.reset(&*ecam, &TscClock).map_err(|error| error.to_string())?;
+        header.restore(&*ecam);
+        Command::MEMORY.union(Command::INTX_DISABLE).write(&*ecam, bdf);
+        let table = Msix::find(&*ecam, bdf).map(|msix| TablePlace { bar: msix.table.bar, offset: msix.table.offset.into() });
+        // SAFETY: the BARs were just read and sized; the function was claimed, so nobody else uses it.
+        let hardware = unsafe { HostFunction::new(bdf, ecam.clone(), &descriptions, table) }.map_err(|error| error.to_string())?;
+        let function = Passthrough::new(bdf, Box::new(hardware), &descriptions).map_err(|error| error.to_string())?;
+        bus.add(function).map_err(|error| error.to_string())?;
+        attach(bdf, token)?;
+        log::info!("{bdf} is in the domain {token:#x}");
+    }
+    Ok(())
+}
+
+/// A domain that shows `ram` where the guest sees it.
+fn create_domain(token: u64, ram: &GuestRam) -> Result<(), String> {
+    let made = units::with(|units, platform| {
+        units.create_domain(platform, Token(token))?;
+        for extent in &ram.extents {
+            units.map(platform, Token(token), Iova(extent.guest.get()), extent.host, extent.bytes, Permissions::READ_WRITE)?;
+        }
+        Ok::<(), iommu::Error>(())
+    });
+    match made {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => Err(error.to_string()),
+        None => Err("the machine has no IOMMU in use".into()),
+    }
+}
+
+fn attach(bdf: Bdf, token: u64) -> Result<(), String> {
+    match units::with(|units, platform| units.attach(platform, bdf, &[], Token(token), None)) {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => Err(error.to_string()),
+        None => Err("the machine has no IOMMU in use".into()),
+    }
+}

@@ -1,0 +1,175 @@
+//! The jump block: what both images share while pCPUs change sides. It lies in the scratch
+//! region, which is identity mapped and written by both; every field is read and written whole.
+#![expect(unsafe_code, reason = "memory that another image writes")]
+
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use handover::jump::{self as contract, JumpBlock, JumpCpu, JumpError, REASON_BYTES};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::jump::{self, WayBack};
+
+/// Where the block of the upgrade under way is, 0 without one.
+static CURRENT: AtomicU64 = AtomicU64::new(0);
+
+/// A jump block in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Block(u64);
+
+impl Block {
+    /// Writes `block` to `at` and makes it the current one.
+    ///
+    /// # Safety
+    /// `at` is the scratch region: at least `BLOCK_BYTES` of identity-mapped memory that nobody else uses.
+    pub unsafe fn place(at: u64, block: &JumpBlock) -> Self {
+        let bytes = block.as_bytes();
+        // SAFETY: by contract.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), at as usize as *mut u8, bytes.len()) };
+        CURRENT.store(at, Ordering::Release);
+        Self(at)
+    }
+
+    /// Reads and checks the block at `at`, as the new image finds it.
+    ///
+    /// # Errors
+    /// It is no block, or not one that can be.
+    ///
+    /// # Safety
+    /// `at` is mapped for `BLOCK_BYTES`.
+    pub unsafe fn find(at: u64) -> Result<(Self, JumpBlock), JumpError> {
+        // SAFETY: by contract; the bytes are copied before anything is decided by them.
+        let copy = unsafe { (at as usize as *const [u8; contract::BLOCK_BYTES]).read_volatile() };
+        let block = JumpBlock::read_from_bytes(&copy).map_err(|_| JumpError::Block { magic: 0, version: 0 })?;
+        block.check(at)?;
+        CURRENT.store(at, Ordering::Release);
+        Ok((Self(at), block))
+    }
+
+    /// The current block.
+    pub fn current() -> Option<Self> {
+        match CURRENT.load(Ordering::Acquire) {
+            0 => None,
+            at => Some(Self(at)),
+        }
+    }
+
+    /// There is no upgrade any more.
+    pub fn forget() {
+        CURRENT.store(0, Ordering::Release);
+    }
+
+    fn word64(&self, offset: usize) -> &'static AtomicU64 {
+        // SAFETY: the block is mapped as long as it is current, its 8-byte fields are aligned, and both images
+        // reach them by atomic accesses only.
+        unsafe { &*((self.0 as usize + offset) as *const AtomicU64) }
+    }
+
+    fn word32(&self, offset: usize) -> &'static AtomicU32 {
+        // SAFETY: as for `word64`.
+        unsafe { &*((self.0 as usize + offset) as *const AtomicU32) }
+    }
+
+    fn cpu(index: u32) -> usize {
+        offset_of!(JumpBlock, pcpus) + index as usize % contract::PCPUS * size_of::<JumpCpu>()
+    }
+
+    /// The block's address.
+    pub fn address(&self) -> u64 {
+        self.0
+    }
+
+    /// Whether the new image has taken over.
+    pub fn committed(&self) -> bool {
+        self.word64(offset_of!(JumpBlock, commit)).load(Ordering::Acquire) == contract::COMMITTED
+    }
+
+    /// COMMIT: one store.
+    pub fn commit(&self) {
+        self.word64(offset_of!(JumpBlock, commit)).store(contract::COMMITTED, Ordering::SeqCst);
+    }
+
+    /// Calls pCPU `index` into the image at `entry`; 0 withdraws.
+    pub fn call(&self, index: u32, entry: u64) {
+        self.word64(Self::cpu(index) + offset_of!(JumpCpu, entry)).store(entry, Ordering::Release);
+    }
+
+    fn called(&self, index: u32) -> u64 {
+        self.word64(Self::cpu(index) + offset_of!(JumpCpu, entry)).load(Ordering::Acquire)
+    }
+
+    /// The state of pCPU `index`, a `CPU_*` of the contract.
+    pub fn state(&self, index: u32) -> u32 {
+        self.word32(Self::cpu(index) + offset_of!(JumpCpu, state)).load(Ordering::Acquire)
+    }
+
+    /// Sets it.
+    pub fn set_state(&self, index: u32, state: u32) {
+        self.word32(Self::cpu(index) + offset_of!(JumpCpu, state)).store(state, Ordering::Release);
+    }
+
+    fn way_back_place(&self, index: u32) -> *mut WayBack {
+        (self.0 as usize + Self::cpu(index) + offset_of!(JumpCpu, rollback_rip)) as *mut WayBack
+    }
+
+    /// Where pCPU `index` left the image before this one.
+    pub fn way_back(&self, index: u32) -> WayBack {
+        // SAFETY: the three words lie in the block, which is mapped, and their owner wrote them before it jumped.
+        unsafe { self.way_back_place(index).read_volatile() }
+    }
+
+    /// Why the new image goes back.
+    pub fn set_reason(&self, reason: &str) {
+        let mut end = reason.len().min(REASON_BYTES);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut field = [0; REASON_BYTES];
+        field[..end].copy_from_slice(&reason.as_bytes()[..end]);
+        let at = (self.0 as usize + offset_of!(JumpBlock, reason)) as *mut [u8; REASON_BYTES];
+        // SAFETY: the field lies in the block.
+        unsafe { at.write_volatile(field) };
+    }
+
+    /// The reason that was left there.
+    pub fn reason(&self) -> [u8; REASON_BYTES] {
+        let at = (self.0 as usize + offset_of!(JumpBlock, reason)) as *const [u8; REASON_BYTES];
+        // SAFETY: the field lies in the block; any bytes are a value.
+        unsafe { at.read_volatile() }
+    }
+
+    /// pCPU `index` enters the new image; returns when that gave up.
+    ///
+    /// # Safety
+    /// As for [`jump::leave`].
+    pub unsafe fn leave(&self, index: u32, entry: u64) {
+        // SAFETY: by contract; the rollback words of the block are this pCPU's.
+        unsafe { jump::leave(self.0, index, entry, self.way_back_place(index)) };
+        self.set_state(index, contract::CPU_BACK);
+    }
+
+    /// pCPU `index` goes back to the image before this one.
+    ///
+    /// # Safety
+    /// As for [`jump::give_back`].
+    pub unsafe fn give_back(&self, index: u32) -> ! {
+        // SAFETY: by contract.
+        unsafe { jump::give_back(self.way_back(index)) }
+    }
+}
+
+/// A parked pCPU jumps when the new image calls it. Returns whether it jumped, and is back.
+pub fn jump_when_called(index: u32) -> bool {
+    let Some(block) = Block::current() else {
+        return false;
+    };
+    let entry = block.called(index);
+    if entry == 0 || block.state(index) != contract::CPU_OLD {
+        return false;
+    }
+    // SAFETY: interrupts are off while a pCPU is parked. The new image, whose signature of wholeness was checked at STAGE and
+    // which runs already on the boot CPU, has announced its own entry; its slot is mapped executable before SWITCH.
+    // The caller takes the pCPU over again.
+    unsafe { block.leave(index, entry) };
+    true
+}

@@ -1,0 +1,28 @@
+//! This image's replacement by the next, and this image's arrival in the place of the one before.
+//!
+//! The old image's side, in the order of its phases:
+//! - `stage`: the image arrives in the free slot and is checked
+//! - `plan`: every preserved object says yes or no; the records that can be written before the pause
+//! - `freeze`: every pCPU takes its virtual CPUs out of their guests
+//! - `switch`: the rest of the records, the jump, and what happens when it comes back
+//!
+//! The new image's side:
+//! - `arrive`: reads the records, adopts, verifies, commits, runs, retires the old image
+//! - `follow`: the other pCPUs' arrival
+//!
+//! Both:
+//! - `block`, `jump`: the memory and the instructions between them
+//! - `convert`: run-time state to records and back
+//! - `report`: what became of upgrades
+
+
+pub mod block;
+
+
+pub mod freeze;
+pub mod jump;
+
+pub mod report;
+pub mod stage;
+
+pub mod follow;

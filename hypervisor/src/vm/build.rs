@@ -1,0 +1,240 @@
+//! From an entry of `baton.toml` and the boot modules to a guest that can run.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+
+use guest_loader::layout::{ECAM, GuestRange, IOAPIC, LAPIC, PCI_WINDOW_32, PCI_WINDOW_64};
+use guest_loader::{Mode, Module, Plan};
+use hermit_sync::SpinMutex;
+use machine::paging::LeafSizes;
+
+use super::memory::{AddressSpace, GuestRam};
+use super::runner::Runner;
+use super::services::{HeapFrameSource, Kicks, PlatformRam, SerialConsole};
+use super::{VcpuShared, Vm, VmState};
+use crate::config;
+use crate::guest::clock::{ClockState, GuestClock};
+use crate::guest::cpuid::{CpuidConfig, CpuidTable};
+use crate::guest::message::InterruptFabric;
+use crate::guest::pci::PciBus;
+use crate::guest::platform::{GuestParts, GuestPlatform};
+use crate::passthrough::{self, router::Router};
+use crate::vcpu::cpu::VirtualCpu;
+use crate::vcpu::state::{Activity, ArchState};
+use crate::vcpu::svm::cpu::{SvmConfig, SvmCpu};
+use crate::{cpu, host, machine_cpus, sched, time};
+
+/// Bits of a guest physical address, whatever the host has: the 64-bit PCI window ends far below.
+const PHYSICAL_BITS: u8 = 40;
+
+/// A module by its name.
+pub type Modules<'a> = &'a dyn Fn(&str) -> Option<&'a [u8]>;
+
+/// Leaf sizes of nested tables: 1 GiB where the CPU has them (CPUID 8000_0001, EDX 26).
+pub fn nested_leaves() -> LeafSizes {
+    if cpu::cpuid(0x8000_0001, 0)[3] & 1 << 26 != 0 { LeafSizes::UP_TO_1G } else { LeafSizes::UP_TO_2M }
+}
+
+/// Where a guest's BARs must never be.
+fn blocked(ram: &GuestRam) -> Vec<GuestRange> {
+    let mut ranges: Vec<GuestRange> =
+        ram.extents.iter().map(|extent| GuestRange { start: extent.guest, bytes: extent.bytes }).collect();
+    ranges.extend([ECAM, IOAPIC, LAPIC]);
+    ranges
+}
+
+/// What is the same for a new guest and for one that continues.
+pub struct Parts {
+    /// Name across images.
+    pub token: u64,
+    /// Number on this machine.
+    pub id: u16,
+    /// Name in `baton.toml`.
+    pub name: String,
+    /// Module of its kernel.
+    pub kernel: String,
+    /// What an upgrade does with it.
+    pub on_upgrade: config::OnUpgrade,
+    /// Where its console goes.
+    pub console: config::Console,
+    /// pCPU of each virtual CPU.
+    pub pcpus: Vec<u32>,
+    /// Its RAM.
+    pub ram: Arc<GuestRam>,
+    /// Its nested page tables.
+    pub space: AddressSpace,
+    /// CPUID, new or carried over.
+    pub cpuid: CpuidTable,
+    /// The clock, new or carried over.
+    pub clock: GuestClock,
+}
+
+/// Puts the platform and the virtual CPUs' common part together. `add_functions` puts the devices on the bus.
+///
+/// # Errors
+/// A device can't be on the bus.
+pub fn assemble(
+    parts: Parts,
+    add_functions: impl FnOnce(&mut PciBus, &Arc<InterruptFabric>) -> Result<(), String>,
+) -> Result<Arc<Vm>, String> {
+    let vcpus = parts.pcpus.len() as u32;
+    let fabric = Arc::new(InterruptFabric::new(vcpus, Box::new(Kicks(parts.pcpus.clone()))));
+    let router = Router::new(fabric.clone(), parts.pcpus.clone());
+    let mut pci = PciBus::new(Box::new(router), blocked(&parts.ram), PHYSICAL_BITS);
+    add_functions(&mut pci, &fabric)?;
+    let platform = GuestPlatform::new(GuestParts {
+        fabric: fabric.clone(),
+        ram: Box::new(PlatformRam(parts.ram.clone())),
+        console: Box::new(SerialConsole::new(parts.console, &parts.name)),
+        pci,
+        cpuid: parts.cpuid,
+        clock: parts.clock,
+        microcode: 0,
+    });
+    Ok(Arc::new(Vm {
+        token: parts.token,
+        id: parts.id,
+        name: parts.name,
+        kernel: parts.kernel,
+        on_upgrade: parts.on_upgrade,
+        ram: parts.ram,
+        space: SpinMutex::new(parts.space),
+        space_generation: Arc::new(AtomicU64::new(0)),
+        fabric,
+        platform: Arc::new(platform),
+        vcpus: parts
+            .pcpus
+            .iter()
+            .map(|pcpu| VcpuShared {
+                pcpu: *pcpu,
+                exits: SpinMutex::default(),
+                halted: AtomicBool::new(false),
+                snapshot: SpinMutex::new(None),
+            })
+            .collect(),
+        console: parts.console,
+        state: AtomicU8::new(VmState::Running as u8),
+        reason: SpinMutex::new(String::new()),
+    }))
+}
+
+/// A hardware virtual CPU for `vm`, in the state after reset.
+///
+/// # Errors
+/// No memory.
+pub fn hardware_cpu(vm: &Vm) -> Result<Box<dyn VirtualCpu + Send>, String> {
+    let common = machine_cpus::common();
+    let config = SvmConfig {
+        info: common.info,
+        limits: common.limits,
+        xstate: common.xstate,
+        permissions: common.permissions,
+        nested_root: vm.space.lock().root(),
+        tlb_generation: vm.space_generation.clone(),
+    };
+    let cpu = SvmCpu::new(config, &mut HeapFrameSource).map_err(|error| error.to_string())?;
+    Ok(Box::new(cpu))
+}
+
+/// Builds the guest and gives its virtual CPUs to their pCPUs.
+///
+/// # Errors
+/// Why it can't start; the memory it had taken is given back.
+pub fn start(guest: &config::Guest, id: u16, modules: Modules<'_>) -> Result<Arc<Vm>, String> {
+    let kernel = modules(&guest.kernel).ok_or_else(|| missing(&guest.kernel, "kernel"))?;
+    let initrd = match &guest.initrd {
+        Some(name) => Some(Module { name, bytes: modules(name).ok_or_else(|| missing(name, "initrd"))? }),
+        None => None,
+    };
+    let devices = passthrough::find(guest)?;
+    let token = host::get().boot_nonce.wrapping_add(1 + u64::from(id));
+    let ram = GuestRam::allocate(&mut host::get().regions.lock(), &guest.memory, token).map_err(|error| error.to_string())?;
+    let ram = Arc::new(ram);
+    let started = finish(guest, id, token, &ram, Module { name: &guest.kernel, bytes: kernel }, initrd, devices);
+    if started.is_err() {
+        host::get().regions.lock().release(crate::mem::regions::Owner::Object(token));
+    }
+    started
+}
+
+fn missing(name: &str, what: &str) -> String {
+    format!("its {what} '{name}' is not among the boot modules: add it to the boot script, or correct {what} in baton.toml")
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of a guest, gathered by `start`")]
+fn finish(
+    guest: &config::Guest,
+    id: u16,
+    token: u64,
+    ram: &Arc<GuestRam>,
+    kernel: Module<'_>,
+    initrd: Option<Module<'_>>,
+    devices: Vec<passthrough::Candidate>,
+) -> Result<Arc<Vm>, String> {
+    let apic_ids: Vec<u32> = (0..guest.vcpus).collect();
+    let plan = Plan { map: &guest.memory, kernel, initrd, command_line: &guest.command_line, apic_ids: &apic_ids };
+    let entry = guest_loader::load(&plan, &mut &**ram).map_err(|error| error.to_string())?;
+    let mut space = AddressSpace::new(token, id, nested_leaves()).map_err(|error| error.to_string())?;
+    space.map_ram(ram).map_err(|error| error.to_string())?;
+    let common = machine_cpus::common();
+    let tsc_khz = u32::try_from(time::tsc_khz()).unwrap_or(u32::MAX);
+    let cpuid = CpuidConfig {
+        vcpus: guest.vcpus,
+        physical_bits: PHYSICAL_BITS,
+        xcr0: common.xstate.mask,
+        tsc_khz,
+        speculation_control: false,
+        hide_xsavec: false,
+    };
+    let clock = ClockState {
+        base_tsc: cpu::tsc(),
+        base_ns: 0,
+        wall_base_ns: time::wall_clock_ns(),
+        tsc_khz,
+    };
+    let parts = Parts {
+        token,
+        id,
+        name: guest.name.clone(),
+        kernel: guest.kernel.clone(),
+        on_upgrade: guest.on_upgrade,
+        console: guest.console,
+        pcpus: guest.pcpus.clone(),
+        ram: ram.clone(),
+        space,
+        cpuid: CpuidTable::new(&cpuid, &cpu::cpuid),
+        clock: GuestClock::new(clock).map_err(|error| error.to_string())?,
+    };
+    let vm = assemble(parts, |bus, _| {
+        passthrough::assign(devices, token, ram, bus)?;
+        bus.assign_bars(PCI_WINDOW_32, PCI_WINDOW_64).map_err(|error| error.to_string())
+    })?;
+    for (index, pcpu) in guest.pcpus.iter().enumerate() {
+        let mut hardware = hardware_cpu(&vm)?;
+        if index == 0 {
+            let state = match entry.mode {
+                Mode::Long64 => ArchState::linux64(
+                    entry.rip.get(),
+                    entry.rsp.get(),
+                    entry.rsi,
+                    entry.cr3,
+                    entry.gdt_base.get(),
+                    entry.gdt_limit,
+                ),
+                Mode::Protected32 => {
+                    ArchState::pvh32(entry.rip.get() as u32, entry.rbx as u32, entry.gdt_base.get(), entry.gdt_limit)
+                }
+            };
+            hardware.set_state(&state).map_err(|error| error.to_string())?;
+        } else {
+            hardware.set_activity(Activity::WaitForSipi);
+        }
+        let platform = vm.platform.vcpu(index as u32).ok_or("a virtual CPU has no LAPIC")?;
+        sched::assign(*pcpu, Runner::new(vm.clone(), index as u32, hardware, platform));
+    }
+    Ok(vm)
+}

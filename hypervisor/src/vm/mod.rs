@@ -1,0 +1,134 @@
+//! Guests as wholes: memory, platform, virtual CPUs, devices.
+//!
+//! - `memory`: the memory object and the nested page tables
+//! - `services`: what the platform asks of the hypervisor: console, time, memory, kicks
+//! - `build`: from `baton.toml` and the modules to a guest that can run
+//! - `runner`: one virtual CPU on its pCPU
+
+pub mod build;
+pub mod memory;
+pub mod runner;
+pub mod services;
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use hermit_sync::SpinMutex;
+
+use crate::config::OnUpgrade;
+use crate::guest::message::InterruptFabric;
+use crate::guest::platform::GuestPlatform;
+use crate::vcpu::counters::ExitCounters;
+use memory::{AddressSpace, GuestRam};
+
+/// What a guest does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum VmState {
+    /// Its virtual CPUs run.
+    Running = 0,
+    /// It has ended.
+    Stopped = 1,
+}
+
+/// A guest.
+pub struct Vm {
+    /// Its name across images.
+    pub token: u64,
+    /// Its number on this machine: the owner id of its frames.
+    pub id: u16,
+    /// Its name in `baton.toml`.
+    pub name: String,
+    /// The module its kernel came from.
+    pub kernel: String,
+    /// What an upgrade does with it.
+    pub on_upgrade: OnUpgrade,
+    /// Its RAM.
+    pub ram: Arc<GuestRam>,
+    /// What its virtual CPUs see of the machine's memory.
+    pub space: SpinMutex<AddressSpace>,
+    /// Counts changes of `space` that virtual CPUs must not miss.
+    pub space_generation: Arc<AtomicU64>,
+    /// Its LAPICs' mailboxes.
+    pub fabric: Arc<InterruptFabric>,
+    /// Its devices' front ends.
+    pub platform: Arc<GuestPlatform>,
+    /// Its virtual CPUs, by index.
+    pub vcpus: Vec<VcpuShared>,
+    /// `console` of `baton.toml`.
+    pub console: crate::config::Console,
+    state: AtomicU8,
+    reason: SpinMutex<String>,
+}
+
+/// What others see of a virtual CPU.
+pub struct VcpuShared {
+    /// The pCPU it runs on.
+    pub pcpu: u32,
+    /// Its exits, copied here now and then.
+    pub exits: SpinMutex<ExitCounters>,
+    /// Whether it waits in HLT.
+    pub halted: AtomicBool,
+    /// What FREEZE took out of it.
+    pub snapshot: SpinMutex<Option<runner::Snapshot>>,
+}
+
+impl Vm {
+    /// What it does.
+    pub fn state(&self) -> VmState {
+        if self.state.load(Ordering::Acquire) == VmState::Running as u8 { VmState::Running } else { VmState::Stopped }
+    }
+
+    /// Why it stopped.
+    pub fn reason(&self) -> String {
+        self.reason.lock().clone()
+    }
+
+    /// Ends the guest. Its virtual CPUs do not run again.
+    pub fn stop(&self, reason: String) {
+        log::warn!("guest {} has stopped: {reason}", self.name);
+        *self.reason.lock() = reason;
+        self.state.store(VmState::Stopped as u8, Ordering::Release);
+    }
+}
+
+static ALL: SpinMutex<Vec<Arc<Vm>>> = SpinMutex::new(Vec::new());
+
+/// All guests of this machine, in the order of `baton.toml`.
+pub fn all() -> Vec<Arc<Vm>> {
+    ALL.lock().clone()
+}
+
+/// Adds a guest.
+pub fn register(vm: Arc<Vm>) {
+    ALL.lock().push(vm);
+}
+
+/// A guest that could not start, for the API.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Its name.
+    pub name: String,
+    /// Its kernel's module.
+    pub kernel: String,
+    /// Its memory in bytes.
+    pub memory: u64,
+    /// Why.
+    pub reason: String,
+}
+
+static REFUSED: SpinMutex<Vec<Refused>> = SpinMutex::new(Vec::new());
+
+/// Notes that `guest` could not start.
+pub fn refused(guest: &crate::config::Guest, reason: String) {
+    let refused =
+        Refused { name: guest.name.clone(), kernel: guest.kernel.clone(), memory: guest.memory.memory_bytes(), reason };
+    REFUSED.lock().push(refused);
+}
+
+/// The guests that could not start.
+pub fn all_refused() -> Vec<Refused> {
+    REFUSED.lock().clone()
+}

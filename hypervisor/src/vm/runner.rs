@@ -1,0 +1,182 @@
+//! One virtual CPU on its pCPU: hardware's part, the platform's part, and the loop's view of both.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use super::services::VcpuTime;
+use super::{Vm, VmState};
+use crate::guest::lapic::StartupEvent;
+use crate::guest::legacy::PowerEvent;
+use crate::guest::pci::{BarChange, BarMapping};
+use crate::guest::platform::{VcpuBus, VcpuPlatform, VcpuPlatformState};
+use crate::vcpu::cpu::VirtualCpu;
+use crate::vcpu::handle::Reason;
+use crate::vcpu::run::{RunStatistics, Why, run_until_event};
+use crate::vcpu::state::{Activity, ArchState, RFLAGS_IF};
+use crate::{cpu, host};
+use machine::addr::{GuestPhys, HostPhys, PAGE_SIZE};
+
+/// What FREEZE takes out of a virtual CPU.
+pub struct Snapshot {
+    /// Registers.
+    pub registers: ArchState,
+    /// The XSAVE area.
+    pub extended: Vec<u8>,
+    /// LAPIC, clock, MSRs.
+    pub platform: VcpuPlatformState,
+}
+
+/// A virtual CPU.
+pub struct Runner {
+    /// Its guest.
+    pub vm: Arc<Vm>,
+    /// Its number in the guest.
+    pub index: u32,
+    cpu: Box<dyn VirtualCpu + Send>,
+    platform: VcpuPlatform,
+    statistics: RunStatistics,
+    entered: bool,
+}
+
+impl Runner {
+    /// Puts one together.
+    pub fn new(vm: Arc<Vm>, index: u32, cpu: Box<dyn VirtualCpu + Send>, platform: VcpuPlatform) -> Self {
+        Self { vm, index, cpu, platform, statistics: RunStatistics::default(), entered: false }
+    }
+
+    /// When its timer fires next, in ticks of the host's TSC.
+    pub fn next_deadline(&self) -> Option<u64> {
+        if self.vm.state() != VmState::Running {
+            return None;
+        }
+        self.platform.next_deadline().map(|guest| guest.wrapping_sub(self.cpu.tsc_offset()))
+    }
+
+    /// Whether there is something to do for it: lets its timer fire, takes start-up messages.
+    pub fn wants_to_run(&mut self) -> bool {
+        if self.vm.state() != VmState::Running {
+            return false;
+        }
+        self.platform.expire(cpu::tsc().wrapping_add(self.cpu.tsc_offset()));
+        match self.platform.take_startup() {
+            Some(StartupEvent::Init) if self.index != 0 => self.cpu.set_activity(Activity::WaitForSipi),
+            Some(StartupEvent::Startup { page }) if self.cpu.activity() == Activity::WaitForSipi => {
+                if let Err(error) = self.cpu.set_state(&ArchState::startup(page)) {
+                    self.vm.stop(format!("vCPU {} can't start: {error}", self.index));
+                }
+            }
+            _ => {}
+        }
+        match self.cpu.activity() {
+            Activity::Active => true,
+            Activity::Halted => {
+                let interruptible = self.cpu.rflags() & RFLAGS_IF != 0;
+                self.cpu.pending_event().is_some()
+                    || interruptible && self.platform.lapic.pending_interrupt().is_some()
+                    || self.platform.lapic.mailbox().nmi_waits()
+            }
+            Activity::WaitForSipi => false,
+        }
+    }
+
+    /// Brings its registers into this pCPU.
+    pub fn load(&mut self) {
+        self.cpu.load();
+    }
+
+    /// Takes them out.
+    pub fn unload(&mut self) {
+        self.cpu.unload();
+    }
+
+    /// Runs it until something concerns the pCPU.
+    pub fn run(&mut self) -> Why {
+        if !self.entered {
+            self.entered = true;
+            host::guest_entered(cpu::tsc());
+        }
+        let shared = self.vm.vcpus.get(self.index as usize);
+        if let Some(shared) = shared {
+            shared.halted.store(false, Ordering::Relaxed);
+        }
+        let time = VcpuTime { tsc_offset: self.cpu.tsc_offset() };
+        let mut bus = VcpuBus::new(&self.vm.platform, &mut self.platform, &time);
+        let why = run_until_event(&mut *self.cpu, &mut bus, &mut self.statistics);
+        if let Some(shared) = shared {
+            *shared.exits.lock() = self.statistics.exits;
+            shared.halted.store(why == Why::Halted, Ordering::Relaxed);
+        }
+        if let Some((rip, bytes)) = self.statistics.last_refused.take() {
+            log::warn!("guest {}: instruction at {rip:#x} is not emulated: {bytes:02x?}", self.vm.name);
+        }
+        if why == Why::Attention {
+            self.attend();
+        }
+        why
+    }
+
+    /// Does what the platform can't do itself.
+    fn attend(&mut self) {
+        let events = self.vm.platform.take_events();
+        for change in events.bars {
+            self.move_bar(&change);
+        }
+        match events.power {
+            Some(PowerEvent::Off) => self.vm.stop(String::from("it powered itself off")),
+            Some(PowerEvent::Reset) => self.vm.stop(String::from("it reset itself")),
+            None => {}
+        }
+    }
+
+    fn move_bar(&mut self, change: &BarChange) {
+        let mut space = self.vm.space.lock();
+        let generation = &self.vm.space_generation;
+        let forget = || {
+            generation.fetch_add(1, Ordering::AcqRel);
+        };
+        let result = match change {
+            BarChange::Unmap(mapping) => {
+                direct_pages(mapping).try_for_each(|(offset, bytes)| space.unmap(GuestPhys(mapping.guest.get() + offset), bytes, forget))
+            }
+            BarChange::Map(mapping) => direct_pages(mapping).try_for_each(|(offset, bytes)| {
+                space.map_device(GuestPhys(mapping.guest.get() + offset), HostPhys(mapping.host.get() + offset), bytes)
+            }),
+        };
+        if let Err(error) = result {
+            log::error!("guest {}: a BAR can't follow the guest: {error}", self.vm.name);
+        }
+    }
+
+    /// The guest has ended.
+    pub fn stopped(&mut self, reason: &str) {
+        self.vm.stop(format!("vCPU {}: {reason} at {:#x}", self.index, self.cpu.rip()));
+    }
+
+    /// The virtual CPU can't go on.
+    pub fn failed(&mut self, reason: &Reason) {
+        self.vm.stop(format!("vCPU {}: {reason} at {:#x}", self.index, self.cpu.rip()));
+    }
+
+    /// Its state, while it is not loaded.
+    pub fn snapshot(&mut self) -> Snapshot {
+        let mut extended = vec![0; self.cpu.extended_state_size()];
+        let written = self.cpu.save_extended(&mut extended);
+        extended.truncate(written);
+        Snapshot { registers: self.cpu.state(), extended, platform: self.platform.save() }
+    }
+}
+
+/// The parts of a BAR that the guest reaches by itself: offset and bytes, whole pages around what is trapped.
+fn direct_pages(mapping: &BarMapping) -> impl Iterator<Item = (u64, u64)> {
+    let trapped = mapping.trapped.clone();
+    let parts = if trapped.is_empty() { [(0, mapping.bytes), (0, 0)] } else { [(0, trapped.start), (trapped.end, mapping.bytes)] };
+    parts.into_iter().filter_map(|(start, end)| {
+        let (start, end) = (start.next_multiple_of(PAGE_SIZE), end & !(PAGE_SIZE - 1));
+        (start < end).then(|| (start, end - start))
+    })
+}
