@@ -99,17 +99,18 @@ impl TableMemory for ArenaFrames {
     fn write_pair(&mut self, entry: HostPhys, value: [u64; 2]) {
         let at = entry.get() as usize as *mut [u64; 2];
         // SAFETY: as for `read`; a 16-byte aligned LOCK CMPXCHG16B is one store to hardware (SDM 3A 8.1.2.2). It is repeated
-        // until nobody interfered; rbx is reserved by LLVM and therefore saved by hand.
+        // until nobody interfered; rbx is reserved by LLVM and therefore saved by hand
+        // (the operands name their registers, for a free choice could fall on rbx).
         unsafe {
             let old = at.read_volatile();
             asm!(
-                "xchg rbx, {low}",
+                "xchg rbx, rsi",
                 "2:",
-                "lock cmpxchg16b [{at}]",
+                "lock cmpxchg16b [rdi]",
                 "jne 2b",
-                "xchg rbx, {low}",
-                at = in(reg) at,
-                low = inout(reg) value[0] => _,
+                "xchg rbx, rsi",
+                in("rdi") at,
+                inout("rsi") value[0] => _,
                 in("rcx") value[1],
                 inout("rax") old[0] => _,
                 inout("rdx") old[1] => _,
