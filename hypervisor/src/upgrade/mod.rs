@@ -15,14 +15,11 @@
 //! - `convert`: run-time state to records and back
 //! - `report`: what became of upgrades
 
-
 pub mod block;
-
-
+pub mod follow;
 pub mod freeze;
 pub mod jump;
-
+pub mod plan;
 pub mod report;
 pub mod stage;
-
-pub mod follow;
+pub mod switch;
