@@ -134,6 +134,7 @@ pub fn save_regions<'a>(state: &mut State, regions: impl Iterator<Item = &'a Reg
             Owner::Low => (OWNER_LOW, 0),
             Owner::Slot(slot) => (OWNER_SLOT, slot.into()),
             Owner::Arena => (OWNER_ARENA, 0),
+            Owner::Scratch => (OWNER_SCRATCH, 0),
             Owner::Module(module) => (OWNER_MODULE, module.into()),
             Owner::Object(token) => (OWNER_OBJECTS, token),
         };
@@ -171,8 +172,7 @@ pub fn load_regions(state: &State) -> Converted<Vec<Region>> {
             }
             OWNER_MODULE => Owner::Module(narrow(record, "module", record.owner_id)?),
             OWNER_OBJECTS => Owner::Object(record.owner_id),
-            // In this release the scratch of the next image is part of its slot.
-            OWNER_SCRATCH => return refuse(record, "owner", record.owner),
+            OWNER_SCRATCH => numberless(Owner::Scratch)?,
             other => return refuse(record, "owner", other),
         };
         // Memory that firmware keeps stays firmware's, whatever its type; all else is RAM.

@@ -1,7 +1,7 @@
 //! Between the run-time state of this release (0.1) and the records of handover format 1, both ways. All
 //! such glue is here; a later format gets its own, tagged by the release that reads or writes it.
 //!
-//! Saving appends records to a [`State`]; `State::sort` puts them in order when all are there. What belongs to the plan
+//! Saving appends records to a [`State`](handover::State); `State::sort` puts them in order when all are there. What belongs to the plan
 //! and what is written at FREEZE are saved apart. Loading wants a set that `handover::graph` has validated (it relies on the
 //! order), checks every value all the same, and never panics: what this image cannot be is refused by name.
 //!
@@ -38,7 +38,6 @@ mod tests;
 use alloc::string::String;
 use core::fmt;
 
-use handover::State;
 use handover::record::{Record, RecordName};
 use handover::state::text;
 

@@ -14,11 +14,12 @@ use handover::state::device::{
 };
 use handover::state::interrupt::{MSIX_IS_MSI, MSIX_OPEN, MSIX_PENDING, MsixV1, NO_IRTE};
 use machine::addr::HostPhys;
+use machine::pci::Bdf;
 
-use super::iommu::{KNOWN_DEVICE_FLAGS, bdf_of, id_of};
+use super::iommu::{KNOWN_DEVICE_FLAGS, bdf, function};
 use super::{ConvertError, Converted, find, flag, group, name_of, narrow, require};
 use crate::guest::message::MsiMessage;
-use crate::guest::pci::access::{BarDescription, DeviceId, MSI_ENTRY};
+use crate::guest::pci::access::{BarDescription, MSI_ENTRY};
 use crate::guest::pci::{BARS, MsiState, MsixEntryState, MsixState, PciFunctionState};
 
 /// A BAR that is not mapped, in [`PciFunctionState::mapped`].
@@ -47,7 +48,7 @@ pub struct MsixPlace {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionPlan {
     /// Its place in the machine.
-    pub device: DeviceId,
+    pub device: Bdf,
     /// Token of the guest that has it, zero for Baton.
     pub owner: u64,
     /// Its slot on the guest's bus, 1 to 31; zero for Baton's own.
@@ -70,7 +71,7 @@ pub struct FunctionPlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteState {
     /// The device.
-    pub device: DeviceId,
+    pub device: Bdf,
     /// MSI-X index, or [`MSI_ENTRY`].
     pub entry: u16,
     /// What is delivered to the guest.
@@ -90,10 +91,10 @@ pub struct RouteState {
 /// # Errors
 /// The device is not attached.
 pub fn save_plan(state: &mut State, plan: &FunctionPlan) -> Converted<()> {
-    let bdf = bdf_of(plan.device);
-    let record = state.devices.iter_mut().find(|record| record.bdf == bdf);
+    let number = bdf(plan.device);
+    let record = state.devices.iter_mut().find(|record| record.bdf == number);
     let record = record.ok_or(ConvertError::Missing {
-        record: name_of::<DeviceV1>([bdf.into(), 0]),
+        record: name_of::<DeviceV1>([number.into(), 0]),
     })?;
     record.owner = plan.owner;
     record.guest_bdf = u32::from(plan.slot) << 3;
@@ -117,7 +118,7 @@ pub fn save_plan(state: &mut State, plan: &FunctionPlan) -> Converted<()> {
             host_base: bar.host.get(),
             bytes: bar.bytes,
             guest_base: mapped.unwrap_or(0),
-            device: bdf,
+            device: number,
             index: bar.index.into(),
             flags: flag(bar.wide, BAR_64) | flag(bar.prefetchable, BAR_PREFETCHABLE) | flag(mapped.is_some(), BAR_MAPPED),
             reserved: [0; 4],
@@ -137,7 +138,7 @@ pub fn load_plan(state: &State, owner: u64) -> Converted<Vec<FunctionPlan>> {
     // A guest's devices have slots 1, 2, 3 and so on, in this order.
     for (expected, plan) in (1..).zip(&plans) {
         if owner != 0 && plan.slot != expected {
-            let record = find(&state.devices, [bdf_of(plan.device).into(), 0])?;
+            let record = find(&state.devices, [bdf(plan.device).into(), 0])?;
             return super::refuse(record, "place in the guest", record.guest_bdf);
         }
     }
@@ -176,7 +177,7 @@ fn plan(state: &State, record: &DeviceV1) -> Converted<FunctionPlan> {
         });
     }
     Ok(FunctionPlan {
-        device: id_of(record.bdf),
+        device: function(record.bdf),
         owner: record.owner,
         slot: (record.guest_bdf >> 3) as u8,
         identity: record.identity,
@@ -221,7 +222,7 @@ pub fn save(state: &mut State, owner: u64, functions: &[PciFunctionState], route
         save_function(state, owner, function, routes)?;
     }
     for route in routes {
-        let key = entry_key(bdf_of(route.device), route.entry);
+        let key = entry_key(route.device, route.entry);
         let routed = state.msix.iter().any(|entry| entry.key() == key && entry.irte == u32::from(route.irte));
         if !routed {
             return Err(ConvertError::Unsaved {
@@ -234,16 +235,17 @@ pub fn save(state: &mut State, owner: u64, functions: &[PciFunctionState], route
     Ok(())
 }
 
-fn entry_key(bdf: u32, entry: u16) -> [u64; 2] {
+fn entry_key(device: Bdf, entry: u16) -> [u64; 2] {
     let minor = if entry == MSI_ENTRY { u64::from(MSIX_IS_MSI) << 32 } else { entry.into() };
-    [bdf.into(), minor]
+    [bdf(device).into(), minor]
 }
 
 fn save_function(state: &mut State, owner: u64, function: &PciFunctionState, routes: &[RouteState]) -> Converted<()> {
-    let bdf = bdf_of(function.device);
-    let planned = plan(state, find_device(state, bdf)?)?;
+    let device = Bdf::from_requester_id(function.segment, function.requester_id);
+    let number = bdf(device);
+    let planned = plan(state, find_device(state, number)?)?;
     let moved = |what, value| {
-        let record = name_of::<PciFunctionV1>([bdf.into(), 0]);
+        let record = name_of::<PciFunctionV1>([number.into(), 0]);
         Err(ConvertError::Unsaved { record, what, value })
     };
     if planned.owner != owner || planned.identity != function.identity {
@@ -274,18 +276,18 @@ fn save_function(state: &mut State, owner: u64, function: &PciFunctionState, rou
             routed: msi.routed,
             open: 0,
         };
-        save_entry(state, function.device, MSI_ENTRY, &entry, routes)?;
+        save_entry(state, device, MSI_ENTRY, &entry, routes)?;
     }
     if let Some(msix) = &function.msix {
         set(FUNCTION_MSIX, true);
         set(FUNCTION_MSIX_ENABLED, msix.enabled != 0);
         set(FUNCTION_MSIX_MASKED, msix.function_masked != 0);
         for (index, entry) in (0..).zip(&msix.entries) {
-            save_entry(state, function.device, index, entry, routes)?;
+            save_entry(state, device, index, entry, routes)?;
         }
     }
     state.functions.push(PciFunctionV1 {
-        device: bdf,
+        device: number,
         bars: function.bars,
         command: function.command.into(),
         express_control: function.express_control,
@@ -297,22 +299,21 @@ fn save_function(state: &mut State, owner: u64, function: &PciFunctionState, rou
 }
 
 /// The record of a device while records are not in order yet.
-fn find_device(state: &State, bdf: u32) -> Converted<&DeviceV1> {
-    let record = state.devices.iter().find(|record| record.bdf == bdf);
+fn find_device(state: &State, number: u32) -> Converted<&DeviceV1> {
+    let record = state.devices.iter().find(|record| record.bdf == number);
     record.ok_or(ConvertError::Missing {
-        record: name_of::<DeviceV1>([bdf.into(), 0]),
+        record: name_of::<DeviceV1>([number.into(), 0]),
     })
 }
 
 /// Appends an entry, unless it is as after reset.
 fn save_entry(
     state: &mut State,
-    device: DeviceId,
+    device: Bdf,
     index: u16,
     entry: &MsixEntryState,
     routes: &[RouteState],
 ) -> Converted<()> {
-    let bdf = bdf_of(device);
     let is_msi = index == MSI_ENTRY;
     let route = routes.iter().find(|route| route.device == device && route.entry == index);
     let route = match (route, entry.routed != 0) {
@@ -320,7 +321,7 @@ fn save_entry(
         (None, false) => None,
         _ => {
             return Err(ConvertError::Unsaved {
-                record: name_of::<MsixV1>(entry_key(bdf, index)),
+                record: name_of::<MsixV1>(entry_key(device, index)),
                 what: "a routed interrupt that the router knows differently, its data",
                 value: entry.routed_guest.data.into(),
             });
@@ -346,7 +347,7 @@ fn save_entry(
         guest_address: entry.guest.address,
         routed_address: routed_address(entry.routed_guest.address),
         host_address: routed_address(entry.host.address),
-        device: bdf,
+        device: bdf(device),
         index: if is_msi { 0 } else { index.into() },
         guest_data: entry.guest.data,
         guest_control: entry.control,
@@ -374,7 +375,7 @@ pub fn load(state: &State, owner: u64) -> Converted<(Vec<PciFunctionState>, Vec<
 }
 
 fn load_function(state: &State, plan: &FunctionPlan, routes: &mut Vec<RouteState>) -> Converted<PciFunctionState> {
-    let key = u64::from(bdf_of(plan.device));
+    let key = u64::from(bdf(plan.device));
     let record = find(&state.functions, [key, 0])?;
     let has = |bit: u32| record.flags & bit != 0;
     let known =
@@ -428,13 +429,14 @@ fn load_function(state: &State, plan: &FunctionPlan, routes: &mut Vec<RouteState
         }
     }
     Ok(PciFunctionState {
-        device: plan.device,
         msi,
         msix,
         mapped: plan.mapped,
         bars: record.bars,
         identity: plan.identity,
         express_control: record.express_control,
+        segment: plan.device.segment(),
+        requester_id: plan.device.requester_id(),
         command: narrow(record, "command register", record.command)?,
         cache_line: narrow(record, "cache line size", record.cache_line)?,
         interrupt_line: narrow(record, "interrupt line", record.interrupt_line)?,
@@ -468,7 +470,7 @@ fn load_entry(entry: &MsixV1) -> Converted<MsixEntryState> {
     })
 }
 
-fn load_route(entry: &MsixV1, device: DeviceId, index: u16) -> Converted<RouteState> {
+fn load_route(entry: &MsixV1, device: Bdf, index: u16) -> Converted<RouteState> {
     require(entry.host_vector >= 32, entry, "host vector", entry.host_vector)?;
     Ok(RouteState {
         device,

@@ -1,0 +1,1 @@
+//! The conversions together: a machine written and read again.
