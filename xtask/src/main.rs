@@ -53,6 +53,9 @@ enum Command {
         /// Lists the end-to-end cases.
         #[arg(long)]
         list: bool,
+        /// Takes images and guest as they were built last.
+        #[arg(long)]
+        no_build: bool,
     },
     /// The demo's machine with the guest's console on this terminal.
     Run,
@@ -93,7 +96,12 @@ fn run(command: Command) -> Result<bool> {
         }
         Command::Demo => return demo::run(),
         Command::Test { list: true, .. } => test::list(),
-        Command::Test { part, case, .. } => return test::run(part, case.as_deref()),
+        Command::Test {
+            part,
+            case,
+            no_build,
+            ..
+        } => return test::run(part, case.as_deref(), !no_build),
         Command::Run => run::run()?,
         Command::Bench => bench::run()?,
         Command::Soak { upgrades } => return soak::run(upgrades),

@@ -13,7 +13,7 @@ fn number(text: &str) -> Result<u64> {
 
 pub fn run(bed: &mut Bed) -> Result<()> {
     let machine = bed.linux()?;
-    let api = machine.api();
+    let api = machine.wait_api(30)?;
     let registers = Registers::read(machine.qmp()?)?;
 
     let status = api.status()?;

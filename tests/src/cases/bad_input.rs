@@ -126,10 +126,18 @@ fn inputs() -> Vec<Wrong> {
 }
 
 pub fn run(bed: &mut Bed) -> Result<()> {
+    let mut wrong = Vec::new();
     for input in inputs() {
         let machine = bed.start("bad-input", &input.spec)?;
-        judge(&machine, &input).with_context(|| format!("with {}", input.name))?;
+        if let Err(error) = judge(&machine, &input) {
+            wrong.push(format!(
+                "with {}: {error:#}\n{}",
+                input.name,
+                machine.baton.tail(5)
+            ));
+        }
     }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 

@@ -10,7 +10,7 @@ pub fn run(bed: &mut Bed) -> Result<()> {
     ensure!(up.contains(" linux 6.1."), "not the Debian kernel: {up}");
     let disk = machine.wait_guest("guest: disk ", 1)?;
     ensure!(disk.contains("driver nvme"), "not the stock driver: {disk}");
-    let status = machine.api().status()?;
+    let status = machine.wait_api(30)?.status()?;
     ensure!(
         status.generation == 0 && status.build_name == "baton",
         "{status:?}"

@@ -14,7 +14,7 @@ use crate::witness::{self, Witness};
 
 pub fn run(bed: &mut Bed) -> Result<()> {
     let machine = bed.linux()?;
-    let api = machine.api();
+    let api = machine.wait_api(30)?;
     let image = std::fs::read(paths::image("baton-next1")).context("./x image --all builds it")?;
     let bytes = image.len() as u64;
     let watch = Witness::begin(machine)?;

@@ -11,7 +11,7 @@ mod upgrade;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::log::Log;
 use crate::machine::Machine;
@@ -84,14 +84,13 @@ impl Bed {
     /// # Errors
     /// What the case says, with the ends of the machine's logs.
     pub fn run(&mut self, case: &Case) -> Result<()> {
-        let result = (case.run)(self);
-        result.map_err(|error| {
+        (case.run)(self).map_err(|error| {
+            self.shared = None;
             let evidence = self
                 .used
                 .take()
                 .map_or_else(String::new, |directory| evidence(&directory));
-            self.shared = None;
-            error.context(evidence)
+            anyhow!("{error:#}\n{evidence}")
         })
     }
 
@@ -105,7 +104,6 @@ impl Bed {
             self.shared = None;
             let machine = self.start("linux", &Spec::default())?;
             machine.wait_guest("ioload t=", 120)?;
-            machine.wait_api(30)?;
             self.shared = Some(machine);
         }
         self.used = Some(paths::target("runs/linux"));

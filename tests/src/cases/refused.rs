@@ -11,6 +11,7 @@ use crate::witness::{self, Witness};
 
 pub fn run(bed: &mut Bed) -> Result<()> {
     let machine = bed.linux()?;
+    machine.wait_api(30)?;
     let good = std::fs::read(paths::image("baton-next1")).context("./x image --all builds it")?;
     for wrong in images::all(&good)? {
         let watch = Witness::begin(machine)?;

@@ -12,7 +12,7 @@ use crate::witness::{self, Witness};
 
 pub fn run(bed: &mut Bed) -> Result<()> {
     let machine = bed.linux()?;
-    let api = machine.api();
+    let api = machine.wait_api(30)?;
     for name in ["baton-next1", "baton-next2", "baton-next3"] {
         let image = fs::read(paths::image(name)).context("./x image --all builds it")?;
         let watch = Witness::begin(machine)?;
