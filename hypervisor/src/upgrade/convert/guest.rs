@@ -4,8 +4,8 @@ use alloc::string::String;
 
 use handover::State;
 use handover::state::guest::{
-    CONSOLE_COM1, CONSOLE_COM2, CONSOLE_NONE, GUEST_RUNNING, GUEST_STOPPED, GuestRestV1, GuestV1, ON_UPGRADE_PRESERVE,
-    ON_UPGRADE_STOP, POWER_RESET,
+    CONSOLE_COM1, CONSOLE_COM2, CONSOLE_NONE, GUEST_RUNNING, GUEST_STOPPED, GuestRestV1, GuestV1,
+    ON_UPGRADE_PRESERVE, ON_UPGRADE_STOP, POWER_RESET,
 };
 
 use super::{Converted, cut_text, find, name_of, name_text, narrow, read_text, refuse, require};
@@ -142,7 +142,12 @@ pub fn save_rest(state: &mut State, guest: &GuestRest) {
 /// It is missing, or in no state that this image knows.
 pub fn load_rest(state: &State, token: u64) -> Converted<GuestRest> {
     let record = find(&state.guest_rests, [token, 0])?;
-    require(record.power <= POWER_RESET, record, "power event", record.power)?;
+    require(
+        record.power <= POWER_RESET,
+        record,
+        "power event",
+        record.power,
+    )?;
     Ok(GuestRest {
         token,
         state: match record.state {

@@ -67,17 +67,23 @@ pub fn save(state: &mut State, guest: u64, space: &SpaceState, ram: &GuestRam) {
     state.objects.push(ObjectV1 {
         token: ram.token,
         owner: guest,
-        bytes: ram.extents.iter().map(|extent| extent.bytes).fold(0, u64::wrapping_add),
+        bytes: ram
+            .extents
+            .iter()
+            .map(|extent| extent.bytes)
+            .fold(0, u64::wrapping_add),
         tag: name_field(RAM).unwrap_or_default(),
         extent_count: ram.extents.len() as u32,
         reserved: [0; 4],
     });
-    state.extents.extend(ram.extents.iter().map(|extent| ExtentV1 {
-        object: ram.token,
-        guest_base: extent.guest.get(),
-        host_base: extent.host.get(),
-        bytes: extent.bytes,
-    }));
+    state
+        .extents
+        .extend(ram.extents.iter().map(|extent| ExtentV1 {
+            object: ram.token,
+            guest_base: extent.guest.get(),
+            host_base: extent.host.get(),
+            bytes: extent.bytes,
+        }));
     state.space_objects.push(SpaceObjectV1 {
         space: space.token,
         object: ram.token,
@@ -103,7 +109,9 @@ pub fn load(state: &State, guest: u64) -> Converted<(SpaceState, GuestRam)> {
         record: name_of::<ObjectV1>([guest, 0]),
     })?;
     if let Some(other) = owned.next() {
-        return Err(ConvertError::Unexpected { record: other.name() });
+        return Err(ConvertError::Unexpected {
+            record: other.name(),
+        });
     }
     if text(&object.tag) != Some(RAM) {
         return Err(ConvertError::Text {
@@ -118,7 +126,11 @@ pub fn load(state: &State, guest: u64) -> Converted<(SpaceState, GuestRam)> {
                 record: name_of::<SpaceObjectV1>([token, object.token]),
             });
         }
-        [.., other] => return Err(ConvertError::Unexpected { record: other.name() }),
+        [.., other] => {
+            return Err(ConvertError::Unexpected {
+                record: other.name(),
+            });
+        }
     }
     let records = group(&state.extents, object.token);
     if records.len() != object.extent_count as usize {
@@ -129,8 +141,13 @@ pub fn load(state: &State, guest: u64) -> Converted<(SpaceState, GuestRam)> {
             found: records.len() as u64,
         });
     }
-    let extents = records.iter().map(extent).collect::<Converted<alloc::vec::Vec<_>>>()?;
-    let bytes = extents.iter().try_fold(0u64, |sum, extent| sum.checked_add(extent.bytes));
+    let extents = records
+        .iter()
+        .map(extent)
+        .collect::<Converted<alloc::vec::Vec<_>>>()?;
+    let bytes = extents
+        .iter()
+        .try_fold(0u64, |sum, extent| sum.checked_add(extent.bytes));
     require(bytes == Some(object.bytes), object, "bytes", object.bytes)?;
     let state = SpaceState {
         token,
@@ -151,7 +168,12 @@ fn extent(record: &ExtentV1) -> Converted<Extent> {
         let fine = aligned(base) && base.checked_add(record.bytes).is_some();
         require(fine, record, field, base)
     };
-    require(aligned(record.bytes) && record.bytes > 0, record, "bytes", record.bytes)?;
+    require(
+        aligned(record.bytes) && record.bytes > 0,
+        record,
+        "bytes",
+        record.bytes,
+    )?;
     range("guest range", record.guest_base)?;
     range("host range", record.host_base)?;
     Ok(Extent {

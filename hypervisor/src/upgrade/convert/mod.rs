@@ -96,13 +96,28 @@ impl fmt::Display for ConvertError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Missing { record } => write!(f, "{record} is missing")?,
-            Self::Unexpected { record } => write!(f, "{record} is nothing this image can take over")?,
-            Self::Value { record, field, value } => write!(f, "{record}: {field} cannot be {value:#x} here")?,
-            Self::Count { record, what, stored, found } => {
+            Self::Unexpected { record } => {
+                write!(f, "{record} is nothing this image can take over")?
+            }
+            Self::Value {
+                record,
+                field,
+                value,
+            } => write!(f, "{record}: {field} cannot be {value:#x} here")?,
+            Self::Count {
+                record,
+                what,
+                stored,
+                found,
+            } => {
                 write!(f, "{record} counts {stored} {what}, {found} are there")?;
             }
             Self::Text { record, field } => write!(f, "{record}: {field} is not text")?,
-            Self::Unsaved { record, what, value } => {
+            Self::Unsaved {
+                record,
+                what,
+                value,
+            } => {
                 return write!(
                     f,
                     "{record}: {what} {value:#x} has no place in the record; this image is at fault"
@@ -121,9 +136,11 @@ pub type Converted<T> = Result<T, ConvertError>;
 /// The record with that key, in records that stand in order.
 fn find<T: Record>(records: &[T], key: [u64; 2]) -> Converted<&T> {
     let index = records.binary_search_by_key(&key, T::key).ok();
-    index.and_then(|index| records.get(index)).ok_or(ConvertError::Missing {
-        record: RecordName { kind: T::NAME, key },
-    })
+    index
+        .and_then(|index| records.get(index))
+        .ok_or(ConvertError::Missing {
+            record: RecordName { kind: T::NAME, key },
+        })
 }
 
 /// The records whose key starts with `major`, in records that stand in order.
@@ -137,7 +154,10 @@ fn group<T: Record>(records: &[T], major: u64) -> &[T] {
 /// The one record of a kind.
 fn single<T: Record>(records: &[T]) -> Converted<&T> {
     optional(records)?.ok_or(ConvertError::Missing {
-        record: RecordName { kind: T::NAME, key: [0, 0] },
+        record: RecordName {
+            kind: T::NAME,
+            key: [0, 0],
+        },
     })
 }
 
@@ -146,7 +166,9 @@ fn optional<T: Record>(records: &[T]) -> Converted<Option<&T>> {
     match records {
         [] => Ok(None),
         [one] => Ok(Some(one)),
-        [_, second, ..] => Err(ConvertError::Unexpected { record: second.name() }),
+        [_, second, ..] => Err(ConvertError::Unexpected {
+            record: second.name(),
+        }),
     }
 }
 
@@ -160,12 +182,25 @@ fn refuse<T>(record: &impl Record, field: &'static str, value: impl Into<u64>) -
 }
 
 /// Refuses `field` unless it is fine.
-fn require(fine: bool, record: &impl Record, field: &'static str, value: impl Into<u64>) -> Converted<()> {
-    if fine { Ok(()) } else { refuse(record, field, value) }
+fn require(
+    fine: bool,
+    record: &impl Record,
+    field: &'static str,
+    value: impl Into<u64>,
+) -> Converted<()> {
+    if fine {
+        Ok(())
+    } else {
+        refuse(record, field, value)
+    }
 }
 
 /// A number in the narrower type that this image has for it.
-fn narrow<N: TryFrom<u64>>(record: &impl Record, field: &'static str, value: impl Into<u64>) -> Converted<N> {
+fn narrow<N: TryFrom<u64>>(
+    record: &impl Record,
+    field: &'static str,
+    value: impl Into<u64>,
+) -> Converted<N> {
     let value = value.into();
     N::try_from(value).or_else(|_| refuse(record, field, value))
 }
@@ -203,7 +238,11 @@ fn cut_text<const N: usize>(text: &str) -> [u8; N] {
 }
 
 /// A name as a field: whole or not at all.
-fn name_text<const N: usize>(record: &impl Fn() -> RecordName, what: &'static str, text: &str) -> Converted<[u8; N]> {
+fn name_text<const N: usize>(
+    record: &impl Fn() -> RecordName,
+    what: &'static str,
+    text: &str,
+) -> Converted<[u8; N]> {
     let field = cut_text(text);
     if handover::state::text(&field) == Some(text) {
         Ok(field)

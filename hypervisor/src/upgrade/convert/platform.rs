@@ -7,7 +7,9 @@ use handover::State;
 use handover::record::Record;
 use handover::state::guest::CpuidV1;
 use handover::state::lapic::GuestClockV1;
-use handover::state::platform::{IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE, UartInputV1, UartV1};
+use handover::state::platform::{
+    IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE, UartInputV1, UartV1,
+};
 
 use super::pci::RouteState;
 use super::{ConvertError, Converted, find, flag, group, name_of, require};
@@ -33,7 +35,12 @@ pub fn save_plan(state: &mut State, guest: u64, cpuid: &[CpuidEntry]) {
 ///
 /// # Errors
 /// The UART's input is longer than it can be, or a function is not as planned, see [`super::pci::save`].
-pub fn save(state: &mut State, guest: u64, platform: &PlatformState, routes: &[RouteState]) -> Converted<()> {
+pub fn save(
+    state: &mut State,
+    guest: u64,
+    platform: &PlatformState,
+    routes: &[RouteState],
+) -> Converted<()> {
     let clock = &platform.clock;
     state.guest_clocks.push(GuestClockV1 {
         guest,
@@ -72,8 +79,16 @@ pub fn load(state: &State, guest: u64) -> Converted<PlatformState> {
     require(clock.tsc_khz > 0, clock, "TSC frequency", clock.tsc_khz)?;
     let ioapic = match group(&state.ioapics, guest) {
         [one] => one,
-        [_, second, ..] => return Err(ConvertError::Unexpected { record: second.name() }),
-        [] => return Err(ConvertError::Missing { record: name_of::<IoapicV1>(key) }),
+        [_, second, ..] => {
+            return Err(ConvertError::Unexpected {
+                record: second.name(),
+            });
+        }
+        [] => {
+            return Err(ConvertError::Missing {
+                record: name_of::<IoapicV1>(key),
+            });
+        }
     };
     let host = find(&state.pci_hosts, key)?;
     Ok(PlatformState {
@@ -157,10 +172,20 @@ fn uart(state: &mut State, guest: u64, uart: &UartState) -> Converted<()> {
 
 fn load_uart(state: &State, guest: u64) -> Converted<UartState> {
     let record = find(&state.uarts, [guest, UART_PORT.into()])?;
-    if let Some(other) = group(&state.uarts, guest).iter().find(|uart| uart.port != record.port) {
-        return Err(ConvertError::Unexpected { record: other.name() });
+    if let Some(other) = group(&state.uarts, guest)
+        .iter()
+        .find(|uart| uart.port != record.port)
+    {
+        return Err(ConvertError::Unexpected {
+            record: other.name(),
+        });
     }
-    require(record.input_bytes <= UART_INPUT_MAX, record, "bytes of input", record.input_bytes)?;
+    require(
+        record.input_bytes <= UART_INPUT_MAX,
+        record,
+        "bytes of input",
+        record.input_bytes,
+    )?;
     flag(record, "transmitter interrupt", record.thr_pending)?;
     flag(record, "overrun", record.overrun)?;
     let pieces = group(&state.uart_inputs, guest);
@@ -178,8 +203,16 @@ fn load_uart(state: &State, guest: u64) -> Converted<UartState> {
         require(piece.port == record.port, piece, "port", piece.port)?;
         require(piece.offset == offset, piece, "offset", piece.offset)?;
         let left = (record.input_bytes - offset) as usize;
-        let (bytes, beyond) = piece.bytes.split_at_checked(left.min(UART_PIECE)).unwrap_or_default();
-        require(beyond.iter().all(|byte| *byte == 0), piece, "bytes past the end", offset)?;
+        let (bytes, beyond) = piece
+            .bytes
+            .split_at_checked(left.min(UART_PIECE))
+            .unwrap_or_default();
+        require(
+            beyond.iter().all(|byte| *byte == 0),
+            piece,
+            "bytes past the end",
+            offset,
+        )?;
         input.extend_from_slice(bytes);
     }
     Ok(UartState {
@@ -231,9 +264,24 @@ fn load_legacy(record: &LegacyV1) -> Converted<LegacyState> {
         (channel.is_latched, channel.access, channel.mode) = (*is_latched, *access, *mode);
         (channel.high_next, channel.low) = (*high_next, *low);
     }
-    require(record.cmos_index < 128, record, "CMOS address", record.cmos_index)?;
-    require(record.port_61 & !3 == 0, record, "port 0x61", record.port_61)?;
-    require(record.refresh & !0x10 == 0, record, "refresh bit", record.refresh)?;
+    require(
+        record.cmos_index < 128,
+        record,
+        "CMOS address",
+        record.cmos_index,
+    )?;
+    require(
+        record.port_61 & !3 == 0,
+        record,
+        "port 0x61",
+        record.port_61,
+    )?;
+    require(
+        record.refresh & !0x10 == 0,
+        record,
+        "refresh bit",
+        record.refresh,
+    )?;
     Ok(LegacyState {
         pit,
         cmos_index: record.cmos_index,

@@ -1,1 +1,0 @@
-//! The conversions together: a machine written and read again.
