@@ -45,6 +45,7 @@ pub struct Host {
 
 static HOST: OnceCell<Host> = OnceCell::new();
 static TICKS_TO_GUEST: AtomicU64 = AtomicU64::new(0);
+static FIRST_ENTRY: AtomicU64 = AtomicU64::new(0);
 
 /// Sets it, once.
 pub fn set(host: Host) {
@@ -63,8 +64,14 @@ pub fn get() -> &'static Host {
 
 /// Notes the moment a guest is first entered.
 pub fn guest_entered(tsc: u64) {
+    let _ = FIRST_ENTRY.compare_exchange(0, tsc, Ordering::AcqRel, Ordering::Relaxed);
     let ticks = tsc.wrapping_sub(crate::time::rates().power_on).max(1);
     let _ = TICKS_TO_GUEST.compare_exchange(0, ticks, Ordering::AcqRel, Ordering::Relaxed);
+}
+
+/// The TSC when this image first entered a guest, 0 before.
+pub fn first_entry() -> u64 {
+    FIRST_ENTRY.load(Ordering::Acquire)
 }
 
 /// TSC ticks from the first image's first instruction to the first guest's; 0 before.

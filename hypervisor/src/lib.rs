@@ -41,13 +41,14 @@ use boot_info::{BootInfo, Origin};
 pub fn run(boot: BootInfo) -> ! {
     match boot.origin {
         Origin::Cold(ref cold) => start::cold(&boot, cold),
-        Origin::Upgrade(_) => cpu::halt_forever(),
+        Origin::Upgrade(block) => upgrade::arrive::arrive(&boot, block),
     }
 }
 
 /// A panic is our own fault. Before COMMIT it leads back to the image before; later it ends the machine.
 pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     cpu::interrupts_off();
+    upgrade::arrive::panicked(format_args!("{info}"));
     console::emergency(format_args!("baton: {info}"));
     cpu::halt_forever()
 }

@@ -42,9 +42,11 @@ pub fn cold(boot: &BootInfo, cold: &ColdBoot) -> ! {
     log::info!("baton {} ({}) from {}", env!("CARGO_PKG_VERSION"), boot.build_name, cold.loader.as_str());
 
     let mut regions = memory(boot, cold);
-    if let Err(error) = host_map::init(&boot.image) {
+    if let Err(error) = host_map::build(&boot.image) {
         refuse(format_args!("no page tables: {error}"));
     }
+    // SAFETY: nothing but the image is in use yet.
+    unsafe { host_map::activate() };
     if !lapic::supported() {
         refuse(format_args!("this CPU has no x2APIC: enable it in the firmware"));
     }

@@ -65,12 +65,11 @@ fn leaf_sizes() -> LeafSizes {
     if cpu::cpuid(0x8000_0001, 0)[3] & 1 << 26 != 0 { LeafSizes::UP_TO_1G } else { LeafSizes::UP_TO_2M }
 }
 
-/// Builds the tables with the image, the low MiB's trampoline page and the windows, and loads them.
+/// Builds the tables with the image, the low MiB's trampoline page and the windows. They count from [`activate`] on.
 ///
 /// # Errors
 /// The heap is exhausted.
-pub fn init(image: &ImageLayout) -> Result<(), PagingError> {
-    adopt_control_registers();
+pub fn build(image: &ImageLayout) -> Result<(), PagingError> {
     let mut memory = HeapFrames;
     let mut table = PageTable::<Host>::new(&mut memory, 4, leaf_sizes())?;
     let slot_end = image.base + SLOT_BYTES;
@@ -93,9 +92,17 @@ pub fn init(image: &ImageLayout) -> Result<(), PagingError> {
     window::init(windows);
     ROOT.store(table.root().get(), Ordering::Release);
     *MAP.lock() = Some(table);
-    // SAFETY: code, data, heap and the stack in use are mapped at the addresses they have.
-    unsafe { cpu::set_cr3(root()) };
     Ok(())
+}
+
+/// Loads the tables on this pCPU.
+///
+/// # Safety
+/// [`build`] succeeded; what is in use besides the image, its heap and its boot stack has been mapped since.
+pub unsafe fn activate() {
+    adopt_control_registers();
+    // SAFETY: code, data, heap and the stack in use are mapped at the addresses they have; the rest by contract.
+    unsafe { cpu::set_cr3(root()) };
 }
 
 /// The page table (level 1) on the path to `address`, all levels of which are present.

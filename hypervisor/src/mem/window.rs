@@ -27,7 +27,7 @@ pub fn init(table: HostPhys) {
 
 fn with_page<R>(frame: HostPhys, f: impl FnOnce(*mut u8) -> R) -> R {
     cpu::without_interrupts(|| {
-        let index = u64::from(pcpu::this().index) % COUNT;
+        let index = u64::from(pcpu::index()) % COUNT;
         let address = BASE + index * PAGE_SIZE;
         let entry = (TABLE.load(Ordering::Acquire) + index * 8) as usize as *mut u64;
         // SAFETY: `init` named the identity-mapped page table that covers BASE; this entry is this pCPU's own and

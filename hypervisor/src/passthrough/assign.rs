@@ -10,7 +10,7 @@ use hermit_sync::SpinMutex;
 use iommu::Token;
 use machine::addr::Iova;
 use machine::paging::Permissions;
-use machine::pci::{self, Bar, BarKind, Bdf, Buses, Command, Enumeration, Express, Function, HeaderKind, Msix};
+use machine::pci::{self, Bar, BarKind, Bdf, Buses, Command, ConfigSpace, Enumeration, Express, Function, HeaderKind, Msi, Msix};
 
 use super::hardware::{HostFunction, TablePlace};
 use super::units;
@@ -18,6 +18,7 @@ use crate::config::{self, DeviceSelector};
 use crate::guest::pci::access::BarDescription;
 use crate::guest::pci::{Passthrough, PciBus};
 use crate::host;
+use crate::upgrade::convert::pci::MsixPlace;
 use crate::time::TscClock;
 use crate::vm::memory::GuestRam;
 
@@ -58,6 +59,12 @@ pub fn silence_all() {
             units::silence(&host.ecam, function.bdf);
         }
     }
+}
+
+/// The bridges above `bdf`, the one at the root first.
+pub fn path_to(bdf: Bdf) -> Vec<Bdf> {
+    let found = FOUND.lock();
+    found.as_ref().and_then(|found| found.get(bdf)).map(|function| function.path.clone()).unwrap_or_default()
 }
 
 /// The buses behind the bridge `bdf`.
@@ -182,9 +189,10 @@ fn describe(bars: &[Bar], bdf: Bdf) -> Result<Vec<BarDescription>, String> {
 ///
 /// # Errors
 /// A device is broken or the arena is exhausted.
-pub fn assign(candidates: Vec<Candidate>, token: u64, ram: &GuestRam, bus: &mut PciBus) -> Result<(), String> {
+pub fn assign(candidates: Vec<Candidate>, token: u64, ram: &GuestRam, bus: &mut PciBus) -> Result<Vec<Assigned>, String> {
+    let mut assigned = Vec::new();
     if candidates.is_empty() {
-        return Ok(());
+        return Ok(assigned);
     }
     let ecam = host::get().ecam.clone();
     create_domain(token, ram)?;
@@ -197,15 +205,61 @@ pub fn assign(candidates: Vec<Candidate>, token: u64, ram: &GuestRam, bus: &mut 
         express.reset(&*ecam, &TscClock).map_err(|error| error.to_string())?;
         header.restore(&*ecam);
         Command::MEMORY.union(Command::INTX_DISABLE).write(&*ecam, bdf);
-        let table = Msix::find(&*ecam, bdf).map(|msix| TablePlace { bar: msix.table.bar, offset: msix.table.offset.into() });
-        // SAFETY: the BARs were just read and sized; the function was claimed, so nobody else uses it.
-        let hardware = unsafe { HostFunction::new(bdf, ecam.clone(), &descriptions, table) }.map_err(|error| error.to_string())?;
-        let function = Passthrough::new(bdf, Box::new(hardware), &descriptions).map_err(|error| error.to_string())?;
-        bus.add(function).map_err(|error| error.to_string())?;
+        let msix = Msix::find(&*ecam, bdf).map(|msix| MsixPlace {
+            capability: msix.offset as u8,
+            entries: msix.vectors,
+            table_bar: msix.table.bar,
+            table_offset: msix.table.offset,
+            pending_bar: msix.pending.bar,
+            pending_offset: msix.pending.offset,
+        });
+        let function = Assigned {
+            bdf,
+            identity: ecam.read32(bdf, 0),
+            slot: 0,
+            bars: descriptions,
+            msix,
+            msi: Msi::find(&*ecam, bdf).map(|msi| msi.offset as u8),
+        };
+        let slot = function.put_on(bus)?;
+        assigned.push(Assigned { slot, ..function });
         attach(bdf, token)?;
         log::info!("{bdf} is in the domain {token:#x}");
     }
-    Ok(())
+    Ok(assigned)
+}
+
+/// A function on a guest's bus: what does not change about it while the guest has it.
+#[derive(Clone, Debug)]
+pub struct Assigned {
+    /// Its place in the machine.
+    pub bdf: Bdf,
+    /// Vendor in bits 15:0, device in 31:16.
+    pub identity: u32,
+    /// Its slot on the guest's bus.
+    pub slot: u8,
+    /// Memory BARs.
+    pub bars: Vec<BarDescription>,
+    /// Its MSI-X structures.
+    pub msix: Option<MsixPlace>,
+    /// Offset of the MSI capability.
+    pub msi: Option<u8>,
+}
+
+impl Assigned {
+    /// Makes the function's front end and puts it on the bus; returns the slot. Only reads the hardware.
+    ///
+    /// # Errors
+    /// The device is broken, or the bus is full.
+    pub fn put_on(&self, bus: &mut PciBus) -> Result<u8, String> {
+        let table = self.msix.map(|msix| TablePlace { bar: msix.table_bar, offset: msix.table_offset.into() });
+        // SAFETY: the BARs were read and sized when the function was first taken, and have not moved since; the function is
+        // claimed, so nobody else uses it.
+        let hardware = unsafe { HostFunction::new(self.bdf, host::get().ecam.clone(), &self.bars, table) };
+        let hardware = hardware.map_err(|error| error.to_string())?;
+        let function = Passthrough::new(self.bdf, Box::new(hardware), &self.bars).map_err(|error| error.to_string())?;
+        bus.add(function).map_err(|error| error.to_string())
+    }
 }
 
 /// A domain that shows `ram` where the guest sees it.

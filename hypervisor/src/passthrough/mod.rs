@@ -12,4 +12,4 @@ pub mod router;
 pub mod routes;
 pub mod units;
 
-pub use assign::{Candidate, assign, find};
+pub use assign::{Assigned, Candidate, assign, find};

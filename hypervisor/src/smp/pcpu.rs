@@ -4,7 +4,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::arch::asm;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use hermit_sync::InterruptTicketMutex;
 
@@ -41,6 +41,7 @@ impl Pcpu {
     }
 }
 
+static ENLISTED: AtomicBool = AtomicBool::new(false);
 static ALL: InterruptTicketMutex<Vec<&'static Pcpu>> = InterruptTicketMutex::new(Vec::new());
 
 /// Makes this CPU a pCPU: descriptor tables, GS base, interrupt vectors, LAPIC. Interrupts stay off.
@@ -60,7 +61,13 @@ pub fn enlist(index: u32) -> &'static Pcpu {
     pcpu.point_gs();
     devices::prepare(index);
     ALL.lock().push(pcpu);
+    ENLISTED.store(true, Ordering::Release);
     pcpu
+}
+
+/// The number of the pCPU that executes this: 0 before the boot CPU is enlisted in this image, when it is alone.
+pub fn index() -> u32 {
+    if ENLISTED.load(Ordering::Acquire) { this().index } else { 0 }
 }
 
 /// The pCPU that executes this. Only after [`enlist`].
@@ -85,7 +92,8 @@ pub fn count() -> usize {
 
 /// Makes pCPU `index` look at its work; nothing happens when it is this one.
 pub fn kick(index: u32) {
-    if index == this().index {
+    // Before this image has enlisted its boot CPU nobody else runs in it.
+    if !ENLISTED.load(Ordering::Acquire) || index == this().index {
         return;
     }
     let target = ALL.lock().iter().find(|pcpu| pcpu.index == index).map(|pcpu| pcpu.apic_id);

@@ -28,11 +28,14 @@ static TABLES: InterruptTicketMutex<Vec<Table>> = InterruptTicketMutex::new(Vec:
 static DELIVERED: AtomicU64 = AtomicU64::new(0);
 static UNEXPECTED: AtomicU64 = AtomicU64::new(0);
 
-/// Makes room for the vectors of pCPU `pcpu`.
+/// Makes room for the vectors of pCPU `pcpu`, if there is none yet.
 pub fn prepare(pcpu: u32) {
-    let mut targets = Vec::new();
-    targets.resize_with(256, || None);
-    TABLES.lock().push(Table { pcpu, targets });
+    let mut tables = TABLES.lock();
+    if tables.iter().all(|table| table.pcpu != pcpu) {
+        let mut targets = Vec::new();
+        targets.resize_with(256, || None);
+        tables.push(Table { pcpu, targets });
+    }
 }
 
 /// Binds a free vector of pCPU `pcpu`; `None` when all are taken.

@@ -2,6 +2,7 @@
 //! region, which is identity mapped and written by both; every field is read and written whole.
 #![expect(unsafe_code, reason = "memory that another image writes")]
 
+use alloc::vec;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -38,8 +39,9 @@ impl Block {
     /// # Safety
     /// `at` is mapped for `BLOCK_BYTES`.
     pub unsafe fn find(at: u64) -> Result<(Self, JumpBlock), JumpError> {
+        let mut copy = vec![0; contract::BLOCK_BYTES];
         // SAFETY: by contract; the bytes are copied before anything is decided by them.
-        let copy = unsafe { (at as usize as *const [u8; contract::BLOCK_BYTES]).read_volatile() };
+        unsafe { core::ptr::copy_nonoverlapping(at as usize as *const u8, copy.as_mut_ptr(), copy.len()) };
         let block = JumpBlock::read_from_bytes(&copy).map_err(|_| JumpError::Block { magic: 0, version: 0 })?;
         block.check(at)?;
         CURRENT.store(at, Ordering::Release);
@@ -98,6 +100,17 @@ impl Block {
         self.word64(Self::cpu(index) + offset_of!(JumpCpu, entry)).load(Ordering::Acquire)
     }
 
+    /// The LAPIC id that the old image recorded for pCPU `index`.
+    pub fn apic_id(&self, index: u32) -> u32 {
+        self.word32(Self::cpu(index) + offset_of!(JumpCpu, apic_id)).load(Ordering::Acquire)
+    }
+
+    /// The pCPU with LAPIC id `apic_id`.
+    pub fn index_of(&self, apic_id: u32) -> Option<u32> {
+        let count = self.word32(offset_of!(JumpBlock, pcpu_count)).load(Ordering::Acquire).min(contract::PCPUS as u32);
+        (0..count).find(|index| self.apic_id(*index) == apic_id)
+    }
+
     /// The state of pCPU `index`, a `CPU_*` of the contract.
     pub fn state(&self, index: u32) -> u32 {
         self.word32(Self::cpu(index) + offset_of!(JumpCpu, state)).load(Ordering::Acquire)
@@ -129,6 +142,25 @@ impl Block {
         let at = (self.0 as usize + offset_of!(JumpBlock, reason)) as *mut [u8; REASON_BYTES];
         // SAFETY: the field lies in the block.
         unsafe { at.write_volatile(field) };
+    }
+
+    /// Likewise, without the heap.
+    pub fn set_reason_from(&self, reason: core::fmt::Arguments<'_>) {
+        struct Cut([u8; REASON_BYTES], usize);
+        impl core::fmt::Write for Cut {
+            fn write_str(&mut self, text: &str) -> core::fmt::Result {
+                for byte in text.bytes().filter(u8::is_ascii) {
+                    if let Some(place) = self.0.get_mut(self.1) {
+                        *place = byte;
+                        self.1 += 1;
+                    }
+                }
+                Ok(())
+            }
+        }
+        let mut cut = Cut([0; REASON_BYTES], 0);
+        let _ = core::fmt::write(&mut cut, reason);
+        self.set_reason(core::str::from_utf8(cut.0.get(..cut.1).unwrap_or(&[])).unwrap_or(""));
     }
 
     /// The reason that was left there.

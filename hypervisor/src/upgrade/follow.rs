@@ -1,8 +1,36 @@
-//! The arrival of the pCPUs behind the boot CPU.
+//! The arrival of the pCPUs behind the boot CPU: each waits for COMMIT, or goes back.
+#![expect(unsafe_code, reason = "goes back to another image")]
 
+use handover::jump::{CPU_ARRIVED, CPU_REFUSES, CPU_VERIFIED};
+
+use super::block::Block;
+use super::retire;
+use crate::mem::host_map;
+use crate::sched;
+use crate::smp::{lapic, pcpu};
 use crate::cpu;
 
-/// pCPU `index` has entered this image.
-pub fn arrive(_index: u32) -> ! {
-    cpu::halt_forever()
+/// pCPU `index` has entered this image, on its new stack and page tables.
+pub fn arrive(index: u32) -> ! {
+    let Some(block) = Block::current() else { cpu::halt_forever() };
+    block.set_state(index, CPU_ARRIVED);
+    host_map::adopt_control_registers();
+    if block.apic_id(index) == lapic::id() {
+        block.set_state(index, CPU_VERIFIED);
+    } else {
+        block.set_reason("a pCPU has another LAPIC id than recorded");
+        block.set_state(index, CPU_REFUSES);
+    }
+    loop {
+        if block.committed() {
+            let own = pcpu::enlist(index);
+            retire::note_pending();
+            sched::run(own)
+        }
+        if block.state(0) == CPU_REFUSES || block.state(index) == CPU_REFUSES {
+            // SAFETY: before COMMIT; this pCPU has changed nothing of the old image's.
+            unsafe { block.give_back(index) }
+        }
+        core::hint::spin_loop();
+    }
 }

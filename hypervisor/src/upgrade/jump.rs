@@ -65,6 +65,19 @@ global_asm!(
 unsafe extern "sysv64" {
     fn baton_leave(jump_block: u64, index: u64, entry: u64, way_back: *mut WayBack);
     fn baton_return(way_back: *const WayBack) -> !;
+    fn baton_follow_entry();
+}
+
+/// Where the CPUs behind the boot CPU enter this image.
+pub fn follow_entry() -> u64 {
+    #[cfg(target_os = "none")]
+    {
+        baton_follow_entry as *const () as u64
+    }
+    #[cfg(not(target_os = "none"))]
+    {
+        0
+    }
 }
 
 /// pCPU `index` jumps to `entry` of the new image with the jump block's address. Returns only when the

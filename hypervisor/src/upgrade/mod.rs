@@ -2,24 +2,34 @@
 //!
 //! The old image's side, in the order of its phases:
 //! - `stage`: the image arrives in the free slot and is checked
+//! - `gather`: from the living machine to records
 //! - `plan`: every preserved object says yes or no; the records that can be written before the pause
 //! - `freeze`: every pCPU takes its virtual CPUs out of their guests
 //! - `switch`: the rest of the records, the jump, and what happens when it comes back
 //!
 //! The new image's side:
 //! - `arrive`: reads the records, adopts, verifies, commits, runs, retires the old image
+//! - `restore`: from records to the living machine
 //! - `follow`: the other pCPUs' arrival
+//! - `retire`: what is done once the guests run
 //!
 //! Both:
 //! - `block`, `jump`: the memory and the instructions between them
 //! - `convert`: run-time state to records and back
 //! - `report`: what became of upgrades
+//! - `settings`: what management wants the next image to know
 
+pub mod arrive;
 pub mod block;
+pub mod convert;
 pub mod follow;
 pub mod freeze;
+pub mod gather;
 pub mod jump;
 pub mod plan;
 pub mod report;
+pub mod restore;
+pub mod retire;
+pub mod settings;
 pub mod stage;
 pub mod switch;

@@ -1,29 +1,188 @@
-//! PLAN: every preserved object says yes or no; address spaces become immutable; the records that
-//! can't change any more are written, read back by this image's own reader, and judged as a whole.
+//! PLAN: every preserved object says yes or no; domains become immutable; the records that can't
+//! change any more are written and judged as a whole. The guests run on.
+#![expect(unsafe_code, reason = "the handover region is raw memory of the arena")]
 
-use alloc::string::String;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 
-use handover::state::report::ReportV1;
+use handover::phase::{Outcome, Phase};
+use handover::state::machine::FrameTag;
+use handover::state::report::{BLAME_OLD_IMAGE, ReportV1};
+use handover::writer::{Draft, Writer};
+use handover::{State, graph};
+use iommu::Token;
+use machine::addr::{HostPhys, PAGE_SIZE};
 
 use super::stage::Staged;
+use super::{gather, report};
 use crate::api::types;
+use crate::host;
+use crate::mem::frames;
+use crate::passthrough::units;
+use crate::vm::{self, Vm};
+
+/// Frames of the handover region: 512 KiB.
+const REGION_FRAMES: usize = 128;
+
+/// The memory the stream is written to.
+pub struct Region {
+    base: HostPhys,
+}
+
+impl Region {
+    fn allocate() -> Option<Self> {
+        frames::allocate(REGION_FRAMES, FrameTag::new(FrameTag::STREAM, 0)).map(|base| Self { base })
+    }
+
+    /// The first byte.
+    pub fn base(&self) -> HostPhys {
+        self.base
+    }
+
+    /// Bytes in all.
+    pub fn bytes(&self) -> u64 {
+        REGION_FRAMES as u64 * PAGE_SIZE
+    }
+
+    /// The memory itself.
+    pub fn memory(&mut self) -> &mut [u8] {
+        // SAFETY: the frames were allocated for this object, are identity mapped, and the borrow is exclusive.
+        unsafe { core::slice::from_raw_parts_mut(self.base.get() as usize as *mut u8, self.bytes() as usize) }
+    }
+
+    fn free(&self) {
+        frames::with(|arena| {
+            for frame in 0..REGION_FRAMES as u64 {
+                arena.free(HostPhys(self.base.get() + frame * PAGE_SIZE));
+            }
+        });
+    }
+}
 
 /// An upgrade whose every object said yes.
 pub struct Planned {
     /// The image.
     pub staged: Staged,
+    /// What is known of it so far.
+    pub report: ReportV1,
+    /// The guests that are preserved.
+    pub vms: Vec<Arc<Vm>>,
+    /// The planned records.
+    pub state: State,
+    /// Their place in the region, sealed.
+    pub draft: Draft,
+    /// Where they are.
+    pub region: Region,
+    frozen: Vec<Token>,
 }
 
-/// What PLAN would say, object by object; nothing is changed.
-pub fn dry_run(_staged: &Staged) -> types::Plan {
-    types::Plan { ok: false, objects: alloc::vec::Vec::new(), estimated_pause_ticks: 0, memory_bytes: 0 }
+impl Planned {
+    /// Takes back exactly what PLAN set.
+    pub fn undo(&mut self) {
+        thaw(&self.frozen);
+        self.frozen.clear();
+        self.region.free();
+    }
 }
 
-/// Plans. The guests run on.
+fn thaw(tokens: &[Token]) {
+    for token in tokens {
+        if let Some(Err(error)) = units::with(|units, _| units.unfreeze(*token)) {
+            log::error!("a domain could not be made mutable again: {error}");
+        }
+    }
+}
+
+/// Makes the guests' domains immutable.
+fn freeze(vms: &[Arc<Vm>]) -> Result<Vec<Token>, String> {
+    let mut frozen = Vec::new();
+    for vm in vms.iter().filter(|vm| !vm.devices.is_empty()) {
+        let token = Token(vm::tokens::domain(vm.token));
+        match units::with(|units, _| units.freeze(token)) {
+            Some(Ok(_)) => frozen.push(token),
+            Some(Err(error)) => {
+                thaw(&frozen);
+                return Err(format!("guest {}: {error}", vm.name));
+            }
+            None => {}
+        }
+    }
+    Ok(frozen)
+}
+
+/// The planned records of the machine as it is now, judged.
+fn records(vms: &[Arc<Vm>]) -> Result<State, String> {
+    let state = gather::planned(vms, &gather::reports())?;
+    graph::validate_plan(&state).map_err(|error| error.to_string())?;
+    Ok(state)
+}
+
+/// Plans.
 ///
 /// # Errors
 /// The report of the refusal, which is kept; everything is as before.
 pub fn plan(staged: Staged) -> Result<Planned, ReportV1> {
-    let reason = String::from("planning is not there yet");
-    Err(super::report::end(staged.report, handover::phase::Outcome::Refused, None, 0, &reason))
+    let mut report = staged.report;
+    report::enter(&mut report, Phase::Plan);
+    let refuse = |reason: &str| report::end(report, Outcome::Refused, Some(Phase::Plan), BLAME_OLD_IMAGE, reason);
+    let vms = gather::preserved().map_err(|reason| refuse(&reason))?;
+    let frozen = freeze(&vms).map_err(|reason| refuse(&reason))?;
+    let refuse = |reason: &str| {
+        thaw(&frozen);
+        refuse(reason)
+    };
+    let state = records(&vms).map_err(|reason| refuse(&reason))?;
+    let mut region = Region::allocate().ok_or_else(|| refuse("the arena has no room for the handover records"))?;
+    match write(&mut region, &state, staged.format) {
+        Ok(draft) => Ok(Planned { staged, report, vms, state, draft, region, frozen }),
+        Err(reason) => {
+            region.free();
+            Err(refuse(&reason))
+        }
+    }
+}
+
+fn write(region: &mut Region, state: &State, format: u16) -> Result<Draft, String> {
+    let base = region.base().get();
+    let generation = host::get().generation + 1;
+    let mut writer = Writer::new(region.memory(), base, generation, format).map_err(|error| error.to_string())?;
+    state.write_plan(&mut writer).map_err(|error| error.to_string())?;
+    writer.mark().map_err(|error| error.to_string())
+}
+
+/// What PLAN would say, object by object; nothing is changed.
+pub fn dry_run(_staged: &Staged) -> types::Plan {
+    let mut objects = Vec::new();
+    let mut object = |kind: &str, name: String, refusal: Option<String>| {
+        objects.push(types::PlanObject {
+            kind: kind.into(),
+            name,
+            preserved: refusal.is_none(),
+            reason: refusal.unwrap_or_default(),
+        });
+    };
+    let verdict = match gather::preserved() {
+        Ok(vms) => {
+            for vm in &vms {
+                object("guest", vm.name.clone(), None);
+                object("memory object", format!("{} MiB of {}", vm.ram.bytes() >> 20, vm.name), None);
+                for device in &vm.devices {
+                    object("device", device.bdf.to_string(), None);
+                }
+            }
+            records(&vms).map(|_| ())
+        }
+        Err(reason) => Err(reason),
+    };
+    let ok = verdict.is_ok();
+    object("records", format!("format {}", _staged.format), verdict.err());
+    let last = report::all().into_iter().rev().find(|report| report.outcome == Outcome::Committed.code());
+    types::Plan {
+        ok,
+        objects,
+        estimated_pause_ticks: last.map_or(0, |report| report::pause(&report)),
+        memory_bytes: REGION_FRAMES as u64 * PAGE_SIZE,
+    }
 }

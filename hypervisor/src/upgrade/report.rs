@@ -1,19 +1,36 @@
 //! What became of upgrades: kept across images, shown by the API.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
+use handover::note::Note;
 use handover::phase::{END, Outcome, Phase};
+use handover::state::name_field;
 use handover::state::report::ReportV1;
 use hermit_sync::SpinMutex;
 use zerocopy::FromZeros;
 
+use super::convert::report::shown;
+use crate::api::types::Outcomes;
 use crate::cpu;
 
 /// Reports kept.
 const KEPT: usize = 32;
 
-/// The text of a version, as `ReportV1` has no place for it: three numbers.
 static REPORTS: SpinMutex<Vec<ReportV1>> = SpinMutex::new(Vec::new());
+static OUTCOMES: SpinMutex<Outcomes> =
+    SpinMutex::new(Outcomes { committed: 0, rolled_back: 0, refused: 0, cancelled: 0 });
+
+/// Upgrades by outcome, since power-on.
+pub fn outcomes() -> Outcomes {
+    *OUTCOMES.lock()
+}
+
+/// Takes over the counts of the image before this one.
+pub fn adopt_outcomes(outcomes: Outcomes) {
+    *OUTCOMES.lock() = outcomes;
+}
 
 /// All reports kept, oldest first.
 pub fn all() -> Vec<ReportV1> {
@@ -30,14 +47,34 @@ pub fn next_sequence() -> u64 {
     REPORTS.lock().iter().map(|report| report.sequence).max().unwrap_or(0) + 1
 }
 
-/// A report that begins now, in STAGE.
-pub fn begin(sequence: u64, generation: u64, from: [u8; 32]) -> ReportV1 {
+/// A report of an upgrade away from the image with note `from`, that begins now, in STAGE.
+pub fn begin(sequence: u64, generation: u64, from: &Note) -> ReportV1 {
     let mut report = ReportV1::new_zeroed();
     report.sequence = sequence;
     report.generation = generation;
-    report.from_build = from;
+    report.from_build = from.build_id;
+    report.from_version = name_field(&version(from)).unwrap_or_default();
     enter(&mut report, Phase::Stage);
     report
+}
+
+/// The upgrade leads to the image with note `to`.
+pub fn name_target(report: &mut ReportV1, to: &Note) {
+    report.to_build = to.build_id;
+    report.to_version = name_field(&version(to)).unwrap_or_default();
+}
+
+/// A note's version as people read it.
+#[must_use]
+pub fn version(note: &Note) -> String {
+    let number = if note.build_number == 0 { String::new() } else { format!("+{}", note.build_number) };
+    format!("{}.{}.{}{number}", note.major, note.minor, note.patch)
+}
+
+/// Ticks from FREEZE to the end of RUN.
+#[must_use]
+pub fn pause(report: &ReportV1) -> u64 {
+    shown(report).ok().flatten().map_or(0, |report| report.pause_ticks)
 }
 
 /// The upgrade enters `phase` now.
@@ -56,18 +93,30 @@ pub fn end(mut report: ReportV1, outcome: Outcome, failed: Option<Phase>, blame:
     if let Some(place) = report.phase_tsc.get_mut(END) {
         *place = cpu::tsc();
     }
+    count(outcome);
     keep(report);
     report
 }
 
+fn count(outcome: Outcome) {
+    let mut outcomes = OUTCOMES.lock();
+    let place = match outcome {
+        Outcome::Committed => &mut outcomes.committed,
+        Outcome::RolledBack => &mut outcomes.rolled_back,
+        Outcome::Refused => &mut outcomes.refused,
+        Outcome::Cancelled => &mut outcomes.cancelled,
+        Outcome::Halted => return,
+    };
+    *place += 1;
+}
+
 /// Writes the reason, cut to what fits.
 pub fn set_reason(report: &mut ReportV1, reason: &str) {
-    let mut end = reason.len().min(report.reason.len());
-    while !reason.is_char_boundary(end) {
-        end -= 1;
+    report.reason.fill(0);
+    let end = reason.floor_char_boundary(report.reason.len());
+    for (place, byte) in report.reason.iter_mut().zip(reason.bytes().take(end)) {
+        *place = byte;
     }
-    report.reason = [0; 96];
-    report.reason[..end].copy_from_slice(&reason.as_bytes()[..end]);
 }
 
 /// Keeps a finished report, replacing one with its number.

@@ -2,10 +2,7 @@
 //! hashed as it comes, and refused as soon as something is wrong.
 #![expect(unsafe_code, reason = "the free slot is raw memory")]
 
-use alloc::format;
-use alloc::string::{String, ToString};
-
-use handover::note::{self, DigestStream, FILE_MAX, HOLE_BYTES, Note, NoteError, SEARCH_BYTES};
+use handover::note::{self, DigestStream, FILE_MAX, Note, NoteError, SEARCH_BYTES};
 use handover::phase::Outcome;
 use handover::state::report::{BLAME_OPERATOR, ReportV1};
 use machine::addr::HostPhys;
@@ -98,7 +95,7 @@ impl Staging {
             received: 0,
             digest: None,
             note: None,
-            report: report::begin(report::next_sequence(), host.generation + 1, host.note.build_id),
+            report: report::begin(report::next_sequence(), host.generation + 1, &host.note),
             dry_run,
         })
     }
@@ -131,7 +128,7 @@ impl Staging {
             note::compatible(&host::get().note, &note).map_err(Refused::Version)?;
             let mut digest = DigestStream::new(&note);
             digest.update(start).map_err(Refused::Image)?;
-            self.report.to_build = note.build_id;
+            report::name_target(&mut self.report, &note);
             self.digest = Some(digest);
             self.note = Some(note);
         }
@@ -160,26 +157,4 @@ impl Staging {
     pub fn cancel(&self) -> ReportV1 {
         report::end(self.report, Outcome::Cancelled, None, BLAME_OPERATOR, "the upload ended before the image was whole")
     }
-}
-
-/// A build id or digest as people read it.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-}
-
-/// A note's version as people read it.
-#[must_use]
-pub fn version(note: &Note) -> String {
-    let number = if note.build_number == 0 { String::new() } else { format!("+{}", note.build_number) };
-    format!("{}.{}.{}", note.major, note.minor, note.patch) + &number
-}
-
-const _: () = assert!(HOLE_BYTES == 104, "the digest's hole is part of the image format");
-
-/// For logs.
-#[must_use]
-pub fn describe(staged: &Staged) -> String {
-    let short = hex(staged.note.build_id.get(..6).unwrap_or_default());
-    [version(&staged.note), short].join(" ").to_string()
 }

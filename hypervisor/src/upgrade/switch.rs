@@ -1,12 +1,124 @@
 //! FREEZE, SWITCH, and what happens when the new image gives up.
+#![expect(unsafe_code, reason = "control leaves this image")]
 
-use handover::state::report::ReportV1;
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::sync::atomic::{Ordering, fence};
 
+use handover::graph;
+use handover::jump::{self as contract, JumpBlock};
+use handover::phase::{Outcome, Phase};
+use handover::state::report::{BLAME_NEW_IMAGE, BLAME_OLD_IMAGE, ReportV1};
+use handover::state::text;
+use machine::paging::Permissions;
+use zerocopy::FromZeros;
+
+use super::block::Block;
 use super::plan::Planned;
+use super::{freeze, gather, report};
+use crate::mem::host_map;
+use crate::mem::layout::{SCRATCH_BYTES, SLOT_BYTES};
+use crate::passthrough::units;
 use crate::sched::Core;
+use crate::smp::pcpu;
+use crate::{console, cpu, host, time};
+
+/// How long the other pCPUs may take to stop, in milliseconds.
+const PARK_MS: u64 = 1_000;
+/// How long the new image may take until COMMIT, in milliseconds; it reads this in the block.
+const COMMIT_MS: u64 = 10_000;
 
 /// Freezes and jumps. Returns only when this image has taken over again: the guests run on, and the report,
 /// which is kept, says why. The management NIC is stopped and detached before, and is the caller's to start again.
-pub fn execute(_core: &mut Core, planned: Planned) -> ReportV1 {
-    planned.staged.report
+pub fn execute(core: &mut Core, mut planned: Planned) -> ReportV1 {
+    log::info!("upgrade {}: freezing for {}", planned.report.sequence, report::version(&planned.staged.note));
+    console::set_quiet(true);
+    report::enter(&mut planned.report, Phase::Freeze);
+    let stopped = freeze::all_others(time::ms_to_ticks(PARK_MS));
+    let outcome = if stopped { attempt(core, &mut planned) } else { Err((Phase::Freeze, String::from("a pCPU did not stop in time"))) };
+    let (phase, reason) = match outcome {
+        Err(failed) => failed,
+        Ok(()) => (Phase::Verify, block_reason()),
+    };
+    Block::forget();
+    freeze::thaw();
+    if !freeze::all_back(time::ms_to_ticks(PARK_MS)) {
+        panic!("rollback: a pCPU did not come back; the records are at {}", planned.region.base());
+    }
+    planned.undo();
+    console::set_quiet(false);
+    let blame = if phase == Phase::Freeze { BLAME_OLD_IMAGE } else { BLAME_NEW_IMAGE };
+    let report = report::end(planned.report, Outcome::RolledBack, Some(phase), blame, &reason);
+    log::warn!("upgrade {}: rolled back: {reason}", report.sequence);
+    report
+}
+
+fn block_reason() -> String {
+    let reason = Block::current().map(|block| block.reason()).unwrap_or([0; contract::REASON_BYTES]);
+    match text(&reason) {
+        Some("") | None => String::from("the new image gave up without a reason"),
+        Some(reason) => reason.to_string(),
+    }
+}
+
+/// Writes the rest and jumps. `Ok` when the new image came back.
+fn attempt(core: &mut Core, planned: &mut Planned) -> Result<(), (Phase, String)> {
+    let failed = |reason: String| (Phase::Freeze, reason);
+    freeze::snapshot(core);
+    planned.report.interrupts_pending = freeze::pending_interrupts();
+    if let Some(Err(error)) = units::with(|units, platform| units.drain(platform)) {
+        return Err(failed(format!("an invalidation queue did not drain: {error}")));
+    }
+    planned.report.faults = units::fault_count();
+    report::enter(&mut planned.report, Phase::Switch);
+    gather::rest(&mut planned.state, &planned.vms, &planned.report).map_err(failed)?;
+    graph::validate(&planned.state).map_err(|error| failed(error.to_string()))?;
+    write_rest(planned).map_err(failed)?;
+    let host = host::get();
+    let target = planned.staged.base.get();
+    let slot = host_map::protect(target, SLOT_BYTES, Permissions::ALL);
+    slot.map_err(|error| failed(format!("the new slot can't be made executable: {error}")))?;
+    let mut block = JumpBlock::new_zeroed();
+    block.magic = contract::MAGIC;
+    block.version = contract::VERSION;
+    block.region_base = planned.region.base().get();
+    block.region_bytes = planned.region.bytes();
+    block.deadline_tsc = cpu::tsc() + time::ms_to_ticks(COMMIT_MS);
+    block.old_slot_base = host.image.base;
+    block.old_slot_bytes = SLOT_BYTES;
+    block.new_slot_base = target;
+    block.new_slot_bytes = SLOT_BYTES;
+    block.scratch_base = host.scratch;
+    block.scratch_bytes = SCRATCH_BYTES;
+    block.pcpu_count = pcpu::count() as u32;
+    for pcpu in pcpu::all() {
+        if let Some(place) = block.pcpus.get_mut(pcpu.index as usize) {
+            place.apic_id = pcpu.apic_id;
+        }
+    }
+    let entry = target + u64::from(planned.staged.note.entry_upgrade);
+    // SAFETY: the scratch region belongs to no image but for the time of an upgrade, and is mapped.
+    let placed = unsafe { Block::place(host.scratch, &block) };
+    // SAFETY: interrupts are off; the image was verified at STAGE and lies in the slot that was just made executable; all
+    // other pCPUs are parked; below, this pCPU is taken over again.
+    unsafe { placed.leave(0, entry) };
+    pcpu::this().reclaim();
+    let slot = host_map::protect(target, SLOT_BYTES, Permissions::READ_WRITE);
+    slot.map_err(|error| failed(format!("the new slot can't be made data again: {error}")))?;
+    Ok(())
+}
+
+/// The rest behind the plan, the header last.
+fn write_rest(planned: &mut Planned) -> Result<(), String> {
+    let region = planned.region.memory();
+    let mut writer = planned.draft.resume(region).map_err(|error| error.to_string())?;
+    planned.state.write_rest(&mut writer).map_err(|error| error.to_string())?;
+    let header = writer.finish().map_err(|error| error.to_string())?;
+    // Payload first, fence, header last (HANDOVER.md, format).
+    fence(Ordering::SeqCst);
+    let region = planned.region.memory();
+    let place = region.get_mut(..header.len()).ok_or("the handover region is shorter than a header")?;
+    place.copy_from_slice(&header);
+    fence(Ordering::SeqCst);
+    Ok(())
 }

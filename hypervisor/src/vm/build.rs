@@ -15,14 +15,14 @@ use machine::paging::LeafSizes;
 use super::memory::{AddressSpace, GuestRam};
 use super::runner::Runner;
 use super::services::{HeapFrameSource, Kicks, PlatformRam, SerialConsole};
-use super::{VcpuShared, Vm, VmState};
+use super::{VcpuShared, Vm, VmState, tokens};
 use crate::config;
 use crate::guest::clock::{ClockState, GuestClock};
 use crate::guest::cpuid::{CpuidConfig, CpuidTable};
 use crate::guest::message::InterruptFabric;
 use crate::guest::pci::PciBus;
 use crate::guest::platform::{GuestParts, GuestPlatform};
-use crate::passthrough::{self, router::Router};
+use crate::passthrough::{self, Assigned, router::Router};
 use crate::vcpu::cpu::VirtualCpu;
 use crate::vcpu::state::{Activity, ArchState};
 use crate::vcpu::svm::cpu::{SvmConfig, SvmCpu};
@@ -79,13 +79,13 @@ pub struct Parts {
 /// A device can't be on the bus.
 pub fn assemble(
     parts: Parts,
-    add_functions: impl FnOnce(&mut PciBus, &Arc<InterruptFabric>) -> Result<(), String>,
+    add_functions: impl FnOnce(&mut PciBus) -> Result<Vec<Assigned>, String>,
 ) -> Result<Arc<Vm>, String> {
     let vcpus = parts.pcpus.len() as u32;
     let fabric = Arc::new(InterruptFabric::new(vcpus, Box::new(Kicks(parts.pcpus.clone()))));
     let router = Router::new(fabric.clone(), parts.pcpus.clone());
     let mut pci = PciBus::new(Box::new(router), blocked(&parts.ram), PHYSICAL_BITS);
-    add_functions(&mut pci, &fabric)?;
+    let devices = add_functions(&mut pci)?;
     let platform = GuestPlatform::new(GuestParts {
         fabric: fabric.clone(),
         ram: Box::new(PlatformRam(parts.ram.clone())),
@@ -116,6 +116,7 @@ pub fn assemble(
                 snapshot: SpinMutex::new(None),
             })
             .collect(),
+        devices,
         console: parts.console,
         state: AtomicU8::new(VmState::Running as u8),
         reason: SpinMutex::new(String::new()),
@@ -151,12 +152,12 @@ pub fn start(guest: &config::Guest, id: u16, modules: Modules<'_>) -> Result<Arc
         None => None,
     };
     let devices = passthrough::find(guest)?;
-    let token = host::get().boot_nonce.wrapping_add(1 + u64::from(id));
-    let ram = GuestRam::allocate(&mut host::get().regions.lock(), &guest.memory, token).map_err(|error| error.to_string())?;
+    let token = tokens::guest(host::get().boot_nonce, id);
+    let ram = GuestRam::allocate(&mut host::get().regions.lock(), &guest.memory, tokens::ram(token)).map_err(|error| error.to_string())?;
     let ram = Arc::new(ram);
     let started = finish(guest, id, token, &ram, Module { name: &guest.kernel, bytes: kernel }, initrd, devices);
     if started.is_err() {
-        host::get().regions.lock().release(crate::mem::regions::Owner::Object(token));
+        host::get().regions.lock().release(crate::mem::regions::Owner::Object(tokens::ram(token)));
     }
     started
 }
@@ -178,7 +179,7 @@ fn finish(
     let apic_ids: Vec<u32> = (0..guest.vcpus).collect();
     let plan = Plan { map: &guest.memory, kernel, initrd, command_line: &guest.command_line, apic_ids: &apic_ids };
     let entry = guest_loader::load(&plan, &mut &**ram).map_err(|error| error.to_string())?;
-    let mut space = AddressSpace::new(token, id, nested_leaves()).map_err(|error| error.to_string())?;
+    let mut space = AddressSpace::new(tokens::space(token), id, nested_leaves()).map_err(|error| error.to_string())?;
     space.map_ram(ram).map_err(|error| error.to_string())?;
     let common = machine_cpus::common();
     let tsc_khz = u32::try_from(time::tsc_khz()).unwrap_or(u32::MAX);
@@ -209,9 +210,10 @@ fn finish(
         cpuid: CpuidTable::new(&cpuid, &cpu::cpuid),
         clock: GuestClock::new(clock).map_err(|error| error.to_string())?,
     };
-    let vm = assemble(parts, |bus, _| {
-        passthrough::assign(devices, token, ram, bus)?;
-        bus.assign_bars(PCI_WINDOW_32, PCI_WINDOW_64).map_err(|error| error.to_string())
+    let vm = assemble(parts, |bus| {
+        let assigned = passthrough::assign(devices, tokens::domain(token), ram, bus)?;
+        bus.assign_bars(PCI_WINDOW_32, PCI_WINDOW_64).map_err(|error| error.to_string())?;
+        Ok(assigned)
     })?;
     for (index, pcpu) in guest.pcpus.iter().enumerate() {
         let mut hardware = hardware_cpu(&vm)?;

@@ -18,6 +18,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use hermit_sync::SpinMutex;
 
 use crate::config::OnUpgrade;
+use crate::passthrough::Assigned;
 use crate::guest::message::InterruptFabric;
 use crate::guest::platform::GuestPlatform;
 use crate::vcpu::counters::ExitCounters;
@@ -57,6 +58,8 @@ pub struct Vm {
     pub platform: Arc<GuestPlatform>,
     /// Its virtual CPUs, by index.
     pub vcpus: Vec<VcpuShared>,
+    /// Its devices.
+    pub devices: Vec<Assigned>,
     /// `console` of `baton.toml`.
     pub console: crate::config::Console,
     state: AtomicU8,
@@ -91,6 +94,30 @@ impl Vm {
         log::warn!("guest {} has stopped: {reason}", self.name);
         *self.reason.lock() = reason;
         self.state.store(VmState::Stopped as u8, Ordering::Release);
+    }
+}
+
+/// Tokens of a guest and of what it has: names across images, all different, all from the guest's.
+pub mod tokens {
+    /// Of guest number `id` of a power-on.
+    #[must_use]
+    pub const fn guest(boot_nonce: u64, id: u16) -> u64 {
+        boot_nonce.wrapping_add(8 + 8 * id as u64)
+    }
+    /// Of its RAM.
+    #[must_use]
+    pub const fn ram(guest: u64) -> u64 {
+        guest.wrapping_add(1)
+    }
+    /// Of its address space.
+    #[must_use]
+    pub const fn space(guest: u64) -> u64 {
+        guest.wrapping_add(2)
+    }
+    /// Of the domain of its devices.
+    #[must_use]
+    pub const fn domain(guest: u64) -> u64 {
+        guest.wrapping_add(3)
     }
 }
 

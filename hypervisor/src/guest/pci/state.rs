@@ -36,6 +36,14 @@ pub struct PciFunctionState {
     pub interrupt_line: u8,
 }
 
+impl PciFunctionState {
+    /// The physical function.
+    #[must_use]
+    pub const fn device(&self) -> Bdf {
+        Bdf::from_requester_id(self.segment, self.requester_id)
+    }
+}
+
 impl Passthrough {
     pub(super) fn save(&self) -> PciFunctionState {
         let mut mapped = [u64::MAX; BARS];

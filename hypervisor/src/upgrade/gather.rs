@@ -1,0 +1,236 @@
+//! From the living machine to records: what can't change after PLAN, and the small rest of FREEZE.
+
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use handover::State;
+use handover::state::report::ReportV1;
+use iommu::state::Snapshot;
+use machine::pci::{Bdf, ConfigSpace};
+
+use super::convert;
+use super::convert::guest::{GuestRest, GuestState};
+use super::convert::machine::{ArenaState, BridgeState, MachineState, PcpuState};
+use super::convert::memory::SpaceState;
+use super::convert::pci::{FunctionPlan, RouteState};
+use super::{report, settings};
+use crate::guest::pci::access::MSI_ENTRY;
+use crate::guest::pci::{BARS, PciFunctionState};
+use crate::mem::layout::ARENA_BYTES;
+use crate::passthrough::{assign, router, units};
+use crate::smp::pcpu;
+use crate::vm::{self, Vm};
+use crate::{host, time};
+
+/// The preserved part of what the units know: domains and devices of guests, nothing of Baton's own.
+///
+/// # Errors
+/// A unit can't be described, because an invalidation failed earlier.
+pub fn snapshot(vms: &[Arc<Vm>]) -> Result<Snapshot, String> {
+    let Some(taken) = units::with(|units, _| units.snapshot()) else {
+        return Ok(Snapshot::default());
+    };
+    let mut taken = taken.map_err(|error| error.to_string())?;
+    let tokens: BTreeSet<u64> = vms.iter().map(|vm| vm::tokens::domain(vm.token)).collect();
+    let sources: BTreeSet<(u16, u16)> =
+        vms.iter().flat_map(|vm| &vm.devices).map(|device| (device.bdf.segment(), device.bdf.requester_id())).collect();
+    taken.domains.retain(|domain| tokens.contains(&domain.token));
+    taken.dids.retain(|did| tokens.contains(&did.token));
+    taken.devices.retain(|device| tokens.contains(&device.token));
+    taken.aliases.retain(|alias| sources.contains(&(alias.segment, alias.source)));
+    // The source id is in the low half of the entry's second word (VT-d 9.10).
+    taken.irtes.retain(|entry| sources.iter().any(|(_, source)| *source == entry.high as u16));
+    Ok(taken)
+}
+
+fn mapped(vm: &Vm) -> Vec<PciFunctionState> {
+    vm.platform.save().pci.functions
+}
+
+/// Everything that does not change after PLAN.
+///
+/// # Errors
+/// Something has no place in the records.
+pub fn planned(vms: &[Arc<Vm>], reports: &[ReportV1]) -> Result<State, String> {
+    let mut state = State::default();
+    let host = host::get();
+    let mut pcpus = pcpu::all();
+    pcpus.sort_by_key(|pcpu| pcpu.index);
+    let rates = time::rates();
+    convert::machine::save(
+        &mut state,
+        &MachineState {
+            boot_nonce: host.boot_nonce,
+            generation: host.generation + 1,
+            rates,
+            epoch_ns: time::epoch_ns(),
+            rsdp: host.rsdp,
+            console_port: 0x3f8,
+            x2apic: true,
+            pcpus: pcpus.iter().map(|pcpu| PcpuState { apic_id: pcpu.apic_id, acpi_uid: pcpu.index }).collect(),
+            via: host.via.clone(),
+            ticks_to_guest: host::ticks_to_guest(),
+        },
+    );
+    convert::machine::save_regions(&mut state, host.regions.lock().iter());
+    convert::machine::save_arena(&mut state, ArenaState { base: host.arena, bytes: ARENA_BYTES, frame_table: host.arena });
+    convert::machine::save_bridges(&mut state, &bridges(vms));
+    let taken = snapshot(vms)?;
+    let space_of = |domain| vms.iter().find(|vm| vm::tokens::domain(vm.token) == domain).map_or(0, |vm| vm::tokens::space(vm.token));
+    convert::iommu::save_plan(&mut state, &taken, space_of).map_err(|error| error.to_string())?;
+    for vm in vms {
+        plan_guest(&mut state, vm).map_err(|error| format!("guest {}: {error}", vm.name))?;
+    }
+    if let Some(management) = settings::management() {
+        convert::management::save(&mut state, &management);
+    }
+    convert::report::save(&mut state, reports);
+    state.set_planned();
+    state.sort();
+    Ok(state)
+}
+
+fn plan_guest(state: &mut State, vm: &Vm) -> Result<(), String> {
+    let space = SpaceState::of(&vm.space.lock());
+    let guest = GuestState {
+        token: vm.token,
+        number: vm.id,
+        name: vm.name.clone(),
+        kernel: vm.kernel.clone(),
+        space: space.token,
+        memory_bytes: vm.ram.bytes(),
+        vcpus: vm.vcpus.len() as u32,
+        devices: vm.devices.len() as u32,
+        console: vm.console,
+        on_upgrade: vm.on_upgrade,
+    };
+    convert::guest::save(state, &guest).map_err(|error| error.to_string())?;
+    convert::memory::save(state, vm.token, &space, &vm.ram);
+    convert::platform::save_plan(state, vm.token, &vm.platform.save().cpuid);
+    let functions = mapped(vm);
+    for device in &vm.devices {
+        let known = functions.iter().find(|function| function.device() == device.bdf);
+        let plan = FunctionPlan {
+            device: device.bdf,
+            owner: vm.token,
+            slot: device.slot,
+            identity: device.identity,
+            bars: device.bars.clone(),
+            mapped: known.map_or([u64::MAX; BARS], |function| function.mapped),
+            msix: device.msix,
+            msi: device.msi,
+            resettable: true,
+        };
+        convert::pci::save_plan(state, &plan).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// The bridges above preserved devices, as they are.
+fn bridges(vms: &[Arc<Vm>]) -> Vec<BridgeState> {
+    let ecam = &*host::get().ecam;
+    let mut above: Vec<Bdf> = vms.iter().flat_map(|vm| &vm.devices).flat_map(|device| assign::path_to(device.bdf)).collect();
+    above.sort_unstable();
+    above.dedup();
+    let bridge = |bridge: &Bdf| BridgeState {
+        bridge: *bridge,
+        identity: ecam.read32(*bridge, 0),
+        secondary: ecam.read8(*bridge, 0x19),
+        subordinate: ecam.read8(*bridge, 0x1a),
+        control: ecam.read16(*bridge, 0x3e),
+        command: ecam.read16(*bridge, 0x04),
+    };
+    above.iter().map(bridge).collect()
+}
+
+/// The ways of a guest's interrupts, as its devices' front ends and the router know them.
+fn routes(functions: &[PciFunctionState]) -> Vec<RouteState> {
+    let mut routes = Vec::new();
+    for function in functions {
+        for (entry, way) in router::ways_of(function.device()) {
+            let guest = if entry == MSI_ENTRY {
+                function.msi.map(|msi| msi.guest)
+            } else {
+                let msix = function.msix.as_ref();
+                msix.and_then(|msix| msix.entries.get(usize::from(entry))).map(|entry| entry.routed_guest)
+            };
+            if let Some(guest) = guest {
+                routes.push(RouteState {
+                    device: function.device(),
+                    entry,
+                    guest,
+                    irte: way.range.first,
+                    host_vector: way.vector,
+                    pcpu: way.pcpu,
+                    pending: false,
+                });
+            }
+        }
+    }
+    routes
+}
+
+/// What FREEZE adds: virtual CPUs, interrupt state, clocks, queue tails. Every virtual CPU has left its snapshot.
+///
+/// # Errors
+/// Something has changed since PLAN, or has no place in the records.
+pub fn rest(state: &mut State, vms: &[Arc<Vm>], current: &ReportV1) -> Result<(), String> {
+    let taken = snapshot(vms)?;
+    convert::iommu::save_rest(state, &taken).map_err(|error| error.to_string())?;
+    for vm in vms {
+        rest_of_guest(state, vm).map_err(|error| format!("guest {}: {error}", vm.name))?;
+    }
+    convert::management::save_totals(state, &settings::totals());
+    convert::report::save(state, core::slice::from_ref(current));
+    state.sort();
+    Ok(())
+}
+
+fn rest_of_guest(state: &mut State, vm: &Vm) -> Result<(), String> {
+    let platform = vm.platform.save();
+    let rest = GuestRest {
+        token: vm.token,
+        state: vm.state(),
+        reason: vm.reason(),
+        power: platform.power,
+        entries: 0,
+        interrupts: 0,
+        started_tsc: 0,
+    };
+    convert::guest::save_rest(state, &rest);
+    let routes = routes(&platform.pci.functions);
+    convert::platform::save(state, vm.token, &platform, &routes).map_err(|error| error.to_string())?;
+    for (index, shared) in (0u32..).zip(&vm.vcpus) {
+        let guard = shared.snapshot.lock();
+        let taken = guard.as_ref().ok_or_else(|| format!("vCPU {index} did not stop"))?;
+        convert::vcpu::save(state, vm.token, index, shared.pcpu, &taken.registers, &taken.extended)
+            .map_err(|error| error.to_string())?;
+        convert::lapic::save(state, vm.token, index, &taken.platform);
+    }
+    Ok(())
+}
+
+/// The guests that are preserved.
+///
+/// # Errors
+/// One of them can't be, by name.
+pub fn preserved() -> Result<Vec<Arc<Vm>>, String> {
+    let vms = vm::all();
+    for vm in &vms {
+        if vm.on_upgrade == crate::config::OnUpgrade::Stop {
+            return Err(format!(
+                "guest {} says on_upgrade = \"stop\", and stopping a guest for an upgrade is not supported yet: power it off first",
+                vm.name
+            ));
+        }
+    }
+    Ok(vms)
+}
+
+/// Reports kept, as records.
+pub fn reports() -> Vec<ReportV1> {
+    report::all()
+}

@@ -1,0 +1,132 @@
+//! RETIRE: the guests run; the old image's memory is given back and the report is completed.
+#![expect(unsafe_code, reason = "the stream is marked as consumed, the old slot is wiped")]
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use handover::header::{CONSUMED, MAGIC_OFFSET};
+use handover::phase::{Outcome, Phase};
+use handover::state::machine::FrameTag;
+use handover::state::report::{BLAME_NONE, ReportV1};
+use hermit_sync::SpinMutex;
+use machine::addr::{HostPhys, PAGE_SIZE};
+use machine::paging::Permissions;
+
+use super::block::Block;
+use super::convert::management::ManagementState;
+use super::report;
+use crate::guest::pci::PciBus;
+use crate::mem::layout::SLOT_BYTES;
+use crate::mem::{frames, host_map};
+use crate::passthrough::units;
+use crate::smp::lapic;
+use crate::trap::devices;
+use crate::{console, host, manage, vm};
+
+/// What is left to do once the guests run.
+pub struct Leftover {
+    /// The report of the upgrade that made this image.
+    pub report: ReportV1,
+    /// The handover region.
+    pub region: u64,
+    /// Its bytes.
+    pub region_bytes: u64,
+    /// IOMMU faults before the pause.
+    pub faults: u64,
+    /// How Baton is reached.
+    pub management: Option<ManagementState>,
+}
+
+static LEFTOVER: SpinMutex<Option<Leftover>> = SpinMutex::new(None);
+static WAITING: AtomicBool = AtomicBool::new(false);
+static FOUND_PENDING: AtomicU64 = AtomicU64::new(0);
+
+/// Keeps what is to be done.
+pub fn later(leftover: Leftover) {
+    *LEFTOVER.lock() = Some(leftover);
+    WAITING.store(true, Ordering::Release);
+}
+
+/// A pCPU has arrived, its interrupts still off: counts what waits in its LAPIC for guests.
+pub fn note_pending() {
+    FOUND_PENDING.fetch_add(lapic::pending_device_interrupts(), Ordering::AcqRel);
+}
+
+/// Whether RETIRE is due: somebody runs again, or nobody can.
+pub fn is_due() -> bool {
+    WAITING.load(Ordering::Acquire) && (host::first_entry() != 0 || vm::all().iter().all(|vm| vm.state() != vm::VmState::Running))
+}
+
+/// Retires the old image. On pCPU 0, while the guests run.
+pub fn run() {
+    let Some(leftover) = LEFTOVER.lock().take() else { return };
+    WAITING.store(false, Ordering::Release);
+    console::set_quiet(false);
+    let mut own = leftover.report;
+    if let Some(place) = own.phase_tsc.get_mut(Phase::Retire.index()) {
+        // RUN ends when the first virtual CPU enters.
+        *place = host::first_entry();
+    }
+    Block::forget();
+    consume(leftover.region);
+    claim(leftover.region, leftover.region_bytes);
+    wipe_old_slot();
+    for vm in vm::all() {
+        vm.platform.with_pci(PciBus::retry_routes);
+    }
+    own.faults = units::fault_count().saturating_sub(leftover.faults);
+    own.interrupts_delivered = delivered(own.interrupts_pending);
+    let own = report::end(own, Outcome::Committed, None, BLAME_NONE, "");
+    log::info!(
+        "upgrade {}: generation {} runs, pause {} ticks",
+        own.sequence,
+        own.generation,
+        report::pause(&own)
+    );
+    if let Some(management) = leftover.management {
+        manage::init_after_upgrade(&management);
+    }
+}
+
+/// Of the interrupts that were pending at FREEZE, those that were found here and have left the LAPICs towards a guest.
+/// A handler without a target counts them as unexpected.
+fn delivered(pending: u64) -> u64 {
+    let (_, unexpected) = devices::counts();
+    pending.min(FOUND_PENDING.load(Ordering::Acquire)).saturating_sub(unexpected)
+}
+
+/// The stream is adopted once.
+fn consume(region: u64) {
+    let magic = (region as usize + MAGIC_OFFSET) as *mut u64;
+    // SAFETY: the header lies at the region's start, in the arena, which is this image's since COMMIT; 8-byte aligned.
+    unsafe { magic.write_volatile(CONSUMED) };
+}
+
+/// Everybody claims what is theirs in the arena; what nobody claims is kept and reported.
+fn claim(region: u64, bytes: u64) {
+    for frame in 0..bytes / PAGE_SIZE {
+        frames::with(|arena| arena.free(HostPhys(region + frame * PAGE_SIZE)));
+    }
+    frames::with(|arena| {
+        arena.claim(units::TAG);
+        for vm in vm::all() {
+            arena.claim(FrameTag::new(FrameTag::SPACE_TABLE, vm.id));
+        }
+        let left = arena.unclaimed().count();
+        if left != 0 {
+            log::warn!("{left} frames of the arena were claimed by nobody; they are kept");
+        }
+    });
+}
+
+/// Nothing of the old image is left: not mapped executable, and zeroes.
+fn wipe_old_slot() {
+    let host = host::get();
+    let old = host.slots[usize::from(host.slot ^ 1)];
+    if let Err(error) = host_map::protect(old, SLOT_BYTES, Permissions::READ_WRITE) {
+        log::error!("the old image's slot can't be made data: {error}");
+        return;
+    }
+    // SAFETY: since COMMIT no pCPU is in the old image and nothing refers to its memory: the other pCPUs have enlisted here
+    // before the first guest was entered, or are about to, from code of this slot.
+    unsafe { core::ptr::write_bytes(old as usize as *mut u8, 0, SLOT_BYTES as usize) };
+}
