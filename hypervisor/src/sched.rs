@@ -13,7 +13,7 @@ use crate::manage;
 use crate::smp::lapic;
 use crate::smp::pcpu::{self, Pcpu};
 use crate::time;
-use crate::upgrade::freeze;
+use crate::upgrade::{freeze, retire};
 use crate::vcpu::run::Why;
 use crate::vm::runner::Runner;
 
@@ -131,6 +131,9 @@ pub fn run(own: &'static Pcpu) -> ! {
         if freeze::requested() {
             freeze::park(&mut core);
             continue;
+        }
+        if own.index == 0 && retire::is_due() {
+            retire::run();
         }
         let management = if own.index == 0 { manage::tend(&mut core) } else { None };
         let next = core.pick();
