@@ -1,9 +1,12 @@
 //! What operators, firmware and hardware get wrong. Each costs one line that names the cause, and nothing else.
 
-use anyhow::{Context, Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
 
 use super::Bed;
 use crate::config::Config;
+use crate::log::wait_for;
 use crate::machine::Machine;
 use crate::spec::Spec;
 
@@ -142,25 +145,13 @@ pub fn run(bed: &mut Bed) -> Result<()> {
 }
 
 fn judge(machine: &Machine, input: &Wrong) -> Result<()> {
-    // The longest word is the rarest; the rest must be on the same line.
-    let rarest = input
-        .words
-        .iter()
-        .max_by_key(|word| word.len())
-        .context("no words")?;
-    machine.wait_baton(rarest, 30)?;
-    let lines = machine.baton.lines();
-    let clear = |line: &&String| input.words.iter().all(|word| line.contains(word));
-    let told: Vec<_> = lines
-        .iter()
-        .filter(clear)
-        .filter(|line| line.contains("error ") || line.contains("warning "))
-        .collect();
-    ensure!(
-        !told.is_empty(),
-        "no warning or error line has all of {:?}",
-        input.words
-    );
+    let clear = |line: &String| {
+        let loud = line.contains(" error ") || line.contains(" warning ");
+        loud && input.words.iter().all(|word| line.contains(word))
+    };
+    let what = format!("warning or error with all of {:?}", input.words);
+    let told = || machine.baton.lines().into_iter().find(clear);
+    wait_for(&what, Duration::from_secs(30), || machine.alive(), told)?;
     if input.manageable {
         let guests = machine.wait_api(30)?.guests()?.guests;
         ensure!(
@@ -168,6 +159,7 @@ fn judge(machine: &Machine, input: &Wrong) -> Result<()> {
             "the guest runs all the same: {guests:?}"
         );
     }
+    let lines = machine.baton.lines();
     let panicked = lines
         .iter()
         .find(|line| line.contains("PANIC") || line.contains("panicked"));
