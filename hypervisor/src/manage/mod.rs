@@ -1,0 +1,204 @@
+//! Management: what pCPU 0 does between virtual CPUs.
+//!
+//! - here: when which part is looked after, and the upgrade's course from the API to the jump
+//! - `link`: the server and its card; `nic`: the card's place in the machine
+//! - `control`: what the API can ask for; `uploads`: the one upload and the upgrade it becomes
+//! - `view`: the machine as the API shows it
+//! - `keyboard`: COM2's way to a guest
+//!
+//! All of it runs on pCPU 0 with interrupts off. Interrupts only leave marks (`trap::dispatch`).
+
+mod control;
+mod keyboard;
+mod link;
+pub mod nic;
+mod uploads;
+mod view;
+
+use alloc::string::String;
+use core::net::Ipv4Addr;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use handover::phase::{Outcome, Phase};
+use handover::state::report::{BLAME_MACHINE, ReportV1};
+use handover::state::text;
+use hermit_sync::SpinMutex;
+
+use self::control::Machine;
+use self::keyboard::Keyboard;
+use self::link::Link;
+pub use self::nic::Settings;
+use crate::config::{Config, DEFAULT_DEADLINE_MS};
+use crate::passthrough::units;
+use crate::sched::Core;
+use crate::trap::dispatch::{IOMMU_FAULT, MANAGEMENT};
+use crate::upgrade::convert::management::ManagementState;
+use crate::upgrade::stage::Staged;
+use crate::upgrade::{plan, report, settings, switch};
+use crate::{cpu, time};
+
+/// Faults are collected at least so often, in milliseconds; a unit in a storm of them tells of none.
+const FAULTS_MS: u64 = 1_000;
+
+struct Manager {
+    link: Option<Link>,
+    machine: Machine,
+    keyboard: Keyboard,
+    faults_due: u64,
+}
+
+/// Locked only for as long as [`tend`] works, never across an upgrade.
+static MANAGER: SpinMutex<Manager> = SpinMutex::new(Manager {
+    link: None,
+    machine: Machine::new(),
+    keyboard: Keyboard::new(),
+    faults_due: 0,
+});
+/// When [`tend`] has something to do without being told, in ticks of the TSC.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+static DEADLINE_MS: AtomicU32 = AtomicU32::new(DEFAULT_DEADLINE_MS);
+
+/// Starts management as `baton.toml` asks for. Without it the guests run all the same.
+pub fn init(config: &Config) {
+    DEADLINE_MS.store(config.upgrade.deadline_ms, Ordering::Relaxed);
+    publish(None);
+    match config.management.as_ref().map(Settings::from_config) {
+        None => log::warn!("baton.toml has no [management]: there is no API, and no upgrade"),
+        Some(Err(error)) => log::error!("no management: {error}"),
+        Some(Ok(settings)) => init_from(settings),
+    }
+}
+
+/// Starts management on a known card.
+pub fn init_from(settings: Settings) {
+    match Link::open(settings) {
+        Ok(link) => {
+            publish(Some(&link));
+            MANAGER.lock().link = Some(link);
+            NEXT.store(0, Ordering::Relaxed);
+        }
+        Err(error) => log::error!("no management: {error}"),
+    }
+}
+
+/// Goes on where the image before this one stopped: after COMMIT, while guests run.
+pub fn init_after_upgrade(state: &ManagementState) {
+    DEADLINE_MS.store(state.deadline_ms, Ordering::Relaxed);
+    publish(None);
+    if let Some(settings) = Settings::from_state(state) {
+        init_from(settings);
+    }
+}
+
+/// What the next image must know of management.
+fn publish(link: Option<&Link>) {
+    let deadline_ms = deadline_ms();
+    let nothing = ManagementState {
+        nic: None,
+        mac: [0; 6],
+        dhcp: false,
+        address: Ipv4Addr::UNSPECIFIED,
+        prefix: 0,
+        gateway: None,
+        port: 0,
+        deadline_ms,
+    };
+    settings::set_management(link.map_or(nothing, |link| link.state(deadline_ms)));
+}
+
+/// The longest guests may stand still in an upgrade, in milliseconds.
+pub fn deadline_ms() -> u32 {
+    DEADLINE_MS.load(Ordering::Relaxed)
+}
+
+impl Manager {
+    /// Looks after every part that is due. Returns when the next one is.
+    fn work(&mut self, now: u64) -> u64 {
+        if IOMMU_FAULT.swap(false, Ordering::AcqRel) || now >= self.faults_due {
+            units::service_faults();
+            self.keyboard.find_guest();
+            self.faults_due = now.saturating_add(time::ms_to_ticks(FAULTS_MS));
+        }
+        let told = MANAGEMENT.swap(false, Ordering::AcqRel);
+        let mut next = self.faults_due.min(self.keyboard.poll(now));
+        if let Some(link) = &mut self.link {
+            let (due, changed) = link.poll(now, told, &mut self.machine);
+            if changed {
+                publish(Some(link));
+            }
+            next = next.min(due);
+        }
+        next
+    }
+}
+
+/// Does what there is to do; when to come back, in ticks of the TSC. On pCPU 0, interrupts off.
+pub fn tend(core: &mut Core) -> Option<u64> {
+    let now = cpu::tsc();
+    let next = NEXT.load(Ordering::Relaxed);
+    if now < next && !MANAGEMENT.load(Ordering::Acquire) && !IOMMU_FAULT.load(Ordering::Acquire) {
+        return Some(next);
+    }
+    let (mut next, due) = {
+        let mut manager = MANAGER.lock();
+        (manager.work(now), manager.machine.uploads.take_due())
+    };
+    if let Some(staged) = due {
+        upgrade(core, staged);
+        next = cpu::tsc();
+    }
+    NEXT.store(next, Ordering::Relaxed);
+    Some(next)
+}
+
+/// PLAN, and when every object says yes, the jump. Returns only when this image goes on.
+fn upgrade(core: &mut Core, staged: Staged) {
+    match plan::plan(staged) {
+        Err(report) => tell_refused(&report),
+        Ok(mut planned) => match stop_nic() {
+            // It tells of its end itself.
+            Ok(()) => {
+                let _report = switch::execute(core, planned);
+            }
+            Err(reason) => {
+                planned.undo();
+                let phase = Some(Phase::Plan);
+                tell_refused(&report::end(
+                    planned.report,
+                    Outcome::Refused,
+                    phase,
+                    BLAME_MACHINE,
+                    &reason,
+                ));
+            }
+        },
+    }
+    restart_nic();
+    MANAGER.lock().machine.uploads.ended();
+}
+
+fn tell_refused(report: &ReportV1) {
+    let reason = text(&report.reason).unwrap_or_default();
+    log::warn!("upgrade {} is refused: {reason}", report.sequence);
+}
+
+/// Stops the card, so that neither context entry nor remapping entry of it is left: before FREEZE.
+///
+/// # Errors
+/// It can't be made sure that it stands still.
+pub fn stop_nic() -> Result<(), String> {
+    let mut guard = MANAGER.lock();
+    let Manager { link, machine, .. } = &mut *guard;
+    machine.uploads.withdraw("the management NIC was stopped");
+    link.as_mut().map_or(Ok(()), |link| link.stop(machine))
+}
+
+/// Starts the card again, if it was stopped.
+pub fn restart_nic() {
+    if let Some(link) = &mut MANAGER.lock().link
+        && !link.is_up()
+    {
+        link.restart(cpu::tsc());
+    }
+    NEXT.store(0, Ordering::Relaxed);
+}
