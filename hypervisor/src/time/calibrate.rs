@@ -7,8 +7,11 @@ use crate::cpu;
 
 /// The PIT's rate in Hz (Intel 8254; 14.31818 MHz / 12).
 const PIT_HZ: u64 = 1_193_182;
-/// The measurement's length in PIT ticks: about 5 ms.
-const COUNT: u16 = 5966;
+/// A measurement's length in PIT ticks: about 1 ms.
+const COUNT: u16 = 1193;
+/// So many measurements; the middle one counts, so that a moment in which this CPU stood still (an SMI, a busy
+/// machine below) does not.
+const MEASUREMENTS: usize = 5;
 /// Polls after which the PIT counts as absent.
 const POLLS: u64 = 50_000_000;
 
@@ -24,6 +27,22 @@ mod port {
 /// # Errors
 /// The PIT does not count.
 pub fn measure(power_on: u64) -> Result<Rates, &'static str> {
+    let (mut tsc, mut timer) = ([0; MEASUREMENTS], [0; MEASUREMENTS]);
+    for (tsc, timer) in tsc.iter_mut().zip(&mut timer) {
+        (*tsc, *timer) = once()?;
+    }
+    tsc.sort_unstable();
+    timer.sort_unstable();
+    let per_ms = |counts: [u64; MEASUREMENTS]| counts[MEASUREMENTS / 2] * PIT_HZ / u64::from(COUNT) / 1000;
+    let rates = Rates { tsc_khz: per_ms(tsc), lapic_khz: per_ms(timer), power_on };
+    if rates.tsc_khz == 0 || rates.lapic_khz == 0 {
+        return Err("the TSC or the LAPIC timer does not count");
+    }
+    Ok(rates)
+}
+
+/// Ticks of TSC and LAPIC timer while the PIT counts down once.
+fn once() -> Result<(u64, u64), &'static str> {
     // SAFETY: channel 2 of the PIT and its gate touch no memory; the speaker stays off.
     let gate = unsafe { (cpu::in8(port::GATE) & !0x02) | 0x01 };
     // SAFETY: as above. Mode 0 (interrupt on terminal count), low byte then high byte.
@@ -45,10 +64,5 @@ pub fn measure(power_on: u64) -> Result<Rates, &'static str> {
     }
     let ticks = cpu::tsc().wrapping_sub(tsc);
     let timer_ticks = lapic::measured(timer);
-    let per_ms = |count: u64| count * PIT_HZ / u64::from(COUNT) / 1000;
-    let rates = Rates { tsc_khz: per_ms(ticks), lapic_khz: per_ms(timer_ticks), power_on };
-    if rates.tsc_khz == 0 || rates.lapic_khz == 0 {
-        return Err("the TSC or the LAPIC timer does not count");
-    }
-    Ok(rates)
+    Ok((ticks, timer_ticks))
 }

@@ -37,13 +37,13 @@ global_asm!(
     "push r13",
     "push r14",
     "push r15",
-    "lea rax, [rip + 2f]",
+    "lea rax, [rip + baton_resume]",
     "mov [rcx], rax",
     "mov [rcx + 8], rsp",
     "mov rax, cr3",
     "mov [rcx + 16], rax",
     "jmp rdx",
-    "2:",
+    "baton_resume:",
     "pop r15",
     "pop r14",
     "pop r13",
@@ -66,6 +66,19 @@ unsafe extern "sysv64" {
     fn baton_leave(jump_block: u64, index: u64, entry: u64, way_back: *mut WayBack);
     fn baton_return(way_back: *const WayBack) -> !;
     fn baton_follow_entry();
+    fn baton_resume();
+}
+
+/// Where a pCPU goes on in this image when it comes back.
+pub fn resume() -> u64 {
+    #[cfg(target_os = "none")]
+    {
+        baton_resume as *const () as u64
+    }
+    #[cfg(not(target_os = "none"))]
+    {
+        0
+    }
 }
 
 /// Where the CPUs behind the boot CPU enter this image.

@@ -15,7 +15,7 @@ use zerocopy::FromZeros;
 
 use super::block::Block;
 use super::plan::Planned;
-use super::{freeze, gather, report};
+use super::{freeze, gather, jump, report};
 use crate::mem::host_map;
 use crate::mem::layout::{SCRATCH_BYTES, SLOT_BYTES};
 use crate::passthrough::units;
@@ -94,6 +94,7 @@ fn attempt(core: &mut Core, planned: &mut Planned) -> Result<(), (Phase, String)
     for pcpu in pcpu::all() {
         if let Some(place) = block.pcpus.get_mut(pcpu.index as usize) {
             place.apic_id = pcpu.apic_id;
+            place.rollback_rip = jump::resume();
         }
     }
     let entry = target + u64::from(planned.staged.note.entry_upgrade);
