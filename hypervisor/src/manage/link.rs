@@ -4,7 +4,8 @@ use alloc::string::{String, ToString};
 use core::net::Ipv4Addr;
 
 use super::control::Machine;
-use super::nic::{self, Card, Server, Settings};
+use super::nic::{self, Card, Server};
+use super::settings::Settings;
 use crate::net::address::Lease;
 use crate::time;
 use crate::upgrade::convert::management::ManagementState;

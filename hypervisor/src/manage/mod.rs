@@ -1,7 +1,7 @@
 //! Management: what pCPU 0 does between virtual CPUs.
 //!
 //! - here: when which part is looked after, and the upgrade's course from the API to the jump
-//! - `link`: the server and its card; `nic`: the card's place in the machine
+//! - `settings`: how Baton is reached; `link`: the server and its card; `nic`: the card's place in the machine
 //! - `control`: what the API can ask for; `uploads`: the one upload and the upgrade it becomes
 //! - `view`: the machine as the API shows it
 //! - `keyboard`: COM2's way to a guest
@@ -12,6 +12,7 @@ mod control;
 mod keyboard;
 mod link;
 pub mod nic;
+pub mod settings;
 mod uploads;
 mod view;
 
@@ -27,14 +28,14 @@ use hermit_sync::SpinMutex;
 use self::control::Machine;
 use self::keyboard::Keyboard;
 use self::link::Link;
-pub use self::nic::Settings;
+pub use self::settings::Settings;
 use crate::config::{Config, DEFAULT_DEADLINE_MS};
 use crate::passthrough::units;
 use crate::sched::Core;
 use crate::trap::dispatch::{IOMMU_FAULT, MANAGEMENT};
 use crate::upgrade::convert::management::ManagementState;
 use crate::upgrade::stage::Staged;
-use crate::upgrade::{plan, report, settings, switch};
+use crate::upgrade::{self, plan, report, switch};
 use crate::{cpu, time};
 
 /// Faults are collected at least so often, in milliseconds; a unit in a storm of them tells of none.
@@ -103,7 +104,7 @@ fn publish(link: Option<&Link>) {
         port: 0,
         deadline_ms,
     };
-    settings::set_management(link.map_or(nothing, |link| link.state(deadline_ms)));
+    upgrade::settings::set_management(link.map_or(nothing, |link| link.state(deadline_ms)));
 }
 
 /// The longest guests may stand still in an upgrade, in milliseconds.
@@ -144,7 +145,7 @@ pub fn tend(core: &mut Core) -> Option<u64> {
         (manager.work(now), manager.machine.uploads.take_due())
     };
     if let Some(staged) = due {
-        upgrade(core, staged);
+        run(core, staged);
         next = cpu::tsc();
     }
     NEXT.store(next, Ordering::Relaxed);
@@ -152,7 +153,7 @@ pub fn tend(core: &mut Core) -> Option<u64> {
 }
 
 /// PLAN, and when every object says yes, the jump. Returns only when this image goes on.
-fn upgrade(core: &mut Core, staged: Staged) {
+fn run(core: &mut Core, staged: Staged) {
     match plan::plan(staged) {
         Err(report) => tell_refused(&report),
         Ok(mut planned) => match stop_nic() {

@@ -31,7 +31,14 @@ fn memory_by_owner() {
 /// The registers of QEMU 9's intel-iommu with `intremap=on,eim=on`: GSTS as it shows TES, RTPS, QIES, IRES, IRTPS.
 #[test]
 fn a_unit_by_its_live_registers() {
-    let live = [0xc700_0000, 0x7f_e000, 0x7f_d80f, 0x10, 0x00d2_008c_222f_0686, 0x00f0_0f5e];
+    let live = [
+        0xc700_0000,
+        0x7f_e000,
+        0x7f_d80f,
+        0x10,
+        0x00d2_008c_222f_0686,
+        0x00f0_0f5e,
+    ];
     let unit = unit(HostPhys(0xfed9_0000), live, 3);
     assert_eq!(unit.version, "1.0");
     assert!(unit.translation_enabled && unit.interrupt_remapping_enabled);

@@ -1,6 +1,6 @@
 //! 256 entry points. Each pushes its vector (and a zero where the CPU pushes no error
 //! code) and joins the common path, which saves the registers and calls `dispatch`.
-#![expect(unsafe_code, reason = "the entry points are assembly")]
+#![cfg_attr(target_os = "none", expect(unsafe_code, reason = "the entry points are assembly"))]
 
 #[cfg(target_os = "none")]
 use core::arch::global_asm;

@@ -8,13 +8,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use handover::State;
-use handover::header::{CONSUMED, MAGIC_OFFSET};
 use handover::jump::{CPU_ARRIVED, CPU_REFUSES, CPU_VERIFIED, JumpBlock};
 use handover::phase::Phase;
 use handover::reader::Stream;
-use handover::state::machine::FrameTag;
 use handover::state::report::ReportV1;
-use handover::{graph, jump as contract};
+use handover::graph;
 use hermit_sync::SpinMutex;
 use machine::addr::HostPhys;
 use machine::paging::Permissions;
@@ -24,7 +22,7 @@ use super::convert::machine::MachineState;
 use super::convert::management::ManagementState;
 use super::{convert, jump, report, restore, retire};
 use crate::boot_info::BootInfo;
-use crate::mem::layout::{ARENA_BYTES, SLOT_BYTES};
+use crate::mem::layout::ARENA_BYTES;
 use crate::mem::regions::{Owner, RegionMap};
 use crate::mem::{frames, heap, host_map};
 use crate::passthrough::assign;
@@ -38,7 +36,6 @@ use crate::{console, cpu, firmware, host, machine_cpus, sched, start, time, vm};
 struct Arrival {
     block: Block,
     jump: JumpBlock,
-    machine: MachineState,
     report: ReportV1,
     reports: Vec<ReportV1>,
     totals: convert::management::Totals,
@@ -64,7 +61,7 @@ pub fn arrive(boot: &BootInfo, at: HostPhys) -> ! {
     };
     block.set_state(0, CPU_ARRIVED);
     match verify(boot, block, jump, entered) {
-        Ok(arrival) => take_over(boot, arrival),
+        Ok(arrival) => take_over(arrival),
         Err(reason) => give_up(block, 0, &reason),
     }
 }
@@ -135,7 +132,7 @@ fn verify(boot: &BootInfo, block: Block, jump: JumpBlock, entered: u64) -> Resul
     let totals = convert::management::load_totals(&state).map_err(|error| error.to_string())?;
     let management = convert::management::load(&state).map_err(|error| error.to_string())?;
     call_others(block, &jump, &machine)?;
-    Ok(Arrival { block, jump, machine, report: own, reports, totals, management, runners })
+    Ok(Arrival { block, jump, report: own, reports, totals, management, runners })
 }
 
 /// This image's own tables: its slot, the arena (read only until COMMIT), the scratch, and the old image's slot, whose
@@ -224,8 +221,8 @@ fn call_others(block: Block, jump: &JumpBlock, machine: &MachineState) -> Result
 }
 
 /// COMMIT, RUN; RETIRE follows when the guests run.
-fn take_over(boot: &BootInfo, arrival: Arrival) -> ! {
-    let Arrival { block, jump, machine, report: mut own, reports, totals, management, runners } = arrival;
+fn take_over(arrival: Arrival) -> ! {
+    let Arrival { block, jump, report: mut own, reports, totals, management, runners } = arrival;
     report::enter(&mut own, Phase::Commit);
     block.commit();
     report::enter(&mut own, Phase::Run);
@@ -244,6 +241,5 @@ fn take_over(boot: &BootInfo, arrival: Arrival) -> ! {
     report::adopt(reports);
     report::adopt_outcomes(totals.outcomes);
     retire::later(retire::Leftover { report: own, region: jump.region_base, region_bytes: jump.region_bytes, faults: totals.faults, management });
-    let _ = (boot, machine, contract::COMMITTED, FrameTag::STREAM, MAGIC_OFFSET, CONSUMED, SLOT_BYTES);
     sched::run(pcpu)
 }

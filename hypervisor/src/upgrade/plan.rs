@@ -2,6 +2,7 @@
 //! change any more are written and judged as a whole. The guests run on.
 #![expect(unsafe_code, reason = "the handover region is raw memory of the arena")]
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -123,10 +124,10 @@ fn records(vms: &[Arc<Vm>]) -> Result<State, String> {
 ///
 /// # Errors
 /// The report of the refusal, which is kept; everything is as before.
-pub fn plan(staged: Staged) -> Result<Planned, ReportV1> {
+pub fn plan(staged: Staged) -> Result<Planned, Box<ReportV1>> {
     let mut report = staged.report;
     report::enter(&mut report, Phase::Plan);
-    let refuse = |reason: &str| report::end(report, Outcome::Refused, Some(Phase::Plan), BLAME_OLD_IMAGE, reason);
+    let refuse = |reason: &str| Box::new(report::end(report, Outcome::Refused, Some(Phase::Plan), BLAME_OLD_IMAGE, reason));
     let vms = gather::preserved().map_err(|reason| refuse(&reason))?;
     let frozen = freeze(&vms).map_err(|reason| refuse(&reason))?;
     let refuse = |reason: &str| {
@@ -153,7 +154,7 @@ fn write(region: &mut Region, state: &State, format: u16) -> Result<Draft, Strin
 }
 
 /// What PLAN would say, object by object; nothing is changed.
-pub fn dry_run(_staged: &Staged) -> types::Plan {
+pub fn dry_run(staged: &Staged) -> types::Plan {
     let mut objects = Vec::new();
     let mut object = |kind: &str, name: String, refusal: Option<String>| {
         objects.push(types::PlanObject {
@@ -177,7 +178,7 @@ pub fn dry_run(_staged: &Staged) -> types::Plan {
         Err(reason) => Err(reason),
     };
     let ok = verdict.is_ok();
-    object("records", format!("format {}", _staged.format), verdict.err());
+    object("records", format!("format {}", staged.format), verdict.err());
     let last = report::all().into_iter().rev().find(|report| report.outcome == Outcome::Committed.code());
     types::Plan {
         ok,

@@ -166,7 +166,6 @@ fn missing(name: &str, what: &str) -> String {
     format!("its {what} '{name}' is not among the boot modules: add it to the boot script, or correct {what} in baton.toml")
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of a guest, gathered by `start`")]
 fn finish(
     guest: &config::Guest,
     id: u16,
