@@ -64,7 +64,8 @@ pub fn init(config: &Config) {
     DEADLINE_MS.store(config.upgrade.deadline_ms, Ordering::Relaxed);
     publish(None);
     match config.management.as_ref().map(Settings::from_config) {
-        None => log::warn!("baton.toml has no [management]: there is no API, and no upgrade"),
+        // The configuration's reader has warned of it.
+        None => {}
         Some(Err(error)) => log::error!("no management: {error}"),
         Some(Ok(settings)) => init_from(settings),
     }

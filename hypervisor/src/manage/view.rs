@@ -116,11 +116,11 @@ fn vcpu(index: u32, shared: &vm::VcpuShared, stopped: bool) -> Vcpu {
         .map(|(name, count)| (name.into(), count))
         .collect();
     let halted = shared.halted.load(core::sync::atomic::Ordering::Relaxed);
-    let state = match (stopped, halted, exits.is_empty()) {
-        (true, ..) => "stopped",
-        (_, true, _) => "halted",
-        // It has not been entered yet: its guest has not started it.
-        (_, _, true) => "waiting",
+    let state = match (stopped, halted) {
+        (true, _) => "stopped",
+        (_, true) => "halted",
+        // The guest has not started it yet; the first one needs no start.
+        _ if index != 0 && exits.is_empty() => "waiting",
         _ => "running",
     };
     Vcpu {
