@@ -1,9 +1,10 @@
 //! Builds the bare image: cargo makes an ELF, which is flattened (file offset = address) and sealed.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use baton_tests::paths;
@@ -46,11 +47,44 @@ pub const NEXT: [Variant; 3] = [
     },
 ];
 
-/// Builds the image and those that it is upgraded to.
+/// What an image is made of.
+const SOURCES: [&str; 9] = [
+    "machine",
+    "iommu",
+    "handover",
+    "guest-loader",
+    "hypervisor",
+    "boot",
+    "Cargo.toml",
+    "Cargo.lock",
+    ".cargo",
+];
+
+/// Builds the image and those that it is upgraded to, where they are older than their sources: cargo would
+/// link each of them anew, because the one before had another name.
 pub fn build_all() -> Result<()> {
-    // The booted image first: it brings every dependency, the others only link again.
-    build(&BATON)?;
-    NEXT.iter().try_for_each(build)
+    let sources = SOURCES.map(|source| newest(&paths::root().join(source)));
+    let changed = sources.into_iter().collect::<Result<Vec<_>>>()?;
+    let changed = changed.into_iter().max().context("no sources")?;
+    for variant in [&BATON].into_iter().chain(&NEXT) {
+        let built = fs::metadata(paths::image(variant.name)).and_then(|image| image.modified());
+        if !built.is_ok_and(|built| built > changed) {
+            build(variant)?;
+        }
+    }
+    Ok(())
+}
+
+/// When a file, or anything in a directory, was changed last.
+fn newest(path: &Path) -> Result<SystemTime> {
+    let data = fs::metadata(path).with_context(|| format!("{} is missing", path.display()))?;
+    let mut newest = data.modified()?;
+    if data.is_dir() {
+        for entry in fs::read_dir(path)? {
+            newest = newest.max(self::newest(&entry?.path())?);
+        }
+    }
+    Ok(newest)
 }
 
 /// Builds one image.
@@ -60,10 +94,7 @@ pub fn build(variant: &Variant) -> Result<()> {
     let image = flatten(&file)?;
     let path = paths::image(variant.name);
     fs::create_dir_all(paths::target("image"))?;
-    // An image that did not change keeps its time, for what depends on it.
-    if fs::read(&path).ok().as_deref() != Some(&image) {
-        fs::write(&path, &image)?;
-    }
+    fs::write(&path, &image)?;
     eprintln!("x: {}.img, {} KiB", variant.name, image.len() >> 10);
     Ok(())
 }
@@ -85,7 +116,7 @@ fn bare_cargo() -> Result<Command> {
         command.args([
             "build",
             "-Zbuild-std=core,alloc,compiler_builtins",
-            "-Zbuild-std-features=compiler-builtins-mem",
+            "-Zbuild-std-features=compiler-builtins-mem,optimize_for_size",
         ]);
         command
     };

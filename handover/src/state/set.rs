@@ -176,8 +176,8 @@ macro_rules! state {
                         Part::Any => self.$field.split_at_mut_checked(self.planned.$field).unwrap_or_default(),
                         Part::Plan | Part::Freeze => (self.$field.as_mut_slice(), [].as_mut_slice()),
                     };
-                    planned.sort_unstable_by_key(Record::key);
-                    rest.sort_unstable_by_key(Record::key);
+                    order(planned);
+                    order(rest);
                 )*
             }
 
@@ -314,6 +314,18 @@ state! {
     legacies: LegacyV1,
     /// At most one.
     totals: TotalsV1,
+}
+
+/// Insertion: records arrive nearly in order, and a sort from the library would be there once for each of the
+/// kinds, a fifth of the image.
+fn order<T: Record>(records: &mut [T]) {
+    for end in 1..records.len() {
+        let mut at = end;
+        while at > 0 && records[at].key() < records[at - 1].key() {
+            records.swap(at, at - 1);
+            at -= 1;
+        }
+    }
 }
 
 fn in_part<T: Record>(planned: bool) -> Result<(), ReadError> {
