@@ -91,7 +91,7 @@ pub fn read(rsdp: HostPhys) -> Result<Firmware, String> {
 fn mask_8259() {
     // SAFETY: the mask registers of the 8259s touch no memory.
     unsafe {
-        cpu::out8(0x21, 0xff);
-        cpu::out8(0xa1, 0xff);
+        cpu::port::write8(0x21, 0xff);
+        cpu::port::write8(0xa1, 0xff);
     }
 }

@@ -2,9 +2,12 @@
 
 use super::NAME_BYTES;
 
+/// Bytes of a report's reason: a refusal in one line.
+pub const REASON_BYTES: usize = 192;
+
 record! {
     /// The report of one upgrade; the one in progress is written at FREEZE and completed by the new image.
-    ReportV1 [0x0803, "report", Any, false, 376] key |record| [record.sequence, 0];
+    ReportV1 [0x0803, "report", Any, false, 472] key |record| [record.sequence, 0];
     {
         /// Number of the attempt since power-on, refused ones counted.
         pub sequence: u64,
@@ -28,7 +31,7 @@ record! {
         /// Version of the new image, likewise; all zero when it had none.
         pub to_version: [u8; NAME_BYTES],
         /// Why it failed: UTF-8, padded with zeros.
-        pub reason: [u8; 96],
+        pub reason: [u8; REASON_BYTES],
         /// [`crate::phase::Outcome::code`], zero while in progress.
         pub outcome: u32,
         /// Phase it failed in, by [`crate::phase::Phase::index`].

@@ -4,7 +4,6 @@
 
 use alloc::alloc::{alloc_zeroed, dealloc};
 use core::alloc::Layout;
-use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hermit_sync::InterruptTicketMutex;
@@ -102,7 +101,7 @@ pub fn build(image: &ImageLayout) -> Result<(), PagingError> {
 pub unsafe fn activate() {
     adopt_control_registers();
     // SAFETY: code, data, heap and the stack in use are mapped at the addresses they have; the rest by contract.
-    unsafe { cpu::set_cr3(root()) };
+    unsafe { cpu::control::set_cr3(root()) };
 }
 
 /// The page table (level 1) on the path to `address`, all levels of which are present.
@@ -123,16 +122,10 @@ pub fn adopt_control_registers() {
     // SAFETY: PAE and NXE are on already in long mode with these tables; WP, PGE, OSFXSR, OSXMMEXCPT exist on every
     // x86-64, OSXSAVE when CPUID says XSAVE; EM and TS off and NE, MP on change nothing for code that uses no FPU.
     unsafe {
-        let mut cr0: u64;
-        let mut cr4: u64;
-        asm!("mov {}, cr0", out(reg) cr0, options(nomem, nostack));
-        cr0 = (cr0 | 1 << 16 | 1 << 5 | 1 << 1) & !(1 << 2 | 1 << 3);
-        asm!("mov cr0, {}", in(reg) cr0, options(nostack));
-        asm!("mov {}, cr4", out(reg) cr4, options(nomem, nostack));
-        cr4 |= cr4_bits;
-        asm!("mov cr4, {}", in(reg) cr4, options(nostack));
-        let efer = cpu::read_msr(EFER);
-        cpu::write_msr(EFER, efer | 1 << 11);
+        cpu::control::set_cr0((cpu::control::cr0() | 1 << 16 | 1 << 5 | 1 << 1) & !(1 << 2 | 1 << 3));
+        cpu::control::set_cr4(cpu::control::cr4() | cr4_bits);
+        let efer = cpu::msr::read(EFER);
+        cpu::msr::write(EFER, efer | 1 << 11);
     }
 }
 
@@ -187,7 +180,7 @@ pub fn protect(at: u64, bytes: u64, rights: Permissions) -> Result<(), PagingErr
     let mut memory = HeapFrames;
     let flush = table.protect(&mut memory, at, bytes, rights, Holes::Refuse)?;
     // SAFETY: the same tables again: drops what is cached of them.
-    unsafe { cpu::set_cr3(root()) };
+    unsafe { cpu::control::set_cr3(root()) };
     flush.complete(&mut memory);
     Ok(())
 }

@@ -33,11 +33,11 @@ fn with_page<R>(frame: HostPhys, f: impl FnOnce(*mut u8) -> R) -> R {
         // SAFETY: `init` named the identity-mapped page table that covers BASE; this entry is this pCPU's own and
         // interrupts are off, so nobody else uses it meanwhile.
         unsafe { entry.write_volatile(frame.align_down(PAGE_SIZE).get() | LEAF) };
-        cpu::invalidate_page(address);
+        cpu::tlb::invalidate(address);
         let result = f(address as usize as *mut u8);
         // SAFETY: as above.
         unsafe { entry.write_volatile(0) };
-        cpu::invalidate_page(address);
+        cpu::tlb::invalidate(address);
         result
     })
 }

@@ -53,21 +53,21 @@ pub fn supported() -> bool {
 
 fn read(register: u32) -> u64 {
     // SAFETY: `enable` has switched this pCPU to x2APIC mode, in which these MSRs exist.
-    unsafe { cpu::read_msr(register) }
+    unsafe { cpu::msr::read(register) }
 }
 
 fn write(register: u32, value: u64) {
     // SAFETY: as for `read`; the LAPIC's registers do not touch memory.
-    unsafe { cpu::write_msr(register, value) };
+    unsafe { cpu::msr::write(register, value) };
 }
 
 /// Switches this pCPU's LAPIC to x2APIC mode with every local interrupt masked but NMI on LINT1.
 pub fn enable() {
     // SAFETY: every x86-64 CPU has IA32_APIC_BASE; EN and EXTD are set one after the other as SDM 3A 10.12.5 asks.
     unsafe {
-        let base = cpu::read_msr(msr::APIC_BASE);
-        cpu::write_msr(msr::APIC_BASE, base | 1 << 11);
-        cpu::write_msr(msr::APIC_BASE, base | 1 << 11 | 1 << 10);
+        let base = cpu::msr::read(msr::APIC_BASE);
+        cpu::msr::write(msr::APIC_BASE, base | 1 << 11);
+        cpu::msr::write(msr::APIC_BASE, base | 1 << 11 | 1 << 10);
     }
     write(msr::TPR, 0);
     write(msr::LVT_TIMER, MASKED | u64::from(vector::TIMER));

@@ -29,7 +29,7 @@ pub struct Pcpu {
 impl Pcpu {
     fn point_gs(&self) {
         // SAFETY: the MSR exists in long mode; nothing but `this` uses GS.
-        unsafe { cpu::write_msr(IA32_GS_BASE, self.own.load(Ordering::Relaxed)) };
+        unsafe { cpu::msr::write(IA32_GS_BASE, self.own.load(Ordering::Relaxed)) };
     }
 
     /// Takes this pCPU over again after another image had it: descriptor tables, GS base, LAPIC.

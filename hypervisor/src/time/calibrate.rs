@@ -44,19 +44,19 @@ pub fn measure(power_on: u64) -> Result<Rates, &'static str> {
 /// Ticks of TSC and LAPIC timer while the PIT counts down once.
 fn once() -> Result<(u64, u64), &'static str> {
     // SAFETY: channel 2 of the PIT and its gate touch no memory; the speaker stays off.
-    let gate = unsafe { (cpu::in8(port::GATE) & !0x02) | 0x01 };
+    let gate = unsafe { (cpu::port::read8(port::GATE) & !0x02) | 0x01 };
     // SAFETY: as above. Mode 0 (interrupt on terminal count), low byte then high byte.
     unsafe {
-        cpu::out8(port::GATE, gate & !0x01);
-        cpu::out8(port::MODE, 0xb0);
-        cpu::out8(port::CHANNEL_2, COUNT as u8);
-        cpu::out8(port::CHANNEL_2, (COUNT >> 8) as u8);
-        cpu::out8(port::GATE, gate);
+        cpu::port::write8(port::GATE, gate & !0x01);
+        cpu::port::write8(port::MODE, 0xb0);
+        cpu::port::write8(port::CHANNEL_2, COUNT as u8);
+        cpu::port::write8(port::CHANNEL_2, (COUNT >> 8) as u8);
+        cpu::port::write8(port::GATE, gate);
     }
     let (tsc, timer) = (cpu::tsc(), lapic::start_measuring());
     let mut polls = 0;
     // SAFETY: as above; bit 5 is the output of channel 2.
-    while unsafe { cpu::in8(port::GATE) } & 0x20 == 0 {
+    while unsafe { cpu::port::read8(port::GATE) } & 0x20 == 0 {
         polls += 1;
         if polls > POLLS {
             return Err("the PIT does not count: no known clock to measure the TSC against");

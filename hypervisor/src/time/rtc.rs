@@ -17,8 +17,8 @@ const TRIES: u32 = 10_000;
 fn register(index: u8) -> u8 {
     // SAFETY: the CMOS ports touch no memory; bit 7 keeps NMIs on.
     unsafe {
-        cpu::out8(INDEX, index);
-        cpu::in8(DATA)
+        cpu::port::write8(INDEX, index);
+        cpu::port::read8(DATA)
     }
 }
 

@@ -44,7 +44,7 @@ fn fatal(exception: u8, frame: &Frame) -> ! {
         name(exception),
         frame.error,
         frame.rip,
-        cpu::cr2(),
+        cpu::control::cr2(),
         frame.rsp,
         frame.rflags
     )

@@ -1,61 +1,14 @@
-//! The instructions of the host that this module needs, each in one line.
+//! The instructions of the host that this module needs: `machine::cpu`'s, and a few that nobody else wants.
 #![expect(unsafe_code, reason = "privileged instructions")]
 
 use core::arch::asm;
 
-/// CPUID: EAX, EBX, ECX, EDX.
-pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
-    let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);
-    [r.eax, r.ebx, r.ecx, r.edx]
-}
+pub use machine::cpu::control::{cr4 as read_cr4, set_cr4 as write_cr4};
+pub use machine::cpu::msr::{read as rdmsr, write as wrmsr};
+pub use machine::cpu::tsc::now as rdtsc;
+pub use machine::cpu::xsave::{set_xcr0 as xsetbv0, xcr0 as xgetbv0};
 
-/// The time stamp counter.
-pub fn rdtsc() -> u64 {
-    // SAFETY: reads a counter; CR4.TSD is clear on the host and CPL is 0.
-    unsafe { core::arch::x86_64::_rdtsc() }
-}
-
-/// Reads an MSR.
-///
-/// # Safety
-/// CPL is 0 and the MSR exists.
-pub unsafe fn rdmsr(msr: u32) -> u64 {
-    // SAFETY: by contract.
-    unsafe { x86::msr::rdmsr(msr) }
-}
-
-/// Writes an MSR.
-///
-/// # Safety
-/// CPL is 0, the MSR exists, and the value does not break what the running code depends on.
-pub unsafe fn wrmsr(msr: u32, value: u64) {
-    // SAFETY: by contract.
-    unsafe { x86::msr::wrmsr(msr, value) }
-}
-
-/// Reads XCR0.
-///
-/// # Safety
-/// CR4.OSXSAVE is set.
-pub unsafe fn xgetbv0() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: reads a register; XGETBV is there by contract.
-    unsafe {
-        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
-    };
-    u64::from(low) | u64::from(high) << 32
-}
-
-/// Writes XCR0.
-///
-/// # Safety
-/// CPL is 0, CR4.OSXSAVE is set, and the value is one that XSETBV accepts.
-pub unsafe fn xsetbv0(value: u64) {
-    // SAFETY: by contract; the host's code uses no state that XCR0 governs.
-    unsafe {
-        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack, preserves_flags));
-    };
-}
+pub use crate::cpu::cpuid;
 
 /// Reads DR0 to DR3.
 ///
@@ -82,26 +35,6 @@ pub unsafe fn write_dr(dr: [u64; 4]) {
         asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) a, in(reg) b, in(reg) c, in(reg) d,
             options(nomem, nostack, preserves_flags));
     };
-}
-
-/// Reads CR4.
-///
-/// # Safety
-/// CPL is 0.
-pub unsafe fn read_cr4() -> u64 {
-    let value;
-    // SAFETY: reads a register at CPL 0.
-    unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack, preserves_flags)) };
-    value
-}
-
-/// Writes CR4.
-///
-/// # Safety
-/// CPL is 0, every bit set is one that the CPU has, and the change does not alter translation.
-pub unsafe fn write_cr4(value: u64) {
-    // SAFETY: by contract.
-    unsafe { asm!("mov cr4, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
 /// Clears CR0.TS and CR0.EM and sets CR0.MP, so that x87 and SSE state can be saved and loaded.
