@@ -138,7 +138,8 @@ impl Machine {
         )
     }
 
-    /// Waits for a complete line with `needle` on the guest's console. A Baton that says it can't go on ends it early.
+    /// Waits for a complete line with `needle` on the guest's console. A Baton that says it can't go on, or that the guest
+    /// can't start, ends it early.
     ///
     /// # Errors
     /// When it doesn't come in time or the emulator ends.
@@ -147,9 +148,16 @@ impl Machine {
         wait_for(
             &what,
             Duration::from_secs(seconds),
-            || self.healthy(),
+            || self.healthy().and_then(|()| self.guest_started()),
             || self.guest.find(needle),
         )
+    }
+
+    fn guest_started(&self) -> Result<()> {
+        match self.baton.find(" can't start: ") {
+            Some(line) => bail!("{line}"),
+            None => Ok(()),
+        }
     }
 
     /// Waits for the API to answer.
