@@ -211,7 +211,8 @@ pub unsafe fn load_segments(code: u16, data: u16) {
             "mov es, {data:x}",
             code = in(reg) u64::from(code),
             data = in(reg) data,
-            address = lateout(reg) _,
+            // Not `lateout`: it is written before `data` is read.
+            address = out(reg) _,
             options(preserves_flags),
         );
     }
