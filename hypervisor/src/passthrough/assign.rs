@@ -67,13 +67,6 @@ pub fn path_to(bdf: Bdf) -> Vec<Bdf> {
     found.as_ref().and_then(|found| found.get(bdf)).map(|function| function.path.clone()).unwrap_or_default()
 }
 
-/// The buses behind the bridge `bdf`.
-pub(super) fn buses_below(bdf: Bdf) -> Option<(u8, u8)> {
-    let found = FOUND.lock();
-    let header = found.as_ref().and_then(|found| found.get(bdf)).map(|function| function.header)?;
-    super::routes::behind(header)
-}
-
 /// The function that `selector` means.
 ///
 /// # Errors

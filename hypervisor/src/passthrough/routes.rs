@@ -4,9 +4,8 @@ use alloc::vec::Vec;
 
 use iommu::{Route, UnitIndex};
 use machine::acpi::dmar::{ScopeKind, resolve_scope};
-use machine::pci::HeaderKind;
+use machine::pci::{Bdf, ConfigSpace, HeaderKind};
 
-use super::assign;
 use crate::firmware::Firmware;
 use crate::host;
 
@@ -27,7 +26,7 @@ pub fn from_dmar(firmware: &Firmware) -> Vec<Route> {
             match resolve_scope(scope, unit.segment, ecam) {
                 Ok(bdf) => {
                     routes.push(Route::function(bdf, here));
-                    let below = assign::buses_below(bdf).filter(|_| scope.kind == ScopeKind::SUB_HIERARCHY);
+                    let below = behind(ecam, bdf).filter(|_| scope.kind == ScopeKind::SUB_HIERARCHY);
                     if let Some((first, last)) = below {
                         routes.push(Route::buses(unit.segment, first, last, here));
                     }
@@ -39,11 +38,12 @@ pub fn from_dmar(firmware: &Firmware) -> Vec<Route> {
     routes
 }
 
-/// The buses behind the bridge with this header.
-pub(super) fn behind(header: HeaderKind) -> Option<(u8, u8)> {
-    match header {
-        HeaderKind::Bridge { secondary, subordinate, .. } if secondary != 0 && subordinate >= secondary => Some((secondary, subordinate)),
+/// The buses behind the bridge `bdf`, as its registers say: after an upgrade there is no time to look at every bus.
+fn behind(config: &impl ConfigSpace, bdf: Bdf) -> Option<(u8, u8)> {
+    match HeaderKind::read(config, bdf) {
+        HeaderKind::Bridge { secondary, subordinate } if secondary > bdf.bus() && subordinate >= secondary => {
+            Some((secondary, subordinate))
+        }
         _ => None,
     }
 }
-

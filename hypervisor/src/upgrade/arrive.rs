@@ -25,7 +25,6 @@ use crate::boot_info::BootInfo;
 use crate::mem::layout::ARENA_BYTES;
 use crate::mem::regions::{Owner, RegionMap};
 use crate::mem::{frames, heap, host_map};
-use crate::passthrough::assign;
 use crate::smp::pcpu;
 use crate::smp::start::STACK_BYTES;
 use crate::trap::devices;
@@ -123,7 +122,6 @@ fn verify(boot: &BootInfo, block: Block, jump: JumpBlock, entered: u64) -> Resul
     for index in 0..machine.pcpus.len() as u32 {
         devices::prepare(index);
     }
-    assign::enumerate();
     restore::bridges(&state)?;
     restore::units(&state, &firmware)?;
     machine_cpus::detect()?;

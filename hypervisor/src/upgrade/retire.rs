@@ -17,7 +17,7 @@ use super::report;
 use crate::guest::pci::PciBus;
 use crate::mem::layout::SLOT_BYTES;
 use crate::mem::{frames, host_map};
-use crate::passthrough::units;
+use crate::passthrough::{assign, units};
 use crate::smp::lapic;
 use crate::trap::devices;
 use crate::{console, host, manage, vm};
@@ -82,6 +82,7 @@ pub fn run() {
         own.generation,
         report::pause(&own)
     );
+    assign::enumerate();
     if let Some(management) = leftover.management {
         manage::init_after_upgrade(&management);
     }

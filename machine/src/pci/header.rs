@@ -101,20 +101,28 @@ pub enum HeaderKind {
     Other(u8),
 }
 
+impl HeaderKind {
+    /// Reads it, with the bus numbers of a bridge as they are now.
+    #[must_use]
+    pub fn read(config: &(impl ConfigSpace + ?Sized), bdf: Bdf) -> Self {
+        match config.read8(bdf, register::HEADER_TYPE) & 0x7f {
+            0 => Self::Endpoint,
+            1 => Self::Bridge {
+                secondary: config.read8(bdf, register::SECONDARY),
+                subordinate: config.read8(bdf, register::SUBORDINATE),
+            },
+            other => Self::Other(other),
+        }
+    }
+}
+
 /// Reads who and what a function is, and whether its device has more functions.
 pub(super) fn read(
     config: &(impl ConfigSpace + ?Sized),
     bdf: Bdf,
 ) -> (Ids, Class, HeaderKind, bool) {
     let header_type = config.read8(bdf, register::HEADER_TYPE);
-    let kind = match header_type & 0x7f {
-        0 => HeaderKind::Endpoint,
-        1 => HeaderKind::Bridge {
-            secondary: config.read8(bdf, register::SECONDARY),
-            subordinate: config.read8(bdf, register::SUBORDINATE),
-        },
-        other => HeaderKind::Other(other),
-    };
+    let kind = HeaderKind::read(config, bdf);
     let [revision, interface, sub, base] = config.read32(bdf, register::REVISION).to_le_bytes();
     let subsystem = if kind == HeaderKind::Endpoint {
         config.read32(bdf, register::SUBSYSTEM)
