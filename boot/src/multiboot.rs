@@ -4,9 +4,7 @@
 
 use core::arch::global_asm;
 
-use hypervisor::boot_info::{
-    BootInfo, ColdBoot, MAX_MEMORY_RANGES, MAX_MODULES, MemoryRange, Module, Origin, Text,
-};
+use hypervisor::boot_info::{BootInfo, ColdBoot, MAX_MEMORY_RANGES, MAX_MODULES, MemoryRange, Module, Origin, Text};
 use hypervisor::mem::layout::{BOOT_TABLES_OFFSET, LOAD_BASE, SLOT_BYTES};
 
 /// Modules page aligned, memory information wanted, address fields valid.

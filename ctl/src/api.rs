@@ -189,10 +189,7 @@ impl Upgrade {
     /// The report of one upgrade, if it is written yet.
     #[must_use]
     pub fn report(&self, id: u64) -> Option<&Report> {
-        self.last
-            .iter()
-            .chain(self.history.iter().rev())
-            .find(|report| report.id == id)
+        self.last.iter().chain(self.history.iter().rev()).find(|report| report.id == id)
     }
 }
 

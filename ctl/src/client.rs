@@ -39,16 +39,9 @@ impl fmt::Display for Error {
                 "{host} can't be reached: {cause}; check --host, and that Baton's log says the management address"
             ),
             Self::Refused(refusal) => {
-                write!(
-                    f,
-                    "refused: {} ({}, to be mended by: {})",
-                    refusal.message, refusal.code, refusal.blame
-                )
+                write!(f, "refused: {} ({}, to be mended by: {})", refusal.message, refusal.code, refusal.blame)
             }
-            Self::Strange { host, cause } => write!(
-                f,
-                "what answers at {host} isn't Baton: {cause}; check --host"
-            ),
+            Self::Strange { host, cause } => write!(f, "what answers at {host} isn't Baton: {cause}; check --host"),
         }
     }
 }
@@ -77,10 +70,7 @@ impl Client {
             .max_idle_connections(0)
             .build()
             .into();
-        Self {
-            host: host.into(),
-            agent,
-        }
+        Self { host: host.into(), agent }
     }
 
     /// The address.
@@ -96,33 +86,19 @@ impl Client {
     fn failed(&self, error: &ureq::Error) -> Error {
         let host = self.host.clone();
         match error {
-            ureq::Error::Http(_)
-            | ureq::Error::BadUri(_)
-            | ureq::Error::Protocol(_)
-            | ureq::Error::Json(_) => Error::Strange {
-                host,
-                cause: error.to_string(),
-            },
-            _ => Error::Unreachable {
-                host,
-                cause: error.to_string(),
-            },
+            ureq::Error::Http(_) | ureq::Error::BadUri(_) | ureq::Error::Protocol(_) | ureq::Error::Json(_) => {
+                Error::Strange { host, cause: error.to_string() }
+            }
+            _ => Error::Unreachable { host, cause: error.to_string() },
         }
     }
 
     fn body<T: DeserializeOwned>(&self, mut response: Response<Body>) -> Result<T, Error> {
         let status = response.status();
-        let text = response
-            .body_mut()
-            .read_to_string()
-            .map_err(|error| self.failed(&error))?;
-        let strange = |cause: String| Error::Strange {
-            host: self.host.clone(),
-            cause,
-        };
+        let text = response.body_mut().read_to_string().map_err(|error| self.failed(&error))?;
+        let strange = |cause: String| Error::Strange { host: self.host.clone(), cause };
         if status.is_success() {
-            return serde_json::from_str(&text)
-                .map_err(|error| strange(format!("{status} with a body that {error}")));
+            return serde_json::from_str(&text).map_err(|error| strange(format!("{status} with a body that {error}")));
         }
         match serde_json::from_str::<ErrorBody>(&text) {
             Ok(body) if !body.error.code.is_empty() => Err(Error::Refused(body.error)),
@@ -135,11 +111,7 @@ impl Client {
     /// # Errors
     /// Unreachable, refused, or not Baton.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        let response = self
-            .agent
-            .get(self.url(path))
-            .call()
-            .map_err(|error| self.failed(&error))?;
+        let response = self.agent.get(self.url(path)).call().map_err(|error| self.failed(&error))?;
         self.body(response)
     }
 
@@ -180,11 +152,7 @@ impl Client {
     /// # Errors
     /// Refused when none runs or when it is too late.
     pub fn cancel(&self) -> Result<Accepted, Error> {
-        let response = self
-            .agent
-            .delete(self.url("/v1/upgrade"))
-            .call()
-            .map_err(|error| self.failed(&error))?;
+        let response = self.agent.delete(self.url("/v1/upgrade")).call().map_err(|error| self.failed(&error))?;
         self.body(response)
     }
 
@@ -193,10 +161,7 @@ impl Client {
             .post(self.url(path))
             .header("Content-Type", "application/octet-stream")
             .header("Content-Length", bytes.to_string())
-            .send(SendBody::from_reader(&mut Exactly {
-                inner: image,
-                left: bytes,
-            }))
+            .send(SendBody::from_reader(&mut Exactly { inner: image, left: bytes }))
             .map_err(|error| self.failed(&error))
     }
 
@@ -225,15 +190,10 @@ struct Exactly<'a> {
 
 impl Read for Exactly<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = buffer
-            .len()
-            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let got = self.inner.read(&mut buffer[..wanted])?;
         if got == 0 && wanted > 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the image became shorter while it was sent",
-            ));
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the image became shorter while it was sent"));
         }
         self.left -= got as u64;
         Ok(got)

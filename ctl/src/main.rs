@@ -19,18 +19,10 @@ const UNREACHABLE: u8 = 3;
 
 /// Looks at a machine that runs Baton, and replaces Baton while its guests run.
 #[derive(Parser)]
-#[command(
-    version,
-    after_help = "Exit status: 0 done, 1 refused or rolled back, 2 wrong use, 3 unreachable."
-)]
+#[command(version, after_help = "Exit status: 0 done, 1 refused or rolled back, 2 wrong use, 3 unreachable.")]
 struct Arguments {
     /// The machine's management address, HOST:PORT.
-    #[arg(
-        long,
-        global = true,
-        env = "BATON_HOST",
-        default_value = "127.0.0.1:8080"
-    )]
+    #[arg(long, global = true, env = "BATON_HOST", default_value = "127.0.0.1:8080")]
     host: String,
     /// Prints Baton's JSON instead of tables.
     #[arg(long, global = true)]
@@ -102,18 +94,11 @@ fn main() -> ExitCode {
 
 fn print_json(value: &impl Serialize) {
     // Plain data with string keys can't fail to serialise.
-    println!(
-        "{}",
-        serde_json::to_string_pretty(value).unwrap_or_default()
-    );
+    println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
 fn print<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) -> String) {
-    if json {
-        print_json(value)
-    } else {
-        print!("{}", text(value))
-    }
+    if json { print_json(value) } else { print!("{}", text(value)) }
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -123,24 +108,19 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Status => print(json, &client.status()?, show::status),
         Command::Guests => print(json, &client.guests()?, show::guests),
         Command::Iommu => print(json, &client.iommu()?, show::iommu),
-        Command::Cancel => print(json, &client.cancel()?, |cancelled| {
-            format!("upgrade {} is cancelled\n", cancelled.id)
-        }),
+        Command::Cancel => {
+            print(json, &client.cancel()?, |cancelled| format!("upgrade {} is cancelled\n", cancelled.id))
+        }
         Command::Report { id } => {
             let upgrade = client.upgrade()?;
             let report = match id {
                 Some(id) => upgrade.report(*id),
                 None => upgrade.last.as_ref(),
             };
-            let report =
-                report.ok_or_else(|| Failure::NotDone("there is no such report".into()))?;
+            let report = report.ok_or_else(|| Failure::NotDone("there is no such report".into()))?;
             print(json, report, show::report);
         }
-        Command::Upgrade {
-            file,
-            dry_run: true,
-            ..
-        } => {
+        Command::Upgrade { file, dry_run: true, .. } => {
             let (mut image, bytes) = open(file)?;
             let planned = client.plan(&mut image, bytes)?;
             print(json, &planned.plan, show::plan);
@@ -148,36 +128,21 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
                 return Err(Failure::NotDone("the upgrade would be refused".into()));
             }
         }
-        Command::Upgrade {
-            file,
-            no_wait,
-            timeout,
-            ..
-        } => {
+        Command::Upgrade { file, no_wait, timeout, .. } => {
             let (image, bytes) = open(file)?;
             let bar = bar(bytes, json);
             let accepted = upgrade::send(&client, &mut bar.wrap_read(image), bytes)?;
             if *no_wait {
-                print(json, &accepted, |accepted| {
-                    format!("upgrade {} is accepted\n", accepted.id)
-                });
+                print(json, &accepted, |accepted| format!("upgrade {} is accepted\n", accepted.id));
                 return Ok(());
             }
-            let report = upgrade::wait(
-                &client,
-                accepted.id,
-                Duration::from_secs(*timeout),
-                &mut |upgrade| {
-                    bar.set_message(upgrade.state.clone());
-                },
-            )?;
+            let report = upgrade::wait(&client, accepted.id, Duration::from_secs(*timeout), &mut |upgrade| {
+                bar.set_message(upgrade.state.clone());
+            })?;
             bar.finish_and_clear();
             print(json, &report, show::report);
             if report.outcome != "committed" {
-                return Err(Failure::NotDone(format!(
-                    "the upgrade was {}: {}",
-                    report.outcome, report.reason
-                )));
+                return Err(Failure::NotDone(format!("the upgrade was {}: {}", report.outcome, report.reason)));
             }
         }
     }
@@ -188,14 +153,10 @@ fn open(file: &Path) -> Result<(File, u64), Failure> {
     let opened = File::open(file).and_then(|image| image.metadata().map(|data| (image, data)));
     match opened {
         Ok((image, data)) if data.is_file() && data.len() > 0 => Ok((image, data.len())),
-        Ok(_) => Err(Failure::Usage(format!(
-            "{} is no file, or empty: name an image, as ./x image builds",
-            file.display()
-        ))),
-        Err(error) => Err(Failure::Usage(format!(
-            "{} can't be read: {error}",
-            file.display()
-        ))),
+        Ok(_) => {
+            Err(Failure::Usage(format!("{} is no file, or empty: name an image, as ./x image builds", file.display())))
+        }
+        Err(error) => Err(Failure::Usage(format!("{} can't be read: {error}", file.display()))),
     }
 }
 

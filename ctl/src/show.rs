@@ -5,28 +5,20 @@ use std::fmt::Write;
 use crate::api::{Guests, Iommu, Plan, Report, Status};
 
 /// The phases in the order they happen.
-pub const PHASES: [&str; 9] = [
-    "stage", "plan", "warm", "freeze", "switch", "verify", "commit", "run", "retire",
-];
+pub const PHASES: [&str; 9] = ["stage", "plan", "warm", "freeze", "switch", "verify", "commit", "run", "retire"];
 
 /// Rows under a header, columns as wide as they need.
 #[must_use]
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..header.len())
         .map(|column| {
-            let cells = rows
-                .iter()
-                .filter_map(|row| row.get(column))
-                .map(|cell| cell.chars().count());
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
             cells.chain([header[column].len()]).max().unwrap_or(0)
         })
         .collect();
     let mut text = String::new();
     let mut line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<String> = cells
-            .zip(&widths)
-            .map(|(cell, &width)| format!("{cell:<width$}"))
-            .collect();
+        let padded: Vec<String> = cells.zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
         text.push_str(padded.join("  ").trim_end());
         text.push('\n');
     };
@@ -68,34 +60,12 @@ fn pairs(pairs: &[(&str, String)]) -> String {
 pub fn status(status: &Status) -> String {
     let seconds = status.uptime_ms / 1000;
     pairs(&[
-        (
-            "image",
-            format!(
-                "{} {} ({})",
-                status.build_name,
-                status.version,
-                short(&status.build_id)
-            ),
-        ),
+        ("image", format!("{} {} ({})", status.build_name, status.version, short(&status.build_id))),
         ("generation", status.generation.to_string()),
-        (
-            "running for",
-            format!(
-                "{}:{:02}:{:02}",
-                seconds / 3600,
-                seconds / 60 % 60,
-                seconds % 60
-            ),
-        ),
+        ("running for", format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)),
         ("started by", status.boot.via.clone()),
-        (
-            "to the guest",
-            format!("{} ticks", grouped(status.boot.ticks_to_guest)),
-        ),
-        (
-            "CPUs",
-            format!("{}, TSC {} kHz", status.pcpus, grouped(status.tsc_khz)),
-        ),
+        ("to the guest", format!("{} ticks", grouped(status.boot.ticks_to_guest))),
+        ("CPUs", format!("{}, TSC {} kHz", status.pcpus, grouped(status.tsc_khz))),
         (
             "memory",
             format!(
@@ -122,22 +92,14 @@ pub fn guests(guests: &Guests) -> String {
         .guests
         .iter()
         .map(|guest| {
-            let cpus: Vec<_> = guest
-                .vcpus
-                .iter()
-                .map(|vcpu| format!("{}@{}", vcpu.index, vcpu.pcpu))
-                .collect();
-            let exits: u64 = guest
-                .vcpus
-                .iter()
-                .flat_map(|vcpu| vcpu.exits.values())
-                .sum();
+            let cpus: Vec<_> = guest.vcpus.iter().map(|vcpu| format!("{}@{}", vcpu.index, vcpu.pcpu)).collect();
+            let exits: u64 = guest.vcpus.iter().flat_map(|vcpu| vcpu.exits.values()).sum();
             vec![
                 guest.name.clone(),
-                guest.reason.as_ref().map_or_else(
-                    || guest.state.clone(),
-                    |reason| format!("{}: {reason}", guest.state),
-                ),
+                guest
+                    .reason
+                    .as_ref()
+                    .map_or_else(|| guest.state.clone(), |reason| format!("{}: {reason}", guest.state)),
                 format!("{} MiB", guest.memory_mib),
                 cpus.join(" "),
                 grouped(exits),
@@ -146,18 +108,7 @@ pub fn guests(guests: &Guests) -> String {
             ]
         })
         .collect();
-    table(
-        &[
-            "GUEST",
-            "STATE",
-            "MEMORY",
-            "VCPU@PCPU",
-            "EXITS",
-            "DEVICES",
-            "KERNEL",
-        ],
-        &rows,
-    )
+    table(&["GUEST", "STATE", "MEMORY", "VCPU@PCPU", "EXITS", "DEVICES", "KERNEL"], &rows)
 }
 
 /// GET /v1/iommu.
@@ -183,34 +134,18 @@ pub fn iommu(iommu: &Iommu) -> String {
         .devices
         .iter()
         .map(|device| {
-            let table = iommu
-                .domains
-                .iter()
-                .find(|domain| domain.token == device.domain);
+            let table = iommu.domains.iter().find(|domain| domain.token == device.domain);
             vec![
                 device.bdf.clone(),
                 device.owner.clone(),
                 device.did.to_string(),
-                table.map_or_else(String::new, |domain| {
-                    format!("{}, {} levels", domain.table_root, domain.levels)
-                }),
+                table.map_or_else(String::new, |domain| format!("{}, {} levels", domain.table_root, domain.levels)),
             ]
         })
         .collect();
     format!(
         "{}\n{}\n{} remapped interrupts, {} faults kept\n",
-        table(
-            &[
-                "UNIT",
-                "VERSION",
-                "TRANSLATION",
-                "REMAPPING",
-                "ROOT",
-                "INTERRUPTS",
-                "FAULTS"
-            ],
-            &units
-        ),
+        table(&["UNIT", "VERSION", "TRANSLATION", "REMAPPING", "ROOT", "INTERRUPTS", "FAULTS"], &units),
         table(&["DEVICE", "OWNER", "DID", "TABLE"], &devices),
         iommu.interrupts.len(),
         iommu.faults.len(),
@@ -222,43 +157,23 @@ pub fn iommu(iommu: &Iommu) -> String {
 pub fn report(report: &Report) -> String {
     let phases: Vec<_> = PHASES
         .iter()
-        .filter_map(|name| {
-            report
-                .phases
-                .get(*name)
-                .map(|ticks| format!("{name} {}", grouped(*ticks)))
-        })
+        .filter_map(|name| report.phases.get(*name).map(|ticks| format!("{name} {}", grouped(*ticks))))
         .collect();
     let mut lines = vec![
         ("upgrade", format!("{}: {}", report.id, report.outcome)),
-        (
-            "from",
-            format!("{} ({})", report.from_version, short(&report.from)),
-        ),
-        (
-            "to",
-            format!("{} ({})", report.to_version, short(&report.to)),
-        ),
+        ("from", format!("{} ({})", report.from_version, short(&report.from))),
+        ("to", format!("{} ({})", report.to_version, short(&report.to))),
         ("generation", report.generation.to_string()),
     ];
     if !report.reason.is_empty() {
-        let blame = report
-            .blame
-            .as_deref()
-            .map_or_else(String::new, |blame| format!(" (to be mended by: {blame})"));
+        let blame = report.blame.as_deref().map_or_else(String::new, |blame| format!(" (to be mended by: {blame})"));
         lines.push(("reason", format!("{}{blame}", report.reason)));
     }
     lines.extend([
         ("pause", format!("{} ticks", grouped(report.pause_ticks))),
         ("phases", phases.join(", ")),
         ("faults", report.iommu_faults.to_string()),
-        (
-            "interrupts",
-            format!(
-                "{} pending, {} delivered",
-                report.interrupts_pending, report.interrupts_delivered
-            ),
-        ),
+        ("interrupts", format!("{} pending, {} delivered", report.interrupts_pending, report.interrupts_delivered)),
     ]);
     lines.extend(report.notes.iter().map(|note| ("note", note.clone())));
     pairs(&lines)
@@ -271,22 +186,14 @@ pub fn plan(plan: &Plan) -> String {
         .objects
         .iter()
         .map(|object| {
-            let verdict = if object.preserved {
-                "preserved".into()
-            } else {
-                format!("NO: {}", object.reason)
-            };
+            let verdict = if object.preserved { "preserved".into() } else { format!("NO: {}", object.reason) };
             vec![object.kind.clone(), object.name.clone(), verdict]
         })
         .collect();
     format!(
         "{}\nthe upgrade {}, the pause would be some {} ticks, memory needed {}\n",
         table(&["KIND", "NAME", "VERDICT"], &rows),
-        if plan.ok {
-            "can be done"
-        } else {
-            "would be refused"
-        },
+        if plan.ok { "can be done" } else { "would be refused" },
         grouped(plan.estimated_pause_ticks),
         mib(plan.memory_bytes)
     )
@@ -298,24 +205,13 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = [
-            vec!["a".into(), "longer".into()],
-            vec!["bbbb".into(), "x".into()],
-        ];
-        assert_eq!(
-            table(&["N", "VALUE"], &rows),
-            "N     VALUE\na     longer\nbbbb  x\n"
-        );
+        let rows = [vec!["a".into(), "longer".into()], vec!["bbbb".into(), "x".into()]];
+        assert_eq!(table(&["N", "VALUE"], &rows), "N     VALUE\na     longer\nbbbb  x\n");
     }
 
     #[test]
     fn numbers_are_grouped() {
-        for (number, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1000, "1,000"),
-            (12_345_678, "12,345,678"),
-        ] {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (12_345_678, "12,345,678")] {
             assert_eq!(grouped(number), text);
         }
     }

@@ -20,10 +20,7 @@ pub fn send(client: &Client, image: &mut dyn Read, bytes: u64) -> Result<Accepte
         Err(lost @ Error::Unreachable { .. }) => lost,
         answer => return answer,
     };
-    let Ok(Upgrade {
-        last: Some(report), ..
-    }) = client.upgrade()
-    else {
+    let Ok(Upgrade { last: Some(report), .. }) = client.upgrade() else {
         return Err(lost);
     };
     if report.id <= before || report.outcome == "committed" {
@@ -42,12 +39,7 @@ pub fn send(client: &Client, image: &mut dyn Read, bytes: u64) -> Result<Accepte
 ///
 /// # Errors
 /// The last failure, when `patience` is over.
-pub fn wait(
-    client: &Client,
-    id: u64,
-    patience: Duration,
-    look: &mut dyn FnMut(&Upgrade),
-) -> Result<Report, Error> {
+pub fn wait(client: &Client, id: u64, patience: Duration, look: &mut dyn FnMut(&Upgrade)) -> Result<Report, Error> {
     let end = Instant::now() + patience;
     loop {
         let failure = match client.upgrade() {
@@ -62,14 +54,8 @@ pub fn wait(
             Err(error) => return Err(error),
         };
         if Instant::now() >= end {
-            let cause = format!(
-                "{failure} (waited {} s; --timeout changes that)",
-                patience.as_secs()
-            );
-            return Err(Error::Unreachable {
-                host: client.host().into(),
-                cause,
-            });
+            let cause = format!("{failure} (waited {} s; --timeout changes that)", patience.as_secs());
+            return Err(Error::Unreachable { host: client.host().into(), cause });
         }
         thread::sleep(POLL);
     }

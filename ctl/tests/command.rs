@@ -41,8 +41,7 @@ fn machine(script: Vec<Step>) -> (String, Arc<Mutex<Vec<Vec<u8>>>>, thread::Join
                     break;
                 }
             }
-            let (Step::Answer(expected, ..) | Step::Silence(expected) | Step::Break(expected)) =
-                &step;
+            let (Step::Answer(expected, ..) | Step::Silence(expected) | Step::Break(expected)) = &step;
             assert_eq!(line.trim_end(), format!("{expected} HTTP/1.1"));
             if matches!(step, Step::Break(_)) {
                 // Unread data makes the kernel reset the connection.
@@ -54,8 +53,12 @@ fn machine(script: Vec<Step>) -> (String, Arc<Mutex<Vec<Vec<u8>>>>, thread::Join
             received.lock().expect("lock").push(body);
             match step {
                 Step::Answer(_, status, text) => {
-                    write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len())
-                        .expect("answer");
+                    write!(
+                        stream,
+                        "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
+                        text.len()
+                    )
+                    .expect("answer");
                 }
                 _ => _ = stream.shutdown(Shutdown::Both),
             }
@@ -85,8 +88,7 @@ fn image(name: &str, bytes: usize) -> String {
     path.to_string_lossy().into_owned()
 }
 
-const IDLE: &str =
-    r#"{"state":"idle","progress":{"received":0,"total":0},"id":null,"last":null,"history":[]}"#;
+const IDLE: &str = r#"{"state":"idle","progress":{"received":0,"total":0},"id":null,"last":null,"history":[]}"#;
 
 fn reported(id: u64, outcome: &str, reason: &str) -> String {
     let report = format!(
@@ -103,38 +105,19 @@ fn reported(id: u64, outcome: &str, reason: &str) -> String {
 fn an_upgrade_is_awaited_across_the_switch() {
     let (host, bodies, machine) = machine(vec![
         Step::Answer("GET /v1/upgrade", 200, IDLE.into()),
-        Step::Answer(
-            "POST /v1/upgrade",
-            202,
-            r#"{"id":5,"state":"staging"}"#.into(),
-        ),
-        Step::Answer(
-            "GET /v1/upgrade",
-            200,
-            r#"{"state":"warming","id":5}"#.into(),
-        ),
+        Step::Answer("POST /v1/upgrade", 202, r#"{"id":5,"state":"staging"}"#.into()),
+        Step::Answer("GET /v1/upgrade", 200, r#"{"state":"warming","id":5}"#.into()),
         Step::Silence("GET /v1/upgrade"),
-        Step::Answer(
-            "GET /v1/upgrade",
-            200,
-            reported(4, "refused", "an older one"),
-        ),
+        Step::Answer("GET /v1/upgrade", 200, reported(4, "refused", "an older one")),
         Step::Answer("GET /v1/upgrade", 200, reported(5, "committed", "")),
     ]);
     let file = image("committed", 300_000);
     let output = batonctl(&host, &["upgrade", &file]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        text.contains("5: committed") && text.contains("12,345 ticks"),
-        "{text}"
-    );
+    assert!(text.contains("5: committed") && text.contains("12,345 ticks"), "{text}");
     assert_eq!(machine.join().expect("script"), 0);
-    assert_eq!(
-        bodies.lock().expect("lock")[1],
-        std::fs::read(&file).expect("image"),
-        "sent byte for byte"
-    );
+    assert_eq!(bodies.lock().expect("lock")[1], std::fs::read(&file).expect("image"), "sent byte for byte");
 }
 
 #[test]
@@ -142,17 +125,12 @@ fn a_rolled_back_upgrade_is_a_failure_with_its_reason() {
     let (host, _, machine) = machine(vec![
         Step::Answer("GET /v1/upgrade", 200, IDLE.into()),
         Step::Answer("POST /v1/upgrade", 202, r#"{"id":1}"#.into()),
-        Step::Answer(
-            "GET /v1/upgrade",
-            200,
-            reported(1, "rolled_back", "root table differs"),
-        ),
+        Step::Answer("GET /v1/upgrade", 200, reported(1, "rolled_back", "root table differs")),
     ]);
     let output = batonctl(&host, &["--json", "upgrade", &image("rolled", 4096)]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("root table differs"));
-    let json: serde_json::Value =
-        serde_json::from_slice(&output.stdout).expect("--json prints JSON");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("--json prints JSON");
     assert_eq!(json["interrupts_delivered"], 2);
     machine.join().expect("script");
 }
@@ -167,21 +145,14 @@ fn a_refusal_names_cause_and_blame() {
     let output = batonctl(&host, &["upgrade", &image("refused", 4096)]);
     assert_eq!(output.status.code(), Some(1));
     let text = stderr(&output);
-    assert!(
-        text.contains("the checksum differs") && text.contains("operator"),
-        "{text}"
-    );
+    assert!(text.contains("the checksum differs") && text.contains("operator"), "{text}");
     machine.join().expect("script");
 }
 
 #[test]
 fn a_refusal_lost_on_the_way_is_found_in_the_reports() {
     let (host, _, machine) = machine(vec![
-        Step::Answer(
-            "GET /v1/upgrade",
-            200,
-            reported(2, "refused", "an older one"),
-        ),
+        Step::Answer("GET /v1/upgrade", 200, reported(2, "refused", "an older one")),
         Step::Break("POST /v1/upgrade"),
         Step::Answer("GET /v1/upgrade", 200, reported(3, "refused", "too large")),
     ]);
@@ -195,17 +166,9 @@ fn a_refusal_lost_on_the_way_is_found_in_the_reports() {
 fn a_dry_run_asks_and_changes_nothing() {
     let plan = r#"{"plan":{"ok":false,"objects":[{"kind":"device","name":"0000:01:00.0","preserved":false,"reason":"PASID"}],
                   "estimated_pause_ticks":1000,"memory_bytes":1048576}}"#;
-    let (host, _, machine) = machine(vec![Step::Answer(
-        "POST /v1/upgrade?dry_run=1",
-        200,
-        plan.into(),
-    )]);
+    let (host, _, machine) = machine(vec![Step::Answer("POST /v1/upgrade?dry_run=1", 200, plan.into())]);
     let output = batonctl(&host, &["upgrade", "--dry-run", &image("dry", 4096)]);
-    assert_eq!(
-        output.status.code(),
-        Some(1),
-        "an upgrade that would be refused is no success"
-    );
+    assert_eq!(output.status.code(), Some(1), "an upgrade that would be refused is no success");
     assert!(String::from_utf8_lossy(&output.stdout).contains("NO: PASID"));
     machine.join().expect("script");
 }
@@ -217,21 +180,14 @@ fn silence_ends_at_the_timeout() {
         Step::Answer("POST /v1/upgrade", 202, r#"{"id":1}"#.into()),
         Step::Silence("GET /v1/upgrade"),
     ]);
-    let output = batonctl(
-        &host,
-        &["upgrade", "--timeout", "0", &image("silent", 4096)],
-    );
+    let output = batonctl(&host, &["upgrade", "--timeout", "0", &image("silent", 4096)]);
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     machine.join().expect("script");
 }
 
 #[test]
 fn unreachable_strange_and_wrong_use_differ() {
-    let unused = TcpListener::bind("127.0.0.1:0")
-        .expect("loopback")
-        .local_addr()
-        .expect("bound")
-        .to_string();
+    let unused = TcpListener::bind("127.0.0.1:0").expect("loopback").local_addr().expect("bound").to_string();
     let output = batonctl(&unused, &["status"]);
     assert_eq!(output.status.code(), Some(3));
     assert!(stderr(&output).contains("--host"), "names the remedy");
@@ -242,22 +198,14 @@ fn unreachable_strange_and_wrong_use_differ() {
     assert!(stderr(&output).contains("isn't Baton"));
     machine.join().expect("script");
 
-    assert_eq!(
-        batonctl(&unused, &["upgrade", "no-such-file"])
-            .status
-            .code(),
-        Some(2)
-    );
+    assert_eq!(batonctl(&unused, &["upgrade", "no-such-file"]).status.code(), Some(2));
     assert_eq!(batonctl(&unused, &["upgrade"]).status.code(), Some(2));
 }
 
 #[test]
 fn cancel_deletes() {
-    let (host, _, machine) = machine(vec![Step::Answer(
-        "DELETE /v1/upgrade",
-        200,
-        r#"{"id":9,"state":"cancelled"}"#.into(),
-    )]);
+    let (host, _, machine) =
+        machine(vec![Step::Answer("DELETE /v1/upgrade", 200, r#"{"id":9,"state":"cancelled"}"#.into())]);
     let output = batonctl(&host, &["cancel"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     machine.join().expect("script");

@@ -39,10 +39,7 @@ impl fmt::Display for CpioError {
                 "the modules are no cpio archive (no newc magic at byte {offset}); pack them with 'cpio -o -H newc', uncompressed"
             ),
             Self::BadEntry { offset } => {
-                write!(
-                    f,
-                    "the cpio archive of the modules is damaged at byte {offset}; pack or copy it again"
-                )
+                write!(f, "the cpio archive of the modules is damaged at byte {offset}; pack or copy it again")
             }
         }
     }
@@ -69,11 +66,7 @@ pub fn modules(archive: &[u8]) -> Result<Vec<Module<'_>>, CpioError> {
 }
 
 /// Reads one archive up to and including its trailer; returns the offset behind it.
-fn read_archive<'a>(
-    archive: &'a [u8],
-    start: usize,
-    modules: &mut Vec<Module<'a>>,
-) -> Result<usize, CpioError> {
+fn read_archive<'a>(archive: &'a [u8], start: usize, modules: &mut Vec<Module<'a>>) -> Result<usize, CpioError> {
     let rest = archive.get(start..).unwrap_or_default();
     check_magic(archive, start)?;
     let mut offset = start;
@@ -83,28 +76,17 @@ fn read_archive<'a>(
         let regular = entry.mode().bits() & FORMAT_MASK == FORMAT_REGULAR;
         if regular {
             let name = entry.name();
-            let name = name
-                .strip_prefix("./")
-                .unwrap_or(name)
-                .trim_start_matches('/');
-            modules.push(Module {
-                name,
-                bytes: entry.file(),
-            });
+            let name = name.strip_prefix("./").unwrap_or(name).trim_start_matches('/');
+            modules.push(Module { name, bytes: entry.file() });
         }
-        let bytes =
-            (HEADER_BYTES + entry.name().len() + 1).next_multiple_of(4) + entry.file().len();
+        let bytes = (HEADER_BYTES + entry.name().len() + 1).next_multiple_of(4) + entry.file().len();
         offset += bytes.next_multiple_of(4);
     }
     // The reader stopped: at the trailer, or at something broken?
     check_magic(archive, offset)?;
-    let name = archive
-        .get(offset..)
-        .and_then(|entry| entry.get(HEADER_BYTES..)?.get(..TRAILER.len()));
+    let name = archive.get(offset..).and_then(|entry| entry.get(HEADER_BYTES..)?.get(..TRAILER.len()));
     if name == Some(TRAILER) {
-        return Ok((offset + HEADER_BYTES + TRAILER.len())
-            .next_multiple_of(4)
-            .min(archive.len()));
+        return Ok((offset + HEADER_BYTES + TRAILER.len()).next_multiple_of(4).min(archive.len()));
     }
     Err(CpioError::BadEntry { offset })
 }
@@ -122,12 +104,7 @@ fn check_magic(archive: &[u8], offset: usize) -> Result<(), CpioError> {
 }
 
 fn skip_zeros(archive: &[u8], offset: usize) -> usize {
-    let zeros = archive
-        .get(offset..)
-        .unwrap_or_default()
-        .iter()
-        .take_while(|byte| **byte == 0)
-        .count();
+    let zeros = archive.get(offset..).unwrap_or_default().iter().take_while(|byte| **byte == 0).count();
     offset.saturating_add(zeros)
 }
 

@@ -52,11 +52,7 @@ pub struct Entry {
 }
 
 /// Writes the GDT for `mode` and returns its limit.
-pub(crate) fn write_gdt(
-    mode: Mode,
-    module: &str,
-    memory: &mut dyn GuestMemory,
-) -> Result<u16, LoadError> {
+pub(crate) fn write_gdt(mode: Mode, module: &str, memory: &mut dyn GuestMemory) -> Result<u16, LoadError> {
     let code = match mode {
         Mode::Long64 => CODE_64,
         Mode::Protected32 => CODE_32,
@@ -70,13 +66,6 @@ pub(crate) fn write_gdt(
 }
 
 /// Writes `bytes` on behalf of `module`.
-pub(crate) fn put(
-    memory: &mut dyn GuestMemory,
-    module: &str,
-    at: GuestPhys,
-    bytes: &[u8],
-) -> Result<(), LoadError> {
-    memory
-        .write(at, bytes)
-        .map_err(|error| LoadError::new(module, Problem::Memory(error)))
+pub(crate) fn put(memory: &mut dyn GuestMemory, module: &str, at: GuestPhys, bytes: &[u8]) -> Result<(), LoadError> {
+    memory.write(at, bytes).map_err(|error| LoadError::new(module, Problem::Memory(error)))
 }

@@ -17,10 +17,7 @@ pub struct LoadError {
 
 impl LoadError {
     pub(crate) fn new(module: &str, problem: Problem) -> Self {
-        Self {
-            module: module.to_owned(),
-            problem,
-        }
+        Self { module: module.to_owned(), problem }
     }
 }
 
@@ -111,10 +108,7 @@ impl fmt::Display for LoadError {
                 "module '{name}' is no kernel: it is {found}; name a bzImage (vmlinuz) or a 64-bit PVH ELF as the guest's kernel"
             ),
             Problem::Truncated { needs, has } => {
-                write!(
-                    f,
-                    "module '{name}' is cut off: it has {has} of at least {needs} bytes; copy it again"
-                )
+                write!(f, "module '{name}' is cut off: it has {has} of at least {needs} bytes; copy it again")
             }
             Problem::TooOld { version } => write!(
                 f,
@@ -123,20 +117,14 @@ impl fmt::Display for LoadError {
                 version & 0xFF
             ),
             Problem::No64BitEntry => {
-                write!(
-                    f,
-                    "kernel '{name}' has no 64-bit entry point; use a kernel built for x86-64"
-                )
+                write!(f, "kernel '{name}' has no 64-bit entry point; use a kernel built for x86-64")
             }
             Problem::NoPvhNote => write!(
                 f,
                 "module '{name}' is an ELF without a PVH entry note (XEN_ELFNOTE_PHYS32_ENTRY); use the bzImage, or build the kernel with PVH"
             ),
             Problem::Malformed { field, value } => {
-                write!(
-                    f,
-                    "module '{name}' is damaged: {field} is {value:#x}; copy or build it again"
-                )
+                write!(f, "module '{name}' is damaged: {field} is {value:#x}; copy or build it again")
             }
             Problem::TooLow { address } => write!(
                 f,
@@ -164,21 +152,12 @@ impl fmt::Display for LoadError {
                 "command line of {bytes} bytes is too long for kernel '{name}', which takes {limit}; shorten command_line"
             ),
             Problem::CommandLineHasZero => {
-                write!(
-                    f,
-                    "command line for kernel '{name}' has a zero byte; remove it from command_line"
-                )
+                write!(f, "command line for kernel '{name}' has a zero byte; remove it from command_line")
             }
             Problem::TooManyCpus { cpus } => {
-                write!(
-                    f,
-                    "{cpus} virtual CPUs for kernel '{name}' do not fit the ACPI tables; lower vcpus"
-                )
+                write!(f, "{cpus} virtual CPUs for kernel '{name}' do not fit the ACPI tables; lower vcpus")
             }
-            Problem::Memory(error) => write!(
-                f,
-                "loading module '{name}' failed: {error}; this is an error of Baton"
-            ),
+            Problem::Memory(error) => write!(f, "loading module '{name}' failed: {error}; this is an error of Baton"),
         }
     }
 }

@@ -75,11 +75,7 @@ pub fn detect(bytes: &[u8]) -> Result<Kind, &'static str> {
     if let Some((_, found)) = OTHERS.iter().find(|(magic, _)| bytes.starts_with(magic)) {
         return Err(found);
     }
-    if bytes
-        .iter()
-        .take(512)
-        .all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
-    {
+    if bytes.iter().take(512).all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
         return Err("text");
     }
     Err("of an unknown format")
@@ -98,9 +94,8 @@ pub fn load(plan: &Plan<'_>, memory: &mut dyn GuestMemory) -> Result<Entry, Load
         Ok(Kind::PvhElf) => PvhImage::parse(plan.kernel)?.load(plan, memory)?,
         Err(found) => return Err(LoadError::new(name, Problem::NotAKernel { found })),
     };
-    let tables = acpi::tables(plan.apic_ids).map_err(|acpi::TooManyCpus { cpus }| {
-        LoadError::new(name, Problem::TooManyCpus { cpus })
-    })?;
+    let tables = acpi::tables(plan.apic_ids)
+        .map_err(|acpi::TooManyCpus { cpus }| LoadError::new(name, Problem::TooManyCpus { cpus }))?;
     for table in &tables {
         put(memory, name, table.at, &table.bytes)?;
     }
@@ -114,32 +109,19 @@ pub(crate) fn check_fits(module: &str, end: u64, map: &GuestMap) -> Result<(), L
     }
     let has = map.low_ram().end().get();
     if end > has {
-        return Err(LoadError::new(
-            module,
-            Problem::TooLittleMemory { needs: end, has },
-        ));
+        return Err(LoadError::new(module, Problem::TooLittleMemory { needs: end, has }));
     }
     Ok(())
 }
 
 /// The highest page-aligned place for `module` in `floor..limit`.
-pub(crate) fn place_high(
-    module: Module<'_>,
-    floor: u64,
-    limit: u64,
-) -> Result<GuestPhys, LoadError> {
+pub(crate) fn place_high(module: Module<'_>, floor: u64, limit: u64) -> Result<GuestPhys, LoadError> {
     let bytes = module.bytes.len() as u64;
-    match limit
-        .checked_sub(bytes)
-        .map(|start| GuestPhys(start).align_down(PAGE_SIZE))
-    {
+    match limit.checked_sub(bytes).map(|start| GuestPhys(start).align_down(PAGE_SIZE)) {
         Some(start) if start.get() >= floor => Ok(start),
         _ => {
             let room = limit.saturating_sub(floor);
-            Err(LoadError::new(
-                module.name,
-                Problem::InitrdTooLarge { bytes, room },
-            ))
+            Err(LoadError::new(module.name, Problem::InitrdTooLarge { bytes, room }))
         }
     }
 }

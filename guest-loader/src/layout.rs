@@ -31,12 +31,10 @@ pub const MIN_MEMORY: u64 = 2 * MIB;
 pub const MAX_MEMORY: u64 = LOW_RAM_END.get() + (PCI_WINDOW_64.start.get() - HIGH_RAM_START.get());
 
 /// Base of the 32-bit PCI memory window.
-pub const PCI_WINDOW_32: GuestRange =
-    GuestRange::between(GuestPhys(0xC000_0000), GuestPhys(0xE000_0000));
+pub const PCI_WINDOW_32: GuestRange = GuestRange::between(GuestPhys(0xC000_0000), GuestPhys(0xE000_0000));
 /// The 64-bit PCI memory window: above all RAM and below 2^39, so that guests with
 /// 39-bit physical addresses and three-level second-stage tables reach it.
-pub const PCI_WINDOW_64: GuestRange =
-    GuestRange::between(GuestPhys(0x40_0000_0000), GuestPhys(0x50_0000_0000));
+pub const PCI_WINDOW_64: GuestRange = GuestRange::between(GuestPhys(0x40_0000_0000), GuestPhys(0x50_0000_0000));
 /// The memory-mapped configuration space of bus 0, the only bus of a guest.
 pub const ECAM: GuestRange = GuestRange::between(GuestPhys(0xE000_0000), GuestPhys(0xE010_0000));
 /// The first and the last PCI bus number of a guest.
@@ -109,10 +107,7 @@ impl GuestRange {
     /// From `start` up to, not including, `end` (empty if `end` is not above).
     #[must_use]
     pub const fn between(start: GuestPhys, end: GuestPhys) -> Self {
-        Self {
-            start,
-            bytes: end.get().saturating_sub(start.get()),
-        }
+        Self { start, bytes: end.get().saturating_sub(start.get()) }
     }
 
     /// The first byte behind the range.
@@ -169,11 +164,7 @@ impl fmt::Display for MapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooSmall(bytes) => {
-                write!(
-                    f,
-                    "{bytes} bytes of guest memory are too few: give it at least {} MiB",
-                    MIN_MEMORY / MIB
-                )
+                write!(f, "{bytes} bytes of guest memory are too few: give it at least {} MiB", MIN_MEMORY / MIB)
             }
             Self::TooLarge(bytes) => write!(
                 f,
@@ -182,10 +173,7 @@ impl fmt::Display for MapError {
                 MAX_MEMORY / MIB
             ),
             Self::Unaligned(bytes) => {
-                write!(
-                    f,
-                    "{bytes} bytes of guest memory are no multiple of {PAGE_SIZE}: give it whole pages"
-                )
+                write!(f, "{bytes} bytes of guest memory are no multiple of {PAGE_SIZE}: give it whole pages")
             }
         }
     }
@@ -224,15 +212,8 @@ impl GuestMap {
     /// The RAM below 4 GiB.
     #[must_use]
     pub const fn low_ram(&self) -> GuestRange {
-        let bytes = if self.memory_bytes < LOW_RAM_END.get() {
-            self.memory_bytes
-        } else {
-            LOW_RAM_END.get()
-        };
-        GuestRange {
-            start: GuestPhys(0),
-            bytes,
-        }
+        let bytes = if self.memory_bytes < LOW_RAM_END.get() { self.memory_bytes } else { LOW_RAM_END.get() };
+        GuestRange { start: GuestPhys(0), bytes }
     }
 
     /// The RAM from 4 GiB on, if there is any.
@@ -240,10 +221,7 @@ impl GuestMap {
     pub const fn high_ram(&self) -> Option<GuestRange> {
         match self.memory_bytes.checked_sub(LOW_RAM_END.get()) {
             None | Some(0) => None,
-            Some(bytes) => Some(GuestRange {
-                start: HIGH_RAM_START,
-                bytes,
-            }),
+            Some(bytes) => Some(GuestRange { start: HIGH_RAM_START, bytes }),
         }
     }
 
@@ -260,9 +238,7 @@ impl GuestMap {
             return Some(at.get());
         }
         match self.high_ram() {
-            Some(high) if high.contains(at, 1) => {
-                Some(at.get() - HIGH_RAM_START.get() + LOW_RAM_END.get())
-            }
+            Some(high) if high.contains(at, 1) => Some(at.get() - HIGH_RAM_START.get() + LOW_RAM_END.get()),
             _ => None,
         }
     }
@@ -277,14 +253,8 @@ impl GuestMap {
     /// structures lie in usable RAM: a kernel copies what it wants to keep.
     #[must_use]
     pub fn e820(&self) -> Vec<E820Entry> {
-        let ram = |start, end| E820Entry {
-            range: GuestRange::between(start, end),
-            kind: E820Kind::RAM,
-        };
-        let reserved = |range| E820Entry {
-            range,
-            kind: E820Kind::RESERVED,
-        };
+        let ram = |start, end| E820Entry { range: GuestRange::between(start, end), kind: E820Kind::RAM };
+        let reserved = |range| E820Entry { range, kind: E820Kind::RESERVED };
         let mut entries = Vec::with_capacity(5);
         entries.push(ram(GuestPhys(0), CONVENTIONAL_END));
         entries.push(reserved(ACPI_TABLES));
@@ -305,26 +275,11 @@ mod tests {
     #[test]
     fn small_guest_has_no_high_ram() {
         let map = GuestMap::new(512 * MIB).unwrap();
-        assert_eq!(
-            map.ram().collect::<Vec<_>>(),
-            [GuestRange {
-                start: GuestPhys(0),
-                bytes: 0x2000_0000
-            }]
-        );
-        let e820: Vec<_> = map
-            .e820()
-            .iter()
-            .map(|e| (e.range.start.get(), e.range.end().get(), e.kind.0))
-            .collect();
+        assert_eq!(map.ram().collect::<Vec<_>>(), [GuestRange { start: GuestPhys(0), bytes: 0x2000_0000 }]);
+        let e820: Vec<_> = map.e820().iter().map(|e| (e.range.start.get(), e.range.end().get(), e.kind.0)).collect();
         assert_eq!(
             e820,
-            [
-                (0, 0xA_0000, 1),
-                (0xE_0000, 0x10_0000, 2),
-                (0x10_0000, 0x2000_0000, 1),
-                (0xE000_0000, 0xE010_0000, 2)
-            ]
+            [(0, 0xA_0000, 1), (0xE_0000, 0x10_0000, 2), (0x10_0000, 0x2000_0000, 1), (0xE000_0000, 0xE010_0000, 2)]
         );
     }
 
@@ -332,13 +287,7 @@ mod tests {
     fn large_guest_continues_at_4_gib() {
         let map = GuestMap::new(4 * GIB).unwrap();
         assert_eq!(map.low_ram().end(), GuestPhys(0xC000_0000));
-        assert_eq!(
-            map.high_ram(),
-            Some(GuestRange {
-                start: GuestPhys(0x1_0000_0000),
-                bytes: GIB
-            })
-        );
+        assert_eq!(map.high_ram(), Some(GuestRange { start: GuestPhys(0x1_0000_0000), bytes: GIB }));
         assert_eq!(map.offset_of(GuestPhys(0xBFFF_FFFF)), Some(0xBFFF_FFFF));
         assert_eq!(map.offset_of(GuestPhys(0xC000_0000)), None);
         assert_eq!(map.offset_of(GuestPhys(0x1_0000_0000)), Some(0xC000_0000));
@@ -352,10 +301,7 @@ mod tests {
     fn limits() {
         assert_eq!(GuestMap::new(0), Err(MapError::TooSmall(0)));
         assert_eq!(GuestMap::new(MIB), Err(MapError::TooSmall(MIB)));
-        assert_eq!(
-            GuestMap::new(4 * MIB + 1),
-            Err(MapError::Unaligned(4 * MIB + 1))
-        );
+        assert_eq!(GuestMap::new(4 * MIB + 1), Err(MapError::Unaligned(4 * MIB + 1)));
         assert!(GuestMap::new(255 * GIB).is_ok());
         assert_eq!(GuestMap::new(256 * GIB), Err(MapError::TooLarge(256 * GIB)));
         assert_eq!(GuestMap::new(3 * GIB).unwrap().high_ram(), None);
@@ -364,10 +310,7 @@ mod tests {
     #[test]
     fn nothing_overlaps() {
         let map = GuestMap::new(MAX_MEMORY).unwrap();
-        let mut ranges: Vec<_> = map
-            .ram()
-            .chain([PCI_WINDOW_32, PCI_WINDOW_64, ECAM, IOAPIC, LAPIC])
-            .collect();
+        let mut ranges: Vec<_> = map.ram().chain([PCI_WINDOW_32, PCI_WINDOW_64, ECAM, IOAPIC, LAPIC]).collect();
         ranges.sort_by_key(|range| range.start);
         for pair in ranges.windows(2) {
             assert!(pair[0].end() <= pair[1].start, "{pair:?}");

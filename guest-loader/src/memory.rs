@@ -28,10 +28,6 @@ pub struct OutOfGuestMemory {
 
 impl fmt::Display for OutOfGuestMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:#x} bytes at guest physical {} are not RAM of this guest",
-            self.bytes, self.at
-        )
+        write!(f, "{:#x} bytes at guest physical {} are not RAM of this guest", self.bytes, self.at)
     }
 }

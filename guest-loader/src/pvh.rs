@@ -15,8 +15,8 @@ use crate::entry::{Entry, Mode, put, write_gdt};
 use crate::error::{LoadError, Problem};
 use crate::image::{Module, Plan, check_fits, command_line, place_high};
 use crate::layout::{
-    ACPI_TABLES, BOOT_GDT, BOOT_STACK_TOP, COMMAND_LINE, COMMAND_LINE_BYTES, GuestMap, IMAGE_START,
-    LOW_RAM_END, PVH_START_INFO,
+    ACPI_TABLES, BOOT_GDT, BOOT_STACK_TOP, COMMAND_LINE, COMMAND_LINE_BYTES, GuestMap, IMAGE_START, LOW_RAM_END,
+    PVH_START_INFO,
 };
 use crate::memory::GuestMemory;
 
@@ -99,16 +99,10 @@ impl<'a> PvhImage<'a> {
         let Module { name, bytes } = module;
         let refuse = |problem| LoadError::new(name, problem);
         let malformed = |field, value| refuse(Problem::Malformed { field, value });
-        let elf = ElfBytes::<LittleEndian>::minimal_parse(bytes).map_err(|_| {
-            malformed(
-                "the ELF header or a table it points to (file length)",
-                bytes.len() as u64,
-            )
-        })?;
+        let elf = ElfBytes::<LittleEndian>::minimal_parse(bytes)
+            .map_err(|_| malformed("the ELF header or a table it points to (file length)", bytes.len() as u64))?;
         if elf.ehdr.e_machine != EM_X86_64 {
-            return Err(refuse(Problem::NotAKernel {
-                found: "an ELF for another architecture",
-            }));
+            return Err(refuse(Problem::NotAKernel { found: "an ELF for another architecture" }));
         }
         let headers = elf.segments().ok_or_else(|| malformed("e_phnum", 0))?;
         if headers.len() > MAX_SEGMENTS {
@@ -125,33 +119,24 @@ impl<'a> PvhImage<'a> {
                     }
                     let data = elf.segment_data(&header).map_err(|_| {
                         let needs = header.p_offset.saturating_add(header.p_filesz);
-                        refuse(Problem::Truncated {
-                            needs,
-                            has: bytes.len() as u64,
-                        })
+                        refuse(Problem::Truncated { needs, has: bytes.len() as u64 })
                     })?;
                     let end = header.p_paddr.saturating_add(header.p_memsz);
                     if header.p_paddr < IMAGE_START.get() {
-                        return Err(refuse(Problem::TooLow {
-                            address: header.p_paddr,
-                        }));
+                        return Err(refuse(Problem::TooLow { address: header.p_paddr }));
                     }
                     if end > LOW_RAM_END.get() {
                         return Err(refuse(Problem::TooHigh { end }));
                     }
-                    segments.push(Segment {
-                        at: GuestPhys(header.p_paddr),
-                        bytes: data,
-                        end,
-                    });
+                    segments.push(Segment { at: GuestPhys(header.p_paddr), bytes: data, end });
                 }
                 PT_NOTE if entry.is_none() => {
                     // Linkers write 0 or 1 for "does not matter"; notes are aligned to 4 then (gABI).
                     let mut header = header;
                     header.p_align = header.p_align.max(4);
-                    let notes = elf.segment_data_as_notes(&header).map_err(|_| {
-                        malformed("p_align or the extent of PT_NOTE", header.p_align)
-                    })?;
+                    let notes = elf
+                        .segment_data_as_notes(&header)
+                        .map_err(|_| malformed("p_align or the extent of PT_NOTE", header.p_align))?;
                     entry = notes.into_iter().find_map(pvh_entry);
                 }
                 _ => {}
@@ -159,26 +144,11 @@ impl<'a> PvhImage<'a> {
         }
 
         let entry = entry.ok_or_else(|| refuse(Problem::NoPvhNote))?;
-        if !segments
-            .iter()
-            .any(|segment| (segment.at.get()..segment.end).contains(&entry))
-        {
-            return Err(malformed(
-                "the PVH entry point, in no loaded segment,",
-                entry,
-            ));
+        if !segments.iter().any(|segment| (segment.at.get()..segment.end).contains(&entry)) {
+            return Err(malformed("the PVH entry point, in no loaded segment,", entry));
         }
-        let end = segments
-            .iter()
-            .map(|segment| segment.end)
-            .max()
-            .unwrap_or(0);
-        Ok(Self {
-            name,
-            segments,
-            entry: GuestPhys(entry),
-            end,
-        })
+        let end = segments.iter().map(|segment| segment.end).max().unwrap_or(0);
+        Ok(Self { name, segments, entry: GuestPhys(entry), end })
     }
 
     /// Loads the kernel with its initrd, command line, start info and GDT.
@@ -201,10 +171,7 @@ impl<'a> PvhImage<'a> {
             put(memory, module.name, at, module.bytes)?;
         }
         put(memory, self.name, COMMAND_LINE, &command_line)?;
-        let start_info = start_info(
-            plan.map,
-            initrd.map(|(at, module)| (at, module.bytes.len() as u64)),
-        );
+        let start_info = start_info(plan.map, initrd.map(|(at, module)| (at, module.bytes.len() as u64)));
         put(memory, self.name, PVH_START_INFO, &start_info)?;
         let gdt_limit = write_gdt(Mode::Protected32, self.name, memory)?;
         Ok(Entry {
@@ -245,10 +212,7 @@ fn start_info(map: &GuestMap, initrd: Option<(GuestPhys, u64)>) -> Vec<u8> {
         cmdline_paddr: 0.into(),
         reserved: 0.into(),
     });
-    let map_at = modules_at
-        + modules
-            .as_ref()
-            .map_or(0, |_| size_of::<ModuleEntry>() as u64);
+    let map_at = modules_at + modules.as_ref().map_or(0, |_| size_of::<ModuleEntry>() as u64);
     let entries = map.e820();
     let info = StartInfo {
         magic: START_MAGIC.into(),

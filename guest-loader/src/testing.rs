@@ -21,10 +21,7 @@ pub struct Ram {
 
 impl Ram {
     pub fn new(map: GuestMap) -> Self {
-        Self {
-            map,
-            pages: BTreeMap::new(),
-        }
+        Self { map, pages: BTreeMap::new() }
     }
 
     pub fn read(&self, at: u64, bytes: usize) -> Vec<u8> {
@@ -57,20 +54,14 @@ impl Ram {
 impl GuestMemory for Ram {
     fn write(&mut self, at: GuestPhys, bytes: &[u8]) -> Result<(), OutOfGuestMemory> {
         if !self.map.is_ram(at, bytes.len() as u64) {
-            return Err(OutOfGuestMemory {
-                at,
-                bytes: bytes.len() as u64,
-            });
+            return Err(OutOfGuestMemory { at, bytes: bytes.len() as u64 });
         }
         let mut at = at.get();
         let mut rest = bytes;
         while !rest.is_empty() {
             let offset = (at % PAGE) as usize;
             let (part, behind) = rest.split_at(rest.len().min(PAGE as usize - offset));
-            let page = self
-                .pages
-                .entry(at / PAGE)
-                .or_insert_with(|| Box::new([0; PAGE as usize]));
+            let page = self.pages.entry(at / PAGE).or_insert_with(|| Box::new([0; PAGE as usize]));
             page[offset..offset + part.len()].copy_from_slice(part);
             at += part.len() as u64;
             rest = behind;

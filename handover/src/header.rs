@@ -115,10 +115,9 @@ impl fmt::Display for HeaderError {
                 f,
                 "handover region of {bytes} bytes is shorter than its 64-byte header; the old image handed over a wrong length"
             ),
-            Self::Consumed => write!(
-                f,
-                "handover stream was adopted before; the old image must write a new one for each upgrade"
-            ),
+            Self::Consumed => {
+                write!(f, "handover stream was adopted before; the old image must write a new one for each upgrade")
+            }
             Self::Magic { found } => write!(
                 f,
                 "no handover stream: magic is {found:#018x}; the old image did not finish writing, or the address is wrong"
@@ -131,10 +130,7 @@ impl fmt::Display for HeaderError {
                 f,
                 "handover header field {field} is {value:#x}, which no release writes; the old image is at fault"
             ),
-            Self::Version {
-                version,
-                minimum_reader,
-            } => write!(
+            Self::Version { version, minimum_reader } => write!(
                 f,
                 "handover format {version} needs a reader of format {minimum_reader} or newer, this image reads {} to {}; upgrade by way of a release between the two",
                 version::READS_MIN,
@@ -165,9 +161,7 @@ impl Header {
     /// it but the payload's checksum.
     pub fn check(region: &[u8], base: u64) -> Result<Self, HeaderError> {
         let Ok((header, rest)) = Self::read_from_prefix(region) else {
-            return Err(HeaderError::TooShort {
-                bytes: region.len(),
-            });
+            return Err(HeaderError::TooShort { bytes: region.len() });
         };
         match header.magic {
             MAGIC => {}
@@ -176,53 +170,31 @@ impl Header {
         }
         let computed = header.checksum();
         if computed != header.header_crc {
-            return Err(HeaderError::Checksum {
-                stored: header.header_crc,
-                computed,
-            });
+            return Err(HeaderError::Checksum { stored: header.header_crc, computed });
         }
         if header.header_bytes as usize != HEADER_BYTES {
-            return Err(HeaderError::Shape {
-                field: "header length",
-                value: header.header_bytes.into(),
-            });
+            return Err(HeaderError::Shape { field: "header length", value: header.header_bytes.into() });
         }
         if header.reserved != [0; 2] {
             let [low, high] = header.reserved;
-            return Err(HeaderError::Shape {
-                field: "reserved",
-                value: u64::from(low) | u64::from(high) << 32,
-            });
+            return Err(HeaderError::Shape { field: "reserved", value: u64::from(low) | u64::from(high) << 32 });
         }
-        let Header {
-            version,
-            minimum_reader,
-            ..
-        } = header;
+        let Header { version, minimum_reader, .. } = header;
         // A newer format is readable when its writer says so: records only grew at their ends.
         if minimum_reader == 0
             || version < version::READS_MIN
             || minimum_reader > version::READS_MAX
             || minimum_reader > version
         {
-            return Err(HeaderError::Version {
-                version,
-                minimum_reader,
-            });
+            return Err(HeaderError::Version { version, minimum_reader });
         }
         let here = header.region_base == base && header.region_bytes == region.len() as u64;
         if !here || !base.is_multiple_of(ALIGNMENT as u64) || header.region_bytes > REGION_MAX {
-            return Err(HeaderError::Region {
-                base: header.region_base,
-                bytes: header.region_bytes,
-            });
+            return Err(HeaderError::Region { base: header.region_base, bytes: header.region_bytes });
         }
         let room = rest.len() as u64;
         if header.payload_bytes > room || !header.payload_bytes.is_multiple_of(ALIGNMENT as u64) {
-            return Err(HeaderError::Payload {
-                bytes: header.payload_bytes,
-                room,
-            });
+            return Err(HeaderError::Payload { bytes: header.payload_bytes, room });
         }
         Ok(header)
     }
@@ -271,92 +243,18 @@ mod tests {
     fn each_lie_has_its_refusal() {
         let check = |header: Header| Header::check(&sealed(header), 0x10_0000);
         assert_eq!(check(empty()).map(|header| header.generation), Ok(7));
-        assert_eq!(
-            check(Header {
-                magic: CONSUMED,
-                ..empty()
-            }),
-            Err(HeaderError::Consumed)
-        );
-        assert_eq!(
-            check(Header {
-                magic: 0,
-                ..empty()
-            }),
-            Err(HeaderError::Magic { found: 0 })
-        );
-        assert!(matches!(
-            check(Header {
-                header_bytes: 72,
-                ..empty()
-            }),
-            Err(HeaderError::Shape { .. })
-        ));
-        assert!(matches!(
-            check(Header {
-                reserved: [0, 1],
-                ..empty()
-            }),
-            Err(HeaderError::Shape { .. })
-        ));
-        assert!(matches!(
-            check(Header {
-                version: 0,
-                ..empty()
-            }),
-            Err(HeaderError::Version { .. })
-        ));
-        assert!(matches!(
-            check(Header {
-                version: 9,
-                minimum_reader: 2,
-                ..empty()
-            }),
-            Err(HeaderError::Version { .. })
-        ));
-        assert!(matches!(
-            check(Header {
-                region_base: 8,
-                ..empty()
-            }),
-            Err(HeaderError::Region { .. })
-        ));
-        assert!(matches!(
-            check(Header {
-                region_bytes: 72,
-                ..empty()
-            }),
-            Err(HeaderError::Region { .. })
-        ));
-        assert!(matches!(
-            check(Header {
-                payload_bytes: 8,
-                ..empty()
-            }),
-            Err(HeaderError::Payload { .. })
-        ));
-        assert!(matches!(
-            check(Header {
-                payload_bytes: u64::MAX,
-                ..empty()
-            }),
-            Err(HeaderError::Payload { .. })
-        ));
-        assert!(matches!(
-            check(Header {
-                minimum_reader: 0,
-                ..empty()
-            }),
-            Err(HeaderError::Version { .. })
-        ));
+        assert_eq!(check(Header { magic: CONSUMED, ..empty() }), Err(HeaderError::Consumed));
+        assert_eq!(check(Header { magic: 0, ..empty() }), Err(HeaderError::Magic { found: 0 }));
+        assert!(matches!(check(Header { header_bytes: 72, ..empty() }), Err(HeaderError::Shape { .. })));
+        assert!(matches!(check(Header { reserved: [0, 1], ..empty() }), Err(HeaderError::Shape { .. })));
+        assert!(matches!(check(Header { version: 0, ..empty() }), Err(HeaderError::Version { .. })));
+        assert!(matches!(check(Header { version: 9, minimum_reader: 2, ..empty() }), Err(HeaderError::Version { .. })));
+        assert!(matches!(check(Header { region_base: 8, ..empty() }), Err(HeaderError::Region { .. })));
+        assert!(matches!(check(Header { region_bytes: 72, ..empty() }), Err(HeaderError::Region { .. })));
+        assert!(matches!(check(Header { payload_bytes: 8, ..empty() }), Err(HeaderError::Payload { .. })));
+        assert!(matches!(check(Header { payload_bytes: u64::MAX, ..empty() }), Err(HeaderError::Payload { .. })));
+        assert!(matches!(check(Header { minimum_reader: 0, ..empty() }), Err(HeaderError::Version { .. })));
         // A newer format that still allows this reader is read.
-        assert!(
-            check(Header {
-                version: 9,
-                minimum_reader: 1,
-                ..empty()
-            })
-            .is_ok()
-        );
+        assert!(check(Header { version: 9, minimum_reader: 1, ..empty() }).is_ok());
     }
 }

@@ -48,8 +48,7 @@ pub const CR0: u64 = 1 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
 pub const CR4_SET: u64 = 1 << 5;
 /// CR4 bits that may be set as well: DE, PSE, MCE, PGE, OSFXSR, OSXMMEXCPT, UMIP, VMXE, OSXSAVE, SMEP.
 /// Not LA57: tables have four levels; not PCIDE: CR3 is plain; not SMAP, CET or PKE.
-pub const CR4_MAY: u64 =
-    1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 13 | 1 << 18 | 1 << 20;
+pub const CR4_MAY: u64 = 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 13 | 1 << 18 | 1 << 20;
 /// EFER bits that are set at the entry: LME, LMA, NXE.
 pub const EFER_SET: u64 = 1 << 8 | 1 << 10 | 1 << 11;
 /// EFER bits that may be set as well: SCE, SVME, FFXSR.
@@ -189,10 +188,9 @@ impl fmt::Display for JumpError {
                 f,
                 "no jump block of version {VERSION}: magic {magic:#018x}, version {version}; the old image is at fault"
             ),
-            Self::Field { field, value } => write!(
-                f,
-                "jump block: {field} cannot be {value:#x}; the old image is at fault"
-            ),
+            Self::Field { field, value } => {
+                write!(f, "jump block: {field} cannot be {value:#x}; the old image is at fault")
+            }
         }
     }
 }
@@ -202,22 +200,13 @@ impl core::error::Error for JumpError {}
 /// Compares the control registers at the entry with the contract.
 pub const fn check_entry(cr0: u64, cr4: u64, efer: u64) -> Result<(), JumpError> {
     if cr0 != CR0 {
-        return Err(JumpError::Register {
-            register: "CR0",
-            value: cr0,
-        });
+        return Err(JumpError::Register { register: "CR0", value: cr0 });
     }
     if cr4 & CR4_SET != CR4_SET || cr4 & !(CR4_SET | CR4_MAY) != 0 {
-        return Err(JumpError::Register {
-            register: "CR4",
-            value: cr4,
-        });
+        return Err(JumpError::Register { register: "CR4", value: cr4 });
     }
     if efer & EFER_SET != EFER_SET || efer & !(EFER_SET | EFER_MAY) != 0 {
-        return Err(JumpError::Register {
-            register: "EFER",
-            value: efer,
-        });
+        return Err(JumpError::Register { register: "EFER", value: efer });
     }
     Ok(())
 }
@@ -226,30 +215,15 @@ impl JumpBlock {
     /// Checks what the new image relies on. `at` is where the block was found.
     pub fn check(&self, at: u64) -> Result<(), JumpError> {
         if self.magic != MAGIC || self.version != VERSION {
-            return Err(JumpError::Block {
-                magic: self.magic,
-                version: self.version,
-            });
+            return Err(JumpError::Block { magic: self.magic, version: self.version });
         }
         let field = |fine: bool, field, value| {
-            if fine {
-                Ok(())
-            } else {
-                Err(JumpError::Field { field, value })
-            }
+            if fine { Ok(()) } else { Err(JumpError::Field { field, value }) }
         };
         field(self.commit == UNDECIDED, "commit word", self.commit)?;
-        field(
-            self.reserved == 0 && self.reserved_tail == [0; 56],
-            "padding",
-            self.reserved.into(),
-        )?;
+        field(self.reserved == 0 && self.reserved_tail == [0; 56], "padding", self.reserved.into())?;
         let count = self.pcpu_count as usize;
-        field(
-            (1..=PCPUS).contains(&count),
-            "number of pCPUs",
-            self.pcpu_count.into(),
-        )?;
+        field((1..=PCPUS).contains(&count), "number of pCPUs", self.pcpu_count.into())?;
         let ranges = [
             ("handover region", self.region_base, self.region_bytes),
             ("old slot", self.old_slot_base, self.old_slot_bytes),
@@ -258,14 +232,9 @@ impl JumpBlock {
         ];
         for (index, (name, base, bytes)) in ranges.into_iter().enumerate() {
             let end = base.checked_add(bytes);
-            field(
-                end.is_some() && bytes > 0 && base.is_multiple_of(4096),
-                name,
-                base,
-            )?;
+            field(end.is_some() && bytes > 0 && base.is_multiple_of(4096), name, base)?;
             for (_, other, length) in ranges.into_iter().skip(index + 1) {
-                let apart =
-                    base.saturating_add(bytes) <= other || other.saturating_add(length) <= base;
+                let apart = base.saturating_add(bytes) <= other || other.saturating_add(length) <= base;
                 field(apart, name, base)?;
             }
         }
@@ -275,9 +244,8 @@ impl JumpBlock {
                 .is_some_and(|end| end <= self.scratch_base.saturating_add(self.scratch_bytes));
         field(inside && at.is_multiple_of(4096), "own address", at)?;
         for cpu in self.pcpus.iter().take(count) {
-            let old = |address: u64| {
-                address >= self.old_slot_base && address - self.old_slot_base < self.old_slot_bytes
-            };
+            let old =
+                |address: u64| address >= self.old_slot_base && address - self.old_slot_base < self.old_slot_bytes;
             field(old(cpu.rollback_rip), "way back", cpu.rollback_rip)?;
             field(cpu.reserved == 0, "padding of a pCPU", cpu.reserved.into())?;
         }
@@ -291,9 +259,7 @@ impl JumpBlock {
             end -= 1;
         }
         self.reason = [0; REASON_BYTES];
-        if let (Some(target), Some(source)) =
-            (self.reason.get_mut(..end), reason.as_bytes().get(..end))
-        {
+        if let (Some(target), Some(source)) = (self.reason.get_mut(..end), reason.as_bytes().get(..end)) {
             target.copy_from_slice(source);
         }
     }
@@ -331,19 +297,10 @@ mod tests {
         assert_eq!(CR0, 0x8001_0033);
         assert_eq!(EFER_SET, 0xd00);
         assert_eq!(check_entry(0x8001_0033, 0x6a0, 0x1d00), Ok(()));
-        assert!(
-            check_entry(0x8001_0033, 0x680, 0xd00).is_err(),
-            "PAE is off"
-        );
-        assert!(
-            check_entry(0x8001_0033, 0x16a0, 0xd00).is_err(),
-            "LA57 is on"
-        );
+        assert!(check_entry(0x8001_0033, 0x680, 0xd00).is_err(), "PAE is off");
+        assert!(check_entry(0x8001_0033, 0x16a0, 0xd00).is_err(), "LA57 is on");
         assert!(check_entry(0x8001_003b, 0x6a0, 0xd00).is_err(), "TS is on");
-        assert!(
-            check_entry(0x8001_0033, 0x6a0, 0x500).is_err(),
-            "NXE is off"
-        );
+        assert!(check_entry(0x8001_0033, 0x6a0, 0x500).is_err(), "NXE is off");
     }
 
     #[test]

@@ -32,9 +32,7 @@ extern crate alloc;
 extern crate std;
 
 #[cfg(not(target_endian = "little"))]
-compile_error!(
-    "records are little-endian in memory; a big-endian reader would need a byte-swapping layer"
-);
+compile_error!("records are little-endian in memory; a big-endian reader would need a byte-swapping layer");
 
 mod checksum;
 pub mod graph;

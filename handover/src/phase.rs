@@ -83,10 +83,7 @@ impl Phase {
     /// Whether guests are paused in this phase. ROLLBACK out of WARM pauses none: there they still run.
     #[must_use]
     pub const fn pauses(self) -> bool {
-        matches!(
-            self,
-            Self::Freeze | Self::Switch | Self::Verify | Self::Commit | Self::Run | Self::Rollback
-        )
+        matches!(self, Self::Freeze | Self::Switch | Self::Verify | Self::Commit | Self::Run | Self::Rollback)
     }
 }
 
@@ -184,19 +181,15 @@ pub struct Illegal {
 impl fmt::Display for Illegal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.at, self.event) {
-            (Upgrade::In(phase), Event::Cancel) => write!(
-                f,
-                "an upgrade in phase {phase} can no longer be cancelled; wait for its report"
-            ),
-            (Upgrade::In(phase), event) => write!(
-                f,
-                "an upgrade in phase {phase} cannot take {event:?}; this image is at fault"
-            ),
-            (Upgrade::Ended(outcome), event) => write!(
-                f,
-                "an upgrade that is {} cannot take {event:?}; this image is at fault",
-                outcome.name()
-            ),
+            (Upgrade::In(phase), Event::Cancel) => {
+                write!(f, "an upgrade in phase {phase} can no longer be cancelled; wait for its report")
+            }
+            (Upgrade::In(phase), event) => {
+                write!(f, "an upgrade in phase {phase} cannot take {event:?}; this image is at fault")
+            }
+            (Upgrade::Ended(outcome), event) => {
+                write!(f, "an upgrade that is {} cannot take {event:?}; this image is at fault", outcome.name())
+            }
         }
     }
 }
@@ -244,9 +237,7 @@ const fn step(phase: Phase, event: Event) -> Option<Upgrade> {
         // Nothing of the new image ran yet: the old one could not plan.
         (Phase::Stage | Phase::Plan, Event::Fail) => Ended(Outcome::Refused),
         (Phase::Warm, Event::Fail) => In(Phase::Rollback),
-        (Phase::Freeze | Phase::Switch | Phase::Verify, Event::Fail | Event::Refuse) => {
-            In(Phase::Rollback)
-        }
+        (Phase::Freeze | Phase::Switch | Phase::Verify, Event::Fail | Event::Refuse) => In(Phase::Rollback),
         (Phase::Rollback, Event::Fail) => Ended(Outcome::Halted),
         _ => return None,
     })
@@ -259,17 +250,12 @@ mod tests {
     const EVENTS: [Event; 4] = [Event::Done, Event::Refuse, Event::Cancel, Event::Fail];
 
     fn run(events: &[Event]) -> Result<Upgrade, Illegal> {
-        events
-            .iter()
-            .try_fold(Upgrade::START, |at, event| at.after(*event))
+        events.iter().try_fold(Upgrade::START, |at, event| at.after(*event))
     }
 
     #[test]
     fn the_straight_way_commits() {
-        assert_eq!(
-            run(&[Event::Done; 9]),
-            Ok(Upgrade::Ended(Outcome::Committed))
-        );
+        assert_eq!(run(&[Event::Done; 9]), Ok(Upgrade::Ended(Outcome::Committed)));
         assert_eq!(run(&[Event::Done; 5]), Ok(Upgrade::In(Phase::Verify)));
     }
 
@@ -288,25 +274,16 @@ mod tests {
     fn every_failure_before_commit_leads_back_and_none_after() {
         for phase in [Phase::Freeze, Phase::Switch, Phase::Verify] {
             for event in [Event::Fail, Event::Refuse] {
-                assert_eq!(
-                    Upgrade::In(phase).after(event),
-                    Ok(Upgrade::In(Phase::Rollback))
-                );
+                assert_eq!(Upgrade::In(phase).after(event), Ok(Upgrade::In(Phase::Rollback)));
             }
         }
-        assert_eq!(
-            Upgrade::In(Phase::Warm).after(Event::Fail),
-            Ok(Upgrade::In(Phase::Rollback))
-        );
+        assert_eq!(Upgrade::In(Phase::Warm).after(Event::Fail), Ok(Upgrade::In(Phase::Rollback)));
         for phase in [Phase::Commit, Phase::Run, Phase::Retire] {
             for event in [Event::Refuse, Event::Cancel, Event::Fail] {
                 assert!(Upgrade::In(phase).after(event).is_err());
             }
         }
-        assert_eq!(
-            Upgrade::In(Phase::Rollback).after(Event::Fail),
-            Ok(Upgrade::Ended(Outcome::Halted))
-        );
+        assert_eq!(Upgrade::In(Phase::Rollback).after(Event::Fail), Ok(Upgrade::Ended(Outcome::Halted)));
     }
 
     /// No way through the machine is longer than its phases, so no sequence of events runs in a circle.

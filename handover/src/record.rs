@@ -48,9 +48,7 @@ pub enum Part {
 /// A type of record.
 ///
 /// Implemented by the `record!` macro in [`crate::state`] only, so that no type escapes its rules.
-pub trait Record:
-    FromBytes + IntoBytes + Immutable + KnownLayout + Copy + fmt::Debug + PartialEq
-{
+pub trait Record: FromBytes + IntoBytes + Immutable + KnownLayout + Copy + fmt::Debug + PartialEq {
     /// Number in [`Frame::kind`], never given to another type.
     const KIND: u32;
     /// Version that this layout is.
@@ -71,10 +69,7 @@ pub trait Record:
 
     /// The record's name for errors.
     fn name(&self) -> RecordName {
-        RecordName {
-            kind: Self::NAME,
-            key: self.key(),
-        }
+        RecordName { kind: Self::NAME, key: self.key() }
     }
 }
 
@@ -95,19 +90,10 @@ impl fmt::Display for RecordName {
                 write!(f, "{} {}", self.kind, Bdf(major as u32))
             }
             "MSI-X entry" if minor >> 32 != 0 => write!(f, "MSI of device {}", Bdf(major as u32)),
-            "MSI-X entry" | "BAR" | "config space" => write!(
-                f,
-                "{} {minor:#x} of device {}",
-                self.kind,
-                Bdf(major as u32)
-            ),
-            "requester alias" => write!(
-                f,
-                "{} {} of device {}",
-                self.kind,
-                Bdf(minor as u32),
-                Bdf(major as u32)
-            ),
+            "MSI-X entry" | "BAR" | "config space" => {
+                write!(f, "{} {minor:#x} of device {}", self.kind, Bdf(major as u32))
+            }
+            "requester alias" => write!(f, "{} {} of device {}", self.kind, Bdf(minor as u32), Bdf(major as u32)),
             "domain id"
             | "extent"
             | "mapping of an object"
@@ -148,14 +134,7 @@ impl Bdf {
 
 impl fmt::Display for Bdf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:04x}:{:02x}:{:02x}.{}",
-            self.segment(),
-            self.bus(),
-            self.0 >> 3 & 0x1f,
-            self.0 & 7
-        )
+        write!(f, "{:04x}:{:02x}:{:02x}.{}", self.segment(), self.bus(), self.0 >> 3 & 0x1f, self.0 & 7)
     }
 }
 
@@ -181,11 +160,7 @@ pub enum BodyError {
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Length {
-                kind,
-                version,
-                length,
-            } => write!(
+            Self::Length { kind, version, length } => write!(
                 f,
                 "{kind} record of version {version} has {length} bytes, which no release wrote; the old image is at fault"
             ),
@@ -215,20 +190,10 @@ pub fn decode<T: Record>(version: u16, body: &[u8]) -> Result<T, BodyError> {
     match (record.as_mut_bytes().get_mut(..taken), body.get(..taken)) {
         (Some(target), Some(source)) if plausible => target.copy_from_slice(source),
         _ => {
-            return Err(BodyError::Length {
-                kind: T::NAME,
-                version,
-                length: body.len(),
-            });
+            return Err(BodyError::Length { kind: T::NAME, version, length: body.len() });
         }
     }
-    if record.padding_is_zero() {
-        Ok(record)
-    } else {
-        Err(BodyError::Padding {
-            record: record.name(),
-        })
-    }
+    if record.padding_is_zero() { Ok(record) } else { Err(BodyError::Padding { record: record.name() }) }
 }
 
 /// Bytes a body of `length` bytes takes in the stream, frame and padding included.
@@ -272,45 +237,19 @@ mod tests {
     #[test]
     fn a_missing_tail_is_zero_and_an_unknown_tail_is_ignored() {
         let old = [5, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(
-            decode(1, &old),
-            Ok(Grown {
-                id: 5,
-                reserved: [0; 4],
-                late: 0
-            })
-        );
+        assert_eq!(decode(1, &old), Ok(Grown { id: 5, reserved: [0; 4], late: 0 }));
         let mut newer = [0; 24];
         newer[0] = 5;
         newer[8] = 9;
         newer[20] = 1;
-        assert_eq!(
-            decode(3, &newer),
-            Ok(Grown {
-                id: 5,
-                reserved: [0; 4],
-                late: 9
-            })
-        );
+        assert_eq!(decode(3, &newer), Ok(Grown { id: 5, reserved: [0; 4], late: 9 }));
     }
 
     #[test]
     fn lengths_no_release_wrote_are_refused() {
-        for (version, length) in [
-            (0, 8),
-            (1, 0),
-            (1, 7),
-            (1, 17),
-            (2, 8),
-            (2, 15),
-            (2, 24),
-            (3, 8),
-        ] {
+        for (version, length) in [(0, 8), (1, 0), (1, 7), (1, 17), (2, 8), (2, 15), (2, 24), (3, 8)] {
             assert!(
-                matches!(
-                    decode::<Grown>(version, &[0; 24][..length]),
-                    Err(BodyError::Length { .. })
-                ),
+                matches!(decode::<Grown>(version, &[0; 24][..length]), Err(BodyError::Length { .. })),
                 "{version} {length}"
             );
         }
@@ -318,22 +257,12 @@ mod tests {
 
     #[test]
     fn padding_is_checked() {
-        assert!(matches!(
-            decode::<Grown>(1, &[0, 0, 0, 0, 1, 0, 0, 0]),
-            Err(BodyError::Padding { .. })
-        ));
+        assert!(matches!(decode::<Grown>(1, &[0, 0, 0, 0, 1, 0, 0, 0]), Err(BodyError::Padding { .. })));
     }
 
     #[test]
     fn names_are_readable() {
-        assert_eq!(
-            RecordName {
-                kind: "device",
-                key: [0x0001_03fa, 0]
-            }
-            .to_string(),
-            "device 0001:03:1f.2"
-        );
+        assert_eq!(RecordName { kind: "device", key: [0x0001_03fa, 0] }.to_string(), "device 0001:03:1f.2");
         assert_eq!(stride(9), Some(32));
     }
 }

@@ -72,18 +72,14 @@ impl fmt::Display for WriteError {
                 f,
                 "handover region of {bytes:#x} bytes is full at a {kind} record; a larger region must be set aside in the arena"
             ),
-            Self::Part { kind } => write!(
-                f,
-                "{kind} record written in the wrong part of the handover stream; this image is at fault"
-            ),
+            Self::Part { kind } => {
+                write!(f, "{kind} record written in the wrong part of the handover stream; this image is at fault")
+            }
             Self::Draft => write!(
                 f,
                 "planned part of the handover stream is not in the region it was written to; something in this image overwrote it"
             ),
-            Self::Unmarked => write!(
-                f,
-                "handover stream finished before its planned part was; this image is at fault"
-            ),
+            Self::Unmarked => write!(f, "handover stream finished before its planned part was; this image is at fault"),
         }
     }
 }
@@ -119,12 +115,7 @@ pub struct Draft {
 
 impl<'a> Writer<'a> {
     /// Starts a stream of format `version` in `region`, which lies at host physical address `base`.
-    pub fn new(
-        region: &'a mut [u8],
-        base: u64,
-        generation: u64,
-        version: u16,
-    ) -> Result<Self, WriteError> {
+    pub fn new(region: &'a mut [u8], base: u64, generation: u64, version: u16) -> Result<Self, WriteError> {
         let bytes = region.len();
         if !base.is_multiple_of(ALIGNMENT as u64) || bytes as u64 > REGION_MAX {
             return Err(WriteError::Region { base, bytes });
@@ -132,10 +123,7 @@ impl<'a> Writer<'a> {
         if !(version::WRITES_MIN..=version::WRITES_MAX).contains(&version) {
             return Err(WriteError::Version { version });
         }
-        region
-            .get_mut(..HEADER_BYTES)
-            .ok_or(WriteError::Region { base, bytes })?
-            .fill(0);
+        region.get_mut(..HEADER_BYTES).ok_or(WriteError::Region { base, bytes })?.fill(0);
         let progress = Progress {
             base,
             generation,
@@ -159,24 +147,12 @@ impl<'a> Writer<'a> {
         if !in_time {
             return Err(WriteError::Part { kind: T::NAME });
         }
-        self.append(
-            T::KIND,
-            T::VERSION,
-            if T::CRITICAL { CRITICAL } else { 0 },
-            record.as_bytes(),
-            T::NAME,
-        )
+        self.append(T::KIND, T::VERSION, if T::CRITICAL { CRITICAL } else { 0 }, record.as_bytes(), T::NAME)
     }
 
     /// Appends a record whose type this crate does not know. Only for tests of how readers meet
     /// the records of later releases.
-    pub fn put_raw(
-        &mut self,
-        kind: u32,
-        version: u16,
-        flags: u16,
-        body: &[u8],
-    ) -> Result<(), WriteError> {
+    pub fn put_raw(&mut self, kind: u32, version: u16, flags: u16, body: &[u8]) -> Result<(), WriteError> {
         self.append(kind, version, flags, body, "raw")
     }
 
@@ -188,25 +164,12 @@ impl<'a> Writer<'a> {
         body: &[u8],
         name: &'static str,
     ) -> Result<(), WriteError> {
-        let full = WriteError::Full {
-            kind: name,
-            bytes: self.region.len(),
-        };
+        let full = WriteError::Full { kind: name, bytes: self.region.len() };
         let length = u32::try_from(body.len()).map_err(|_| full)?;
-        let end = stride(body.len())
-            .and_then(|bytes| self.progress.at.checked_add(bytes))
-            .ok_or(full)?;
+        let end = stride(body.len()).and_then(|bytes| self.progress.at.checked_add(bytes)).ok_or(full)?;
         let target = self.region.get_mut(self.progress.at..end).ok_or(full)?;
-        let frame = Frame {
-            kind,
-            version,
-            flags,
-            length,
-            reserved: 0,
-        };
-        let (head, rest) = target
-            .split_at_mut_checked(size_of::<Frame>())
-            .ok_or(full)?;
+        let frame = Frame { kind, version, flags, length, reserved: 0 };
+        let (head, rest) = target.split_at_mut_checked(size_of::<Frame>()).ok_or(full)?;
         let (content, padding) = rest.split_at_mut_checked(body.len()).ok_or(full)?;
         head.copy_from_slice(frame.as_bytes());
         content.copy_from_slice(body);
@@ -226,13 +189,7 @@ impl<'a> Writer<'a> {
             reserved: [0; 4],
         };
         self.put(&mark)?;
-        Ok(Draft {
-            progress: Progress {
-                mark: Some(mark),
-                ..self.progress
-            },
-            mark,
-        })
+        Ok(Draft { progress: Progress { mark: Some(mark), ..self.progress }, mark })
     }
 
     /// Ends the stream, with counts of what was really written, and returns the header that the
@@ -280,14 +237,8 @@ impl Draft {
         if !same {
             return Err(WriteError::Draft);
         }
-        region
-            .get_mut(..HEADER_BYTES)
-            .ok_or(WriteError::Draft)?
-            .fill(0);
-        Ok(Writer {
-            region,
-            progress: self.progress.clone(),
-        })
+        region.get_mut(..HEADER_BYTES).ok_or(WriteError::Draft)?.fill(0);
+        Ok(Writer { region, progress: self.progress.clone() })
     }
 
     /// Bytes of the region the planned part takes, the header's place included.

@@ -27,10 +27,7 @@ fn format_1_decodes_to_the_sample_machine() {
 fn the_writer_still_writes_format_1_byte_for_byte() {
     let written = write(&sample());
     let difference = written.iter().zip(V1).position(|(new, old)| new != old);
-    assert_eq!(
-        difference, None,
-        "first different byte; a released format must not change, add a version instead"
-    );
+    assert_eq!(difference, None, "first different byte; a released format must not change, add a version instead");
     assert_eq!(written.len(), V1.len());
 }
 
@@ -41,10 +38,7 @@ fn format_1_bytes() {
     assert_eq!(&V1[..8], b"BATONHO1");
     assert_eq!([word(8), word(16), word(24)], [3, 0x1800_0000, 12288]);
     // The first record: kind 0x0101, version 1, critical, 72 bytes; then its nonce.
-    assert_eq!(
-        &V1[64..80],
-        &[1, 1, 0, 0, 1, 0, 1, 0, 72, 0, 0, 0, 0, 0, 0, 0]
-    );
+    assert_eq!(&V1[64..80], &[1, 1, 0, 0, 1, 0, 1, 0, 72, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(word(80), 0x0123_4567_89ab_cdef);
     // The second, a pCPU of 16 bytes, follows at once.
     assert_eq!(&V1[152..164], &[2, 1, 0, 0, 1, 0, 1, 0, 16, 0, 0, 0]);
@@ -65,10 +59,7 @@ fn truncated_with_a_fitting_header_it_is_refused() {
         let mut region = V1.to_vec();
         reseal(&mut region, payload);
         let error = Stream::open(&region, BASE).map(|_| ()).unwrap_err();
-        assert!(
-            !matches!(error, ReadError::Header(_) | ReadError::Checksum { .. }),
-            "{payload} bytes: {error}"
-        );
+        assert!(!matches!(error, ReadError::Header(_) | ReadError::Checksum { .. }), "{payload} bytes: {error}");
     }
 }
 
@@ -79,10 +70,7 @@ fn with_any_bit_flipped_it_is_refused_or_accepted_whole() {
     for byte in 0..used {
         for bit in 0..8 {
             region[byte] ^= 1 << bit;
-            assert!(
-                Stream::open(&region, BASE).is_err(),
-                "byte {byte} bit {bit}"
-            );
+            assert!(Stream::open(&region, BASE).is_err(), "byte {byte} bit {bit}");
             region[byte] ^= 1 << bit;
         }
     }
@@ -110,12 +98,7 @@ fn reseal(region: &mut [u8], payload_bytes: usize) {
 fn the_description_names_every_record_type() {
     let description = include_str!("../../docs/handover.md");
     for (kind, name) in handover::state::set::KINDS {
-        let row = description
-            .lines()
-            .find(|line| line.starts_with(&format!("| `{kind:#06x}` |")));
-        assert!(
-            row.is_some_and(|row| row.contains(&format!("| {name} |"))),
-            "{kind:#06x} {name}"
-        );
+        let row = description.lines().find(|line| line.starts_with(&format!("| `{kind:#06x}` |")));
+        assert!(row.is_some_and(|row| row.contains(&format!("| {name} |"))), "{kind:#06x} {name}");
     }
 }

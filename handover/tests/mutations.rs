@@ -29,12 +29,7 @@ fn reseal_mark(region: &mut [u8], mark_at: usize) {
 /// Where the frame of the mark starts in the region.
 fn mark_at(region: &[u8]) -> usize {
     let stream = Stream::open(region, BASE).unwrap();
-    HEADER_BYTES
-        + stream
-            .records()
-            .find(|record| record.kind == 1)
-            .unwrap()
-            .offset
+    HEADER_BYTES + stream.records().find(|record| record.kind == 1).unwrap().offset
 }
 
 fn digest(region: &[u8]) {

@@ -1,8 +1,8 @@
 //! The image note: sealing, and images that lie.
 
 use handover::note::{
-    self, DigestStream, NOTE_BYTES, Note, NoteError, Refusal, SEARCH_BYTES, compatible, parse_note,
-    seal, seal_with, verify_digest,
+    self, DigestStream, NOTE_BYTES, Note, NoteError, Refusal, SEARCH_BYTES, compatible, parse_note, seal, seal_with,
+    verify_digest,
 };
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
@@ -41,15 +41,7 @@ fn sealed() -> Vec<u8> {
 fn a_sealed_image_is_what_it_says() {
     let image = sealed();
     let note = verify_digest(&image).unwrap();
-    assert_eq!(
-        (
-            note.file_bytes,
-            note.note_offset,
-            note.minor,
-            note.build_number
-        ),
-        (100_000, OFFSET as u32, 2, 7)
-    );
+    assert_eq!((note.file_bytes, note.note_offset, note.minor, note.build_number), (100_000, OFFSET as u32, 2, 7));
     // By the definition, with the plain hash: digest, signature and key id zero.
     let mut copy = image.clone();
     copy[OFFSET + 48..OFFSET + 152].fill(0);
@@ -66,10 +58,7 @@ fn sealing_again_changes_nothing_and_signing_keeps_the_digest() {
     seal(&mut again).unwrap();
     assert!(again == image);
     again[OFFSET + 80..OFFSET + 152].fill(0x5a);
-    assert_eq!(
-        verify_digest(&again).map(|note| note.signature),
-        Ok([0x5a; 64])
-    );
+    assert_eq!(verify_digest(&again).map(|note| note.signature), Ok([0x5a; 64]));
 }
 
 #[test]
@@ -77,10 +66,7 @@ fn another_build_has_another_id() {
     let mut other = unsealed(100_000);
     other[99_999] ^= 1;
     seal_with(&mut other, fill).unwrap();
-    assert_ne!(
-        parse_note(&other).unwrap().build_id,
-        parse_note(&sealed()).unwrap().build_id
-    );
+    assert_ne!(parse_note(&other).unwrap().build_id, parse_note(&sealed()).unwrap().build_id);
 }
 
 #[test]
@@ -89,22 +75,10 @@ fn each_bad_image_has_its_own_refusal() {
     let mut damaged = image.clone();
     damaged[77_777] ^= 4;
     assert_eq!(verify_digest(&damaged), Err(NoteError::Digest));
-    assert_eq!(
-        verify_digest(&image[..99_999]),
-        Err(NoteError::Truncated {
-            received: 99_999,
-            due: 100_000
-        })
-    );
+    assert_eq!(verify_digest(&image[..99_999]), Err(NoteError::Truncated { received: 99_999, due: 100_000 }));
     let mut longer = image.clone();
     longer.push(0);
-    assert_eq!(
-        verify_digest(&longer),
-        Err(NoteError::Oversized {
-            received: 100_001,
-            due: 100_000
-        })
-    );
+    assert_eq!(verify_digest(&longer), Err(NoteError::Oversized { received: 100_001, due: 100_000 }));
     let mut other = image.clone();
     other[OFFSET] ^= 1;
     assert_eq!(verify_digest(&other), Err(NoteError::Magic));
@@ -112,29 +86,12 @@ fn each_bad_image_has_its_own_refusal() {
     assert_eq!(verify_digest(&[]), Err(NoteError::Magic));
     let note = parse_note(&image).unwrap();
     assert_eq!(note.check_slot(0x20_0000), Ok(()));
-    assert_eq!(
-        note.check_slot(0x1f_ffff),
-        Err(NoteError::Slot {
-            needs: 0x20_0000,
-            room: 0x1f_ffff
-        })
-    );
-    let texts: Vec<String> = [
-        NoteError::Digest,
-        NoteError::Magic,
-        NoteError::Truncated {
-            received: 1,
-            due: 2,
-        },
-    ]
-    .iter()
-    .map(ToString::to_string)
-    .collect();
-    assert!(
-        texts[0].contains("digest")
-            && texts[1].contains("not a Baton image")
-            && texts[2].contains("1 of 2 bytes")
-    );
+    assert_eq!(note.check_slot(0x1f_ffff), Err(NoteError::Slot { needs: 0x20_0000, room: 0x1f_ffff }));
+    let texts: Vec<String> = [NoteError::Digest, NoteError::Magic, NoteError::Truncated { received: 1, due: 2 }]
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(texts[0].contains("digest") && texts[1].contains("not a Baton image") && texts[2].contains("1 of 2 bytes"));
 }
 
 #[test]
@@ -149,12 +106,7 @@ fn any_flipped_bit_in_the_note_is_refused_but_for_signature_and_key() {
         let signature = (OFFSET + 80..OFFSET + 152).contains(&byte);
         for bit in 0..8 {
             image[byte] ^= 1 << bit;
-            assert_eq!(
-                verify_digest(&image).is_ok(),
-                signature,
-                "byte {:#x} bit {bit}",
-                byte - OFFSET
-            );
+            assert_eq!(verify_digest(&image).is_ok(), signature, "byte {:#x} bit {bit}", byte - OFFSET);
             image[byte] ^= 1 << bit;
         }
     }
@@ -177,10 +129,7 @@ fn lies_in_a_note_are_refused_at_the_seal_and_at_the_parse() {
             fill(note);
             lie(note);
         });
-        assert!(
-            matches!(result, Err(NoteError::Field { .. })),
-            "lie {index}: {result:?}"
-        );
+        assert!(matches!(result, Err(NoteError::Field { .. })), "lie {index}: {result:?}");
     }
 }
 
@@ -193,10 +142,7 @@ fn a_copy_of_the_magic_is_not_the_note() {
     let mut image = unsealed(100_000);
     let copy = image[OFFSET..OFFSET + NOTE_BYTES].to_vec();
     image[0x4000..0x4000 + NOTE_BYTES].copy_from_slice(&copy);
-    assert_eq!(
-        seal(&mut image),
-        Err(NoteError::Ambiguous { offset: 0x4000 })
-    );
+    assert_eq!(seal(&mut image), Err(NoteError::Ambiguous { offset: 0x4000 }));
 }
 
 #[test]
@@ -210,35 +156,12 @@ fn versions_meet_or_are_refused() {
         ..Note::unsealed()
     };
     let running = image((2, 3), (2, 3), 1);
-    assert_eq!(
-        compatible(&running, &image((3, 4), (3, 4), 1)),
-        Ok(3),
-        "upgrade by one"
-    );
-    assert_eq!(
-        compatible(&running, &image((1, 2), (1, 2), 1)),
-        Ok(2),
-        "downgrade by one"
-    );
+    assert_eq!(compatible(&running, &image((3, 4), (3, 4), 1)), Ok(3), "upgrade by one");
+    assert_eq!(compatible(&running, &image((1, 2), (1, 2), 1)), Ok(2), "downgrade by one");
     assert_eq!(compatible(&running, &running), Ok(3));
-    assert_eq!(
-        compatible(&running, &image((4, 9), (4, 9), 1)),
-        Err(Refusal::TooNew {
-            writes: 3,
-            reads: 4
-        })
-    );
-    assert_eq!(
-        compatible(&running, &image((1, 1), (1, 1), 1)),
-        Err(Refusal::TooOld {
-            writes: 2,
-            reads: 1
-        })
-    );
-    assert_eq!(
-        compatible(&running, &image((2, 3), (2, 3), 2)),
-        Err(Refusal::Jump { ours: 1, theirs: 2 })
-    );
+    assert_eq!(compatible(&running, &image((4, 9), (4, 9), 1)), Err(Refusal::TooNew { writes: 3, reads: 4 }));
+    assert_eq!(compatible(&running, &image((1, 1), (1, 1), 1)), Err(Refusal::TooOld { writes: 2, reads: 1 }));
+    assert_eq!(compatible(&running, &image((2, 3), (2, 3), 2)), Err(Refusal::Jump { ours: 1, theirs: 2 }));
 }
 
 proptest! {

@@ -20,9 +20,7 @@ fn book() -> Book<Name> {
     book.register("domain b", 4, &["space"]).unwrap();
     book.register("device a", 5, &["domain a"]).unwrap();
     book.register("device b", 6, &["domain b"]).unwrap();
-    for name in [
-        "ram", "space", "domain a", "domain b", "device a", "device b",
-    ] {
+    for name in ["ram", "space", "domain a", "domain b", "device a", "device b"] {
         book.mark(name, true).unwrap();
     }
     book
@@ -37,68 +35,30 @@ fn law_1_only_what_is_marked_is_preserved() {
     let before = book.clone();
     assert_eq!(
         book.preserve("device a", &mut willing),
-        Err(PlanError::Unmarked {
-            object: "domain a",
-            needed_by: "device a"
-        })
+        Err(PlanError::Unmarked { object: "domain a", needed_by: "device a" })
     );
     assert_eq!(
         book.preserve("device b", &mut willing),
-        Err(PlanError::Unmarked {
-            object: "device b",
-            needed_by: "device b"
-        })
+        Err(PlanError::Unmarked { object: "device b", needed_by: "device b" })
     );
     assert_eq!(book, before);
-    let text = PlanError::Unmarked {
-        object: "domain a",
-        needed_by: "device a",
-    }
-    .to_string();
-    assert!(
-        text.contains("device a") && text.contains("domain a"),
-        "{text}"
-    );
+    let text = PlanError::Unmarked { object: "domain a", needed_by: "device a" }.to_string();
+    assert!(text.contains("device a") && text.contains("domain a"), "{text}");
 }
 
 #[test]
 fn law_2_uncovered_memory_is_refused_and_asked_for_live() {
-    let objects = [
-        Run {
-            base: 0x1000,
-            bytes: 0x3000,
-        },
-        Run {
-            base: 0x4000,
-            bytes: 0x1000,
-        },
-        Run {
-            base: 0x9000,
-            bytes: 0x1000,
-        },
-    ];
+    let objects =
+        [Run { base: 0x1000, bytes: 0x3000 }, Run { base: 0x4000, bytes: 0x1000 }, Run { base: 0x9000, bytes: 0x1000 }];
     let run = |base, bytes| Run { base, bytes };
     assert_eq!(uncovered(run(0x1000, 0x4000), &objects), None);
     assert_eq!(uncovered(run(0x9000, 0x1000), &objects), None);
-    assert_eq!(
-        uncovered(run(0x4000, 0x2000), &objects),
-        Some(run(0x5000, 0x1000))
-    );
+    assert_eq!(uncovered(run(0x4000, 0x2000), &objects), Some(run(0x5000, 0x1000)));
     assert_eq!(uncovered(run(0, 0x2000), &objects), Some(run(0, 0x1000)));
-    assert_eq!(
-        uncovered(run(0x4000, 0x6000), &objects),
-        Some(run(0x5000, 0x4000))
-    );
-    assert_eq!(
-        uncovered(run(0x6000, 0x1000), &objects),
-        Some(run(0x6000, 0x1000))
-    );
+    assert_eq!(uncovered(run(0x4000, 0x6000), &objects), Some(run(0x5000, 0x4000)));
+    assert_eq!(uncovered(run(0x6000, 0x1000), &objects), Some(run(0x6000, 0x1000)));
     assert_eq!(uncovered(run(0x1000, 0), &objects), None);
-    assert_eq!(
-        uncovered(run(u64::MAX, u64::MAX), &objects),
-        None,
-        "an empty run at the end of the address space"
-    );
+    assert_eq!(uncovered(run(u64::MAX, u64::MAX), &objects), None, "an empty run at the end of the address space");
 
     let mut book = book();
     book.begin().unwrap();
@@ -110,18 +70,12 @@ fn law_2_uncovered_memory_is_refused_and_asked_for_live() {
     let before = book.clone();
     assert_eq!(
         book.preserve("device a", &mut |object| ask(object, mapped)),
-        Err(PlanError::Uncovered {
-            object: "space",
-            run: run(0x5000, 0x1000)
-        })
+        Err(PlanError::Uncovered { object: "space", run: run(0x5000, 0x1000) })
     );
     assert_eq!(book, before);
     // Unmapped meanwhile: the next attempt asks again.
     mapped = run(0x4000, 0x1000);
-    assert_eq!(
-        book.preserve("device a", &mut |object| ask(object, mapped)),
-        Ok(())
-    );
+    assert_eq!(book.preserve("device a", &mut |object| ask(object, mapped)), Ok(()));
 }
 
 #[test]
@@ -140,12 +94,7 @@ fn law_3_a_shared_space_is_asked_once_and_counted() {
     assert_eq!((book.holds("space"), book.holds("domain a")), (2, 1));
     book.release("device a").unwrap();
     assert_eq!(book.mutable("domain a"), Ok(()));
-    assert_eq!(
-        book.mutable("space"),
-        Err(PlanError::Busy {
-            object: Some("space")
-        })
-    );
+    assert_eq!(book.mutable("space"), Err(PlanError::Busy { object: Some("space") }));
     book.release("device b").unwrap();
     assert_eq!(book.mutable("space"), Ok(()));
 }
@@ -157,25 +106,13 @@ fn law_4_a_frozen_object_is_busy() {
     book.preserve("device a", &mut willing).unwrap();
     let before = book.clone();
     for held in ["device a", "domain a", "space", "ram"] {
-        assert_eq!(
-            book.mutable(held),
-            Err(PlanError::Busy { object: Some(held) })
-        );
+        assert_eq!(book.mutable(held), Err(PlanError::Busy { object: Some(held) }));
         assert!(book.unregister(held).is_err());
     }
     assert_eq!(book.mutable("domain b"), Ok(()));
-    assert_eq!(
-        book.mutable("nothing"),
-        Err(PlanError::Unknown { object: "nothing" })
-    );
-    assert_eq!(
-        book.register("late", 9, &[]),
-        Err(PlanError::Busy { object: None })
-    );
-    assert_eq!(
-        book.mark("space", false),
-        Err(PlanError::Busy { object: None })
-    );
+    assert_eq!(book.mutable("nothing"), Err(PlanError::Unknown { object: "nothing" }));
+    assert_eq!(book.register("late", 9, &[]), Err(PlanError::Busy { object: None }));
+    assert_eq!(book.mark("space", false), Err(PlanError::Busy { object: None }));
     assert_eq!(book, before);
 }
 
@@ -187,25 +124,12 @@ fn law_5_the_set_is_frozen_before_it_is_counted() {
     book.preserve("device a", &mut willing).unwrap();
     let count = book.freeze().unwrap();
     let before = book.clone();
-    assert_eq!(
-        book.preserve("device b", &mut willing),
-        Err(PlanError::Busy {
-            object: Some("device b")
-        })
-    );
-    assert_eq!(
-        book.release("device a"),
-        Err(PlanError::Busy {
-            object: Some("device a")
-        })
-    );
+    assert_eq!(book.preserve("device b", &mut willing), Err(PlanError::Busy { object: Some("device b") }));
+    assert_eq!(book.release("device a"), Err(PlanError::Busy { object: Some("device a") }));
     assert_eq!(book.cancel(), Err(PlanError::Busy { object: None }));
     assert_eq!(book, before);
     assert_eq!(book.preserved().count(), count);
-    assert_eq!(
-        book.preserved().collect::<Vec<_>>(),
-        [("space", 2), ("device a", 5)]
-    );
+    assert_eq!(book.preserved().collect::<Vec<_>>(), [("space", 2), ("device a", 5)]);
     book.end().unwrap();
     assert_eq!(book.preserved().count(), 0);
 }
@@ -213,42 +137,16 @@ fn law_5_the_set_is_frozen_before_it_is_counted() {
 #[test]
 fn law_6_twice_is_busy_and_a_token_is_one_objects() {
     let mut book = book();
-    assert_eq!(
-        book.register("space", 7, &[]),
-        Err(PlanError::Taken {
-            object: "space",
-            token: 7
-        })
-    );
-    assert_eq!(
-        book.register("other", 2, &[]),
-        Err(PlanError::Taken {
-            object: "other",
-            token: 2
-        })
-    );
-    assert_eq!(
-        book.register("other", 0, &[]),
-        Err(PlanError::Taken {
-            object: "other",
-            token: 0
-        })
-    );
-    assert_eq!(
-        book.register("other", 7, &["nothing"]),
-        Err(PlanError::Unknown { object: "nothing" })
-    );
+    assert_eq!(book.register("space", 7, &[]), Err(PlanError::Taken { object: "space", token: 7 }));
+    assert_eq!(book.register("other", 2, &[]), Err(PlanError::Taken { object: "other", token: 2 }));
+    assert_eq!(book.register("other", 0, &[]), Err(PlanError::Taken { object: "other", token: 0 }));
+    assert_eq!(book.register("other", 7, &["nothing"]), Err(PlanError::Unknown { object: "nothing" }));
     assert_eq!(book.by_token(2), Some("space"));
     book.begin().unwrap();
     assert_eq!(book.begin(), Err(PlanError::Busy { object: None }));
     book.preserve("device a", &mut willing).unwrap();
     let before = book.clone();
-    assert_eq!(
-        book.preserve("device a", &mut willing),
-        Err(PlanError::Busy {
-            object: Some("device a")
-        })
-    );
+    assert_eq!(book.preserve("device a", &mut willing), Err(PlanError::Busy { object: Some("device a") }));
     assert_eq!(book, before);
 }
 
@@ -258,23 +156,10 @@ fn law_7_what_cannot_be_preserved_is_refused_by_name() {
     book.begin().unwrap();
     let before = book.clone();
     let mut verdict = |object: Name| {
-        if object == "device a" {
-            Err(PlanError::Unsupported {
-                object,
-                what: "its PASID table",
-            })
-        } else {
-            Ok(())
-        }
+        if object == "device a" { Err(PlanError::Unsupported { object, what: "its PASID table" }) } else { Ok(()) }
     };
     let error = book.preserve("device a", &mut verdict).unwrap_err();
-    assert_eq!(
-        error,
-        PlanError::Unsupported {
-            object: "device a",
-            what: "its PASID table"
-        }
-    );
+    assert_eq!(error, PlanError::Unsupported { object: "device a", what: "its PASID table" });
     assert!(error.to_string().contains("device a") && error.to_string().contains("PASID"));
     assert_eq!(book, before);
 }
@@ -282,16 +167,8 @@ fn law_7_what_cannot_be_preserved_is_refused_by_name() {
 #[test]
 fn needs_protect_what_is_needed() {
     let mut book = book();
-    assert_eq!(
-        book.unregister("space"),
-        Err(PlanError::Needed {
-            object: "space",
-            by: "domain a"
-        })
-    );
-    for name in [
-        "device a", "device b", "domain a", "domain b", "space", "ram",
-    ] {
+    assert_eq!(book.unregister("space"), Err(PlanError::Needed { object: "space", by: "domain a" }));
+    for name in ["device a", "device b", "domain a", "domain b", "space", "ram"] {
         book.unregister(name).unwrap();
     }
     assert_eq!(book, Book::new());
@@ -306,9 +183,7 @@ enum Step {
     Change(usize),
 }
 
-const NAMES: [Name; 6] = [
-    "ram", "space", "domain a", "domain b", "device a", "device b",
-];
+const NAMES: [Name; 6] = ["ram", "space", "domain a", "domain b", "device a", "device b"];
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = (0..4, 0..NAMES.len()).prop_map(|(what, name)| match what {

@@ -96,7 +96,9 @@ struct Console;
 impl Log for Console {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // Libraries speak only when something is wrong.
-        metadata.target().starts_with("baton") || metadata.target().starts_with("hypervisor") || metadata.level() <= Level::Warn
+        metadata.target().starts_with("baton")
+            || metadata.target().starts_with("hypervisor")
+            || metadata.level() <= Level::Warn
     }
 
     fn log(&self, record: &Record<'_>) {

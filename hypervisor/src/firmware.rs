@@ -80,7 +80,11 @@ pub fn read(rsdp: HostPhys) -> Result<Firmware, String> {
             None
         }
     };
-    let units = dmar.iter().flat_map(|dmar| &dmar.units).map(|unit| Described { base: unit.base, segment: unit.segment }).collect();
+    let units = dmar
+        .iter()
+        .flat_map(|dmar| &dmar.units)
+        .map(|unit| Described { base: unit.base, segment: unit.segment })
+        .collect();
     if platform.has_8259 {
         mask_8259();
     }

@@ -4,9 +4,9 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use handover::note::{Note, NOTE_BYTES};
+use handover::note::{NOTE_BYTES, Note};
 use hermit_sync::SpinMutex;
-use machine::addr::{PAGE_SIZE_2M, HostPhys};
+use machine::addr::{HostPhys, PAGE_SIZE_2M};
 use machine::paging::Permissions;
 use machine::pci::Ecam;
 use zerocopy::FromBytes;
@@ -118,10 +118,12 @@ pub fn note(boot: &BootInfo) -> Note {
 }
 
 fn memory(boot: &BootInfo, cold: &ColdBoot) -> RegionMap {
-    let ranges = cold.memory.as_slice().iter().map(|range| (range.base, range.bytes, range.kind == MemoryRange::USABLE));
+    let ranges =
+        cold.memory.as_slice().iter().map(|range| (range.base, range.bytes, range.kind == MemoryRange::USABLE));
     let mut regions = RegionMap::from_firmware(ranges);
     let total = regions.bytes(|owner| owner == Owner::Free);
-    let low: Vec<_> = regions.iter().filter(|region| region.owner == Owner::Free && region.base < 1 << 20).copied().collect();
+    let low: Vec<_> =
+        regions.iter().filter(|region| region.owner == Owner::Free && region.base < 1 << 20).copied().collect();
     for region in low {
         let bytes = region.end().min(1 << 20) - region.base;
         if let Err(error) = regions.claim(region.base, bytes, Owner::Low) {
@@ -129,13 +131,18 @@ fn memory(boot: &BootInfo, cold: &ColdBoot) -> RegionMap {
         }
     }
     if let Err(error) = regions.claim(boot.image.base, SLOT_BYTES, Owner::Slot(0)) {
-        refuse(format_args!("the firmware says that the image's own memory at {:#x} is no RAM: {error}", boot.image.base));
+        refuse(format_args!(
+            "the firmware says that the image's own memory at {:#x} is no RAM: {error}",
+            boot.image.base
+        ));
     }
     for (index, module) in cold.modules.as_slice().iter().enumerate() {
         let (start, bytes) = pages(module);
         match regions.claim(start, bytes, Owner::Module(index as u8)) {
             Ok(()) => log::info!("module {} with {} KiB at {start:#x}", module.base_name(), module.bytes >> 10),
-            Err(error) => log::warn!("module {} is ignored, the loader put it where it can't be: {error}", module.base_name()),
+            Err(error) => {
+                log::warn!("module {} is ignored, the loader put it where it can't be: {error}", module.base_name())
+            }
         }
     }
     log::info!("{} MiB of memory", total >> 20);
@@ -178,7 +185,8 @@ impl Modules {
             }
             // SAFETY: the pages were claimed for this module and mapped; nobody writes to them before they are released,
             // which is after the last use of this list.
-            let bytes = unsafe { core::slice::from_raw_parts(module.start as usize as *const u8, module.bytes as usize) };
+            let bytes =
+                unsafe { core::slice::from_raw_parts(module.start as usize as *const u8, module.bytes as usize) };
             modules.push((&*alloc::boxed::Box::leak(module.base_name().into()), bytes));
         }
         Self(modules)
@@ -220,7 +228,9 @@ fn guests(cold: &ColdBoot, firmware: &Firmware, apic_id: u32) {
 
 fn read_config(modules: &Modules) -> Option<Config> {
     let Some(text) = modules.get("baton.toml") else {
-        log::error!("there is no baton.toml among the boot modules: add one to the boot script (module .../baton.toml)");
+        log::error!(
+            "there is no baton.toml among the boot modules: add one to the boot script (module .../baton.toml)"
+        );
         return None;
     };
     match config::parse_bytes(text) {

@@ -34,11 +34,7 @@ impl<R: Registers> Iommu<R> {
         let attachment = self.check_attach(device, aliases, token, ats)?;
         let index = attachment.unit;
         let domain = self.domain_mut(token)?;
-        let (root, levels, held) = (
-            domain.table.root(),
-            domain.table.levels(),
-            domain.id_on(index),
-        );
+        let (root, levels, held) = (domain.table.root(), domain.table.levels(), domain.id_on(index));
 
         let unit = self.unit_mut(index)?;
         let base = unit.base();
@@ -46,21 +42,12 @@ impl<R: Registers> Iommu<R> {
             let found = unit.tables.context(platform.mem, source);
             if found.present() {
                 let (what, found) = ("context entry", pair(found.into_bits()));
-                return Err(Error::Entry {
-                    unit: base,
-                    what,
-                    index: u32::from(source),
-                    expected: [0; 2],
-                    found,
-                });
+                return Err(Error::Entry { unit: base, what, index: u32::from(source), expected: [0; 2], found });
             }
         }
         let did = match held {
             Some(did) => did,
-            None => unit
-                .dids
-                .allocate()
-                .ok_or(Error::NoDomainId { unit: base })?,
+            None => unit.dids.allocate().ok_or(Error::NoDomainId { unit: base })?,
         };
         for source in attachment.sources(device) {
             if let Err(error) = unit.tables.prepare(platform, source) {
@@ -71,21 +58,15 @@ impl<R: Registers> Iommu<R> {
                 return Err(error);
             }
         }
-        let translation = if ats.is_some() {
-            TranslationType::DEVICE_TLB
-        } else {
-            TranslationType::SECOND_STAGE
-        };
+        let translation = if ats.is_some() { TranslationType::DEVICE_TLB } else { TranslationType::SECOND_STAGE };
         let entry = ContextEntry::second_stage(root, levels, did, translation);
         for source in attachment.sources(device) {
             unit.tables.set_context(platform, source, entry);
         }
         // With caching mode, absence is cached, tagged with domain id 0 (VT-d 6.1).
         let drain = unit.drain_bits();
-        let mut fresh: Vec<Descriptor> = attachment
-            .sources(device)
-            .map(|source| Descriptor::context_device(0, source))
-            .collect();
+        let mut fresh: Vec<Descriptor> =
+            attachment.sources(device).map(|source| Descriptor::context_device(0, source)).collect();
         fresh.push(Descriptor::iotlb_domain(did, drain));
         let seen = unit.after_first_mapping(platform, &fresh);
 
@@ -94,11 +75,7 @@ impl<R: Registers> Iommu<R> {
         let domain = self.domain_mut(token)?;
         match domain.ids.iter_mut().find(|id| id.unit == index) {
             Some(id) => id.devices += 1,
-            None => domain.ids.push(DomainId {
-                unit: index,
-                did,
-                devices: 1,
-            }),
+            None => domain.ids.push(DomainId { unit: index, did, devices: 1 }),
         }
         self.devices.insert(device, attachment);
         seen
@@ -109,11 +86,7 @@ impl<R: Registers> Iommu<R> {
     /// the device stays recorded and the domain is stale.
     pub fn detach(&mut self, platform: &mut Platform<'_>, device: Bdf) -> Result<(), Error> {
         self.must_be_live()?;
-        let attachment = self
-            .devices
-            .get(&device)
-            .cloned()
-            .ok_or(Error::NotAttached { device })?;
+        let attachment = self.devices.get(&device).cloned().ok_or(Error::NotAttached { device })?;
         let (token, index) = (attachment.token, attachment.unit);
         let domain = self.domain_mut(token)?;
         domain.mutable("detaching a device")?;
@@ -151,29 +124,18 @@ impl<R: Registers> Iommu<R> {
     ) -> Result<(), Error> {
         let unit = self.unit_mut(attachment.unit)?;
         for source in attachment.sources(device) {
-            unit.tables
-                .set_context(platform, source, ContextEntry::new());
+            unit.tables.set_context(platform, source, ContextEntry::new());
         }
         if unit.cap.write_buffer() {
             unit.window.flush_write_buffer(platform.clock)?;
         }
-        let contexts: Vec<Descriptor> = attachment
-            .sources(device)
-            .map(|source| Descriptor::context_device(did, source))
-            .collect();
+        let contexts: Vec<Descriptor> =
+            attachment.sources(device).map(|source| Descriptor::context_device(did, source)).collect();
         unit.submit(platform, &contexts)?;
         let drain = unit.drain_bits();
         unit.submit(platform, &[Descriptor::iotlb_domain(did, drain)])?;
         if let Some(depth) = attachment.ats {
-            unit.submit(
-                platform,
-                &[Descriptor::device_tlb(
-                    device.requester_id(),
-                    depth,
-                    Iova(0),
-                    ALL_PAGES,
-                )],
-            )?;
+            unit.submit(platform, &[Descriptor::device_tlb(device.requester_id(), depth, Iova(0), ALL_PAGES)])?;
         }
         Ok(())
     }
@@ -191,48 +153,26 @@ impl<R: Registers> Iommu<R> {
         domain.fresh()?;
         let levels = domain.table.levels();
         let index = self.unit_of(device).ok_or(Error::NoUnit { device })?;
-        let mut aliases: Vec<u16> = aliases
-            .iter()
-            .copied()
-            .filter(|alias| *alias != device.requester_id())
-            .collect();
+        let mut aliases: Vec<u16> = aliases.iter().copied().filter(|alias| *alias != device.requester_id()).collect();
         aliases.sort_unstable();
         aliases.dedup();
-        let attachment = Attachment {
-            unit: index,
-            token,
-            aliases,
-            ats,
-        };
+        let attachment = Attachment { unit: index, token, aliases, ats };
         for source in attachment.sources(device) {
             let one = Bdf::from_requester_id(device.segment(), source);
             if self.unit_of(one) != Some(index) {
-                return Err(Error::AliasElsewhere {
-                    device,
-                    alias: source,
-                });
+                return Err(Error::AliasElsewhere { device, alias: source });
             }
             if let Some((owner, token)) = self.owner(one) {
-                return Err(Error::DeviceClaimed {
-                    device: one,
-                    owner,
-                    token,
-                });
+                return Err(Error::DeviceClaimed { device: one, owner, token });
             }
         }
         let unit = self.unit_mut(index)?;
         let base = unit.base();
         if !unit.supports_levels(levels) {
-            return Err(Error::Unsupported {
-                unit: base,
-                what: "tables with as many levels as the domain's",
-            });
+            return Err(Error::Unsupported { unit: base, what: "tables with as many levels as the domain's" });
         }
         if ats.is_some() && !unit.ecap.device_tlb() {
-            return Err(Error::Unsupported {
-                unit: base,
-                what: "device TLBs (ECAP.DT); attach without ATS",
-            });
+            return Err(Error::Unsupported { unit: base, what: "device TLBs (ECAP.DT); attach without ATS" });
         }
         Ok(attachment)
     }
@@ -241,39 +181,24 @@ impl<R: Registers> Iommu<R> {
     #[must_use]
     pub fn owner(&self, source: Bdf) -> Option<(Bdf, Token)> {
         let sends = |device: &Bdf, attachment: &Attachment| {
-            device.segment() == source.segment()
-                && attachment
-                    .sources(*device)
-                    .any(|one| one == source.requester_id())
+            device.segment() == source.segment() && attachment.sources(*device).any(|one| one == source.requester_id())
         };
-        let found = self
-            .devices
-            .iter()
-            .find(|(device, attachment)| sends(device, attachment));
+        let found = self.devices.iter().find(|(device, attachment)| sends(device, attachment));
         found.map(|(device, attachment)| (*device, attachment.token))
     }
 
     /// What makes the TLBs of the domain's devices behind `unit` forget `range`.
-    pub(crate) fn device_tlb_descriptors(
-        &self,
-        token: Token,
-        unit: UnitIndex,
-        range: &Range<u64>,
-    ) -> Vec<Descriptor> {
+    pub(crate) fn device_tlb_descriptors(&self, token: Token, unit: UnitIndex, range: &Range<u64>) -> Vec<Descriptor> {
         // One block for all: a device's queue is shallow.
         let (first, last) = (range.start >> 12, range.end.saturating_sub(1) >> 12);
         let mask = (u64::BITS - (first ^ last).leading_zeros()) as u8;
-        let of_domain =
-            |attachment: &&Attachment| attachment.token == token && attachment.unit == unit;
-        let with_tlb = self
-            .devices
-            .iter()
-            .filter(|(_, attachment)| of_domain(attachment));
+        let of_domain = |attachment: &&Attachment| attachment.token == token && attachment.unit == unit;
+        let with_tlb = self.devices.iter().filter(|(_, attachment)| of_domain(attachment));
         with_tlb
             .filter_map(|(device, attachment)| {
-                attachment.ats.map(|depth| {
-                    Descriptor::device_tlb(device.requester_id(), depth, Iova(range.start), mask)
-                })
+                attachment
+                    .ats
+                    .map(|depth| Descriptor::device_tlb(device.requester_id(), depth, Iova(range.start), mask))
             })
             .collect()
     }

@@ -55,22 +55,11 @@ impl Domain {
 
     /// Refuses an operation while the domain is frozen.
     pub(crate) fn mutable(&self, operation: &'static str) -> Result<(), Error> {
-        if self.frozen > 0 {
-            Err(Error::Busy {
-                token: self.token,
-                operation,
-            })
-        } else {
-            Ok(())
-        }
+        if self.frozen > 0 { Err(Error::Busy { token: self.token, operation }) } else { Ok(()) }
     }
 
     /// Refuses more mappings and devices while hardware may hold what was unmapped.
     pub(crate) fn fresh(&self) -> Result<(), Error> {
-        if self.stale {
-            Err(Error::Stale { token: self.token })
-        } else {
-            Ok(())
-        }
+        if self.stale { Err(Error::Stale { token: self.token }) } else { Ok(()) }
     }
 }

@@ -10,10 +10,7 @@ use machine::pci::Bdf;
 ///
 /// Unless a variant says otherwise, nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "fields are what their names say; Display tells the rest"
-)]
+#[expect(missing_docs, reason = "fields are what their names say; Display tells the rest")]
 pub enum Error {
     // Hardware
     /// Nothing answers at the register base.
@@ -24,10 +21,7 @@ pub enum Error {
     Timeout { unit: HostPhys, wait: &'static str },
     /// The unit rejected a descriptor, twice. Caches may be stale: nothing that the
     /// invalidation was for may be reused.
-    DescriptorRejected {
-        unit: HostPhys,
-        descriptor: [u64; 2],
-    },
+    DescriptorRejected { unit: HostPhys, descriptor: [u64; 2] },
     /// A device with a TLB did not confirm its invalidation, twice. As above.
     DeviceTlbTimeout { unit: HostPhys },
     /// An earlier invalidation for the domain failed; pages may still be reachable by DMA.
@@ -49,10 +43,7 @@ pub enum Error {
     /// Two units at one register base, or a unit given twice.
     DuplicateUnit { unit: HostPhys },
     /// The domain is immutable: an upgrade is under way.
-    Busy {
-        token: Token,
-        operation: &'static str,
-    },
+    Busy { token: Token, operation: &'static str },
     /// The adoption was prepared but not finished.
     NotAdopted,
     /// The domain is not frozen.
@@ -64,11 +55,7 @@ pub enum Error {
     /// Devices are attached to the domain.
     DomainInUse { token: Token, device: Bdf },
     /// The requester id belongs to a device that is attached already.
-    DeviceClaimed {
-        device: Bdf,
-        owner: Bdf,
-        token: Token,
-    },
+    DeviceClaimed { device: Bdf, owner: Bdf, token: Token },
     /// The device is not attached to anything.
     NotAttached { device: Bdf },
     /// An alias of the device is translated by another unit, or lies in another segment.
@@ -84,20 +71,9 @@ pub enum Error {
 
     // Adoption
     /// A live register differs from the record.
-    Mismatch {
-        unit: HostPhys,
-        register: &'static str,
-        expected: u64,
-        found: u64,
-    },
+    Mismatch { unit: HostPhys, register: &'static str, expected: u64, found: u64 },
     /// A table in memory differs from the record.
-    Entry {
-        unit: HostPhys,
-        what: &'static str,
-        index: u32,
-        expected: [u64; 2],
-        found: [u64; 2],
-    },
+    Entry { unit: HostPhys, what: &'static str, index: u32, expected: [u64; 2], found: [u64; 2] },
     /// A unit is live, but the record does not know it.
     UnknownUnit { unit: HostPhys },
     /// The record has a unit that this machine has not.
@@ -107,11 +83,7 @@ pub enum Error {
     /// Two objects of the record have one name.
     Duplicate { what: &'static str, name: u64 },
     /// Two domains claim one domain id of a unit.
-    DomainIdClaimed {
-        unit: HostPhys,
-        did: u16,
-        token: Token,
-    },
+    DomainIdClaimed { unit: HostPhys, did: u16, token: Token },
     /// The record refers to something that it does not contain.
     Dangling { what: &'static str, name: u64 },
     /// A frame of a hardware structure is not owned by the IOMMU, or is used twice.
@@ -123,21 +95,14 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::NoHardware { unit, version } => write!(
-                f,
-                "no VT-d unit answers at {unit} (VER reads {version:#x}); firmware's DMAR table is wrong"
-            ),
+            Self::NoHardware { unit, version } => {
+                write!(f, "no VT-d unit answers at {unit} (VER reads {version:#x}); firmware's DMAR table is wrong")
+            }
             Self::Unsupported { unit, what } => write!(f, "the VT-d unit at {unit} lacks {what}"),
             Self::Timeout { unit, wait } => {
-                write!(
-                    f,
-                    "the VT-d unit at {unit} is stuck: {wait} did not happen in time; power-cycle the machine"
-                )
+                write!(f, "the VT-d unit at {unit} is stuck: {wait} did not happen in time; power-cycle the machine")
             }
-            Self::DescriptorRejected {
-                unit,
-                descriptor: [low, high],
-            } => write!(
+            Self::DescriptorRejected { unit, descriptor: [low, high] } => write!(
                 f,
                 "the VT-d unit at {unit} rejects the invalidation descriptor {low:#x} {high:#x}; memory it was for is kept back"
             ),
@@ -145,55 +110,33 @@ impl fmt::Display for Error {
                 f,
                 "a device behind the VT-d unit at {unit} does not confirm invalidations of its TLB; reset the device, memory it could reach is kept back"
             ),
-            Self::Stale { token } => write!(
-                f,
-                "domain {token} may be stale in hardware, an invalidation failed earlier; detach its devices"
-            ),
+            Self::Stale { token } => {
+                write!(f, "domain {token} may be stale in hardware, an invalidation failed earlier; detach its devices")
+            }
             Self::OutOfMemory { what } => write!(f, "no memory for {what}"),
             Self::NoDomainId { unit } => {
                 write!(f, "all domain ids of the VT-d unit at {unit} are in use")
             }
             Self::NoInterruptEntry { unit, count } => {
-                write!(
-                    f,
-                    "the VT-d unit at {unit} has no {count} free interrupt remapping entries in a row"
-                )
+                write!(f, "the VT-d unit at {unit} has no {count} free interrupt remapping entries in a row")
             }
             Self::NoUnit { device } => {
-                write!(
-                    f,
-                    "device {device} is behind no IOMMU; it cannot be assigned (see firmware's DMAR table)"
-                )
+                write!(f, "device {device} is behind no IOMMU; it cannot be assigned (see firmware's DMAR table)")
             }
             Self::BadUnit { index } => write!(f, "there is no IOMMU number {index}"),
             Self::DuplicateUnit { unit } => write!(f, "the VT-d unit at {unit} is named twice"),
             Self::Busy { token, operation } => {
-                write!(
-                    f,
-                    "domain {token} is immutable while an upgrade is under way: {operation} refused; retry later"
-                )
+                write!(f, "domain {token} is immutable while an upgrade is under way: {operation} refused; retry later")
             }
-            Self::NotAdopted => {
-                f.write_str("the IOMMUs are not adopted yet; finish the adoption first")
-            }
+            Self::NotAdopted => f.write_str("the IOMMUs are not adopted yet; finish the adoption first"),
             Self::NotFrozen { token } => write!(f, "domain {token} is not frozen"),
             Self::DomainExists { token } => write!(f, "there is a domain {token} already"),
             Self::NoDomain { token } => write!(f, "there is no domain {token}"),
             Self::DomainInUse { token, device } => {
-                write!(
-                    f,
-                    "device {device} is attached to domain {token}; detach it first"
-                )
+                write!(f, "device {device} is attached to domain {token}; detach it first")
             }
-            Self::DeviceClaimed {
-                device,
-                owner,
-                token,
-            } => {
-                write!(
-                    f,
-                    "requester id {device} belongs to device {owner}, which is attached to domain {token}"
-                )
+            Self::DeviceClaimed { device, owner, token } => {
+                write!(f, "requester id {device} belongs to device {owner}, which is attached to domain {token}")
             }
             Self::NotAttached { device } => {
                 write!(f, "device {device} is not attached to any domain")
@@ -204,51 +147,29 @@ impl fmt::Display for Error {
                 Bdf::from_requester_id(device.segment(), alias)
             ),
             Self::Paging { token, cause } => write!(f, "domain {token}: {cause}"),
-            Self::AddressTooWide { token, end, bits } => write!(
-                f,
-                "domain {token}: the range ends at {end:#x}, devices here reach only {bits} address bits"
-            ),
-            Self::NoSuchInterrupt { unit, index } => {
-                write!(
-                    f,
-                    "interrupt remapping entry {index} of the VT-d unit at {unit} is not allocated"
-                )
+            Self::AddressTooWide { token, end, bits } => {
+                write!(f, "domain {token}: the range ends at {end:#x}, devices here reach only {bits} address bits")
             }
-            Self::Destination { unit, apic_id } => write!(
-                f,
-                "APIC id {apic_id:#x} does not fit the VT-d unit at {unit}, which remaps to 8-bit APIC ids"
-            ),
-            Self::Mismatch {
-                unit,
-                register,
-                expected,
-                found,
-            } => write!(
+            Self::NoSuchInterrupt { unit, index } => {
+                write!(f, "interrupt remapping entry {index} of the VT-d unit at {unit} is not allocated")
+            }
+            Self::Destination { unit, apic_id } => {
+                write!(f, "APIC id {apic_id:#x} does not fit the VT-d unit at {unit}, which remaps to 8-bit APIC ids")
+            }
+            Self::Mismatch { unit, register, expected, found } => write!(
                 f,
                 "the VT-d unit at {unit} is not as recorded: {register} is {found:#x}, expected {expected:#x}; handover refused"
             ),
-            Self::Entry {
-                unit,
-                what,
-                index,
-                expected,
-                found,
-            } => write!(
+            Self::Entry { unit, what, index, expected, found } => write!(
                 f,
                 "the VT-d unit at {unit} is not as recorded: {what} {index:#x} is {:#x} {:#x}, expected {:#x} {:#x}; handover refused",
                 found[0], found[1], expected[0], expected[1]
             ),
             Self::UnknownUnit { unit } => {
-                write!(
-                    f,
-                    "the record does not mention the VT-d unit at {unit}; handover refused"
-                )
+                write!(f, "the record does not mention the VT-d unit at {unit}; handover refused")
             }
             Self::MissingUnit { unit } => {
-                write!(
-                    f,
-                    "the record has a VT-d unit at {unit} that this machine has not; handover refused"
-                )
+                write!(f, "the record has a VT-d unit at {unit} that this machine has not; handover refused")
             }
             Self::Consumed { what, name } => write!(f, "{what} {name:#x} was adopted before"),
             Self::Duplicate { what, name } => write!(f, "the record has {what} {name:#x} twice"),
@@ -256,20 +177,13 @@ impl fmt::Display for Error {
                 f,
                 "domain id {did} of the VT-d unit at {unit} is claimed by domain {token} and by another; handover refused"
             ),
-            Self::Dangling { what, name } => write!(
-                f,
-                "the record refers to {what} {name:#x}, which it does not contain"
-            ),
-            Self::ForeignFrame { what, frame } => {
-                write!(
-                    f,
-                    "{what} at {frame} is not a frame of the IOMMU's own, or it is used twice; handover refused"
-                )
+            Self::Dangling { what, name } => {
+                write!(f, "the record refers to {what} {name:#x}, which it does not contain")
             }
-            Self::BadRecord { what, value } => write!(
-                f,
-                "the record's {what} is {value:#x}, which means nothing here"
-            ),
+            Self::ForeignFrame { what, frame } => {
+                write!(f, "{what} at {frame} is not a frame of the IOMMU's own, or it is used twice; handover refused")
+            }
+            Self::BadRecord { what, value } => write!(f, "the record's {what} is {value:#x}, which means nothing here"),
         }
     }
 }

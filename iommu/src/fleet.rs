@@ -85,9 +85,7 @@ impl<R: Registers> Iommu<R> {
             match Unit::init_cold(regs, platform, &config) {
                 Ok(unit) => started.push(unit),
                 Err(error) => {
-                    started
-                        .into_iter()
-                        .for_each(|unit: Unit<R>| unit.abandon(platform));
+                    started.into_iter().for_each(|unit: Unit<R>| unit.abandon(platform));
                     return Err(error);
                 }
             }
@@ -128,10 +126,7 @@ impl<R: Registers> Iommu<R> {
     /// The unit at a register base.
     #[must_use]
     pub fn unit_at(&self, base: HostPhys) -> Option<UnitIndex> {
-        self.units
-            .iter()
-            .position(|unit| unit.base() == base)
-            .map(UnitIndex)
+        self.units.iter().position(|unit| unit.base() == base).map(UnitIndex)
     }
 
     /// The unit that translates for a device.
@@ -153,9 +148,7 @@ impl<R: Registers> Iommu<R> {
 
     /// Every attached device, and the domain it is attached to.
     pub fn devices(&self) -> impl Iterator<Item = (Bdf, Token)> + '_ {
-        self.devices
-            .iter()
-            .map(|(device, attachment)| (*device, attachment.token))
+        self.devices.iter().map(|(device, attachment)| (*device, attachment.token))
     }
 
     /// The faults met so far.
@@ -174,10 +167,7 @@ impl<R: Registers> Iommu<R> {
     /// are masked for a second.
     pub fn service_faults(&mut self, platform: &mut Platform<'_>) -> u64 {
         let calm = self.faults.roll(platform.clock);
-        self.units
-            .iter_mut()
-            .map(|unit| unit.collect_faults(calm, &mut self.faults))
-            .sum()
+        self.units.iter_mut().map(|unit| unit.collect_faults(calm, &mut self.faults)).sum()
     }
 
     /// Calls `visit` with every frame that units walk or write: root and context tables,
@@ -194,37 +184,24 @@ impl<R: Registers> Iommu<R> {
     /// Empties every invalidation queue, with a wait as the last descriptor: for FREEZE.
     pub fn drain(&mut self, platform: &mut Platform<'_>) -> Result<(), Error> {
         self.must_be_live()?;
-        self.units
-            .iter_mut()
-            .try_for_each(|unit| unit.queue.drain(&unit.window, platform))
+        self.units.iter_mut().try_for_each(|unit| unit.queue.drain(&unit.window, platform))
     }
 
     pub(crate) fn must_be_live(&self) -> Result<(), Error> {
-        if self.live {
-            Ok(())
-        } else {
-            Err(Error::NotAdopted)
-        }
+        if self.live { Ok(()) } else { Err(Error::NotAdopted) }
     }
 
     pub(crate) fn unit_mut(&mut self, unit: UnitIndex) -> Result<&mut Unit<R>, Error> {
-        self.units
-            .get_mut(unit.0)
-            .ok_or(Error::BadUnit { index: unit.0 })
+        self.units.get_mut(unit.0).ok_or(Error::BadUnit { index: unit.0 })
     }
 
     pub(crate) fn domain_mut(&mut self, token: Token) -> Result<&mut Domain, Error> {
-        self.domains
-            .get_mut(&token)
-            .ok_or(Error::NoDomain { token })
+        self.domains.get_mut(&token).ok_or(Error::NoDomain { token })
     }
 
     /// Memory for second stages.
     pub(crate) fn walked<'a>(&self, platform: &'a mut Platform<'_>) -> Walked<'a> {
-        Walked {
-            mem: platform.mem,
-            coherent: self.geometry.coherent,
-        }
+        Walked { mem: platform.mem, coherent: self.geometry.coherent }
     }
 }
 
@@ -240,18 +217,14 @@ pub(crate) fn check_distinct(bases: &mut [HostPhys]) -> Result<(), Error> {
 /// Refuses routes to units that do not exist.
 pub(crate) fn check_routes(routes: &[Route], units: usize) -> Result<(), Error> {
     match routes.iter().find(|route| route.unit.0 >= units) {
-        Some(route) => Err(Error::BadUnit {
-            index: route.unit.0,
-        }),
+        Some(route) => Err(Error::BadUnit { index: route.unit.0 }),
         None => Ok(()),
     }
 }
 
 fn geometry<R: Registers>(units: &[Unit<R>]) -> Geometry {
     let all = |test: &dyn Fn(&Unit<R>) -> bool| units.iter().all(test);
-    let levels = [4, 3]
-        .into_iter()
-        .find(|levels| all(&|unit| unit.supports_levels(*levels)));
+    let levels = [4, 3].into_iter().find(|levels| all(&|unit| unit.supports_levels(*levels)));
     Geometry {
         levels: levels.unwrap_or(0),
         leaf_sizes: LeafSizes {

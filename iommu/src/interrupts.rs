@@ -55,12 +55,8 @@ impl<R: Registers> Iommu<R> {
         let unit_ref = self.unit_mut(unit)?;
         let base = unit_ref.base();
         let table = interrupts(unit_ref)?;
-        let first = table
-            .find(count)
-            .ok_or(Error::NoInterruptEntry { unit: base, count })?;
-        let entry = InterruptEntry::new()
-            .with_source(source)
-            .with_validation(SourceValidation::SOURCE);
+        let first = table.find(count).ok_or(Error::NoInterruptEntry { unit: base, count })?;
+        let entry = InterruptEntry::new().with_source(source).with_validation(SourceValidation::SOURCE);
         let count = count.max(1);
         for index in first..=first + (count - 1) {
             // Not present before and after, and forgotten when it was freed.
@@ -82,46 +78,25 @@ impl<R: Registers> Iommu<R> {
         let unit = self.unit_mut(unit)?;
         let base = unit.base();
         let table = interrupts(unit)?;
-        let source = table
-            .entries
-            .get(&index)
-            .ok_or(Error::NoSuchInterrupt { unit: base, index })?
-            .source();
-        let entry = table.entry(source, target).ok_or(Error::Destination {
-            unit: base,
-            apic_id: target.apic_id,
-        })?;
+        let source = table.entries.get(&index).ok_or(Error::NoSuchInterrupt { unit: base, index })?.source();
+        let entry = table.entry(source, target).ok_or(Error::Destination { unit: base, apic_id: target.apic_id })?;
         unit.set_interrupt(platform, index, entry)
     }
 
     /// Blocks an entry. It stays allocated.
-    pub fn clear_interrupt(
-        &mut self,
-        platform: &mut Platform<'_>,
-        unit: UnitIndex,
-        index: u16,
-    ) -> Result<(), Error> {
+    pub fn clear_interrupt(&mut self, platform: &mut Platform<'_>, unit: UnitIndex, index: u16) -> Result<(), Error> {
         self.must_be_live()?;
         let unit = self.unit_mut(unit)?;
         let base = unit.base();
         let table = interrupts(unit)?;
-        let old = table
-            .entries
-            .get(&index)
-            .ok_or(Error::NoSuchInterrupt { unit: base, index })?;
-        let entry = InterruptEntry::new()
-            .with_source(old.source())
-            .with_validation(SourceValidation::SOURCE);
+        let old = table.entries.get(&index).ok_or(Error::NoSuchInterrupt { unit: base, index })?;
+        let entry = InterruptEntry::new().with_source(old.source()).with_validation(SourceValidation::SOURCE);
         unit.set_interrupt(platform, index, entry)
     }
 
     /// Blocks and frees entries. They may be given to others when this returns `Ok`;
     /// after an error they stay allocated.
-    pub fn free_interrupts(
-        &mut self,
-        platform: &mut Platform<'_>,
-        range: InterruptRange,
-    ) -> Result<(), Error> {
+    pub fn free_interrupts(&mut self, platform: &mut Platform<'_>, range: InterruptRange) -> Result<(), Error> {
         self.must_be_live()?;
         let unit = self.unit_mut(range.unit)?;
         let base = unit.base();
@@ -134,9 +109,8 @@ impl<R: Registers> Iommu<R> {
         for index in range.first..=last {
             table.store(platform, index, InterruptEntry::new());
         }
-        let batch: alloc::vec::Vec<Descriptor> = (range.first..=last)
-            .map(|index| Descriptor::interrupt_index(index, 0))
-            .collect();
+        let batch: alloc::vec::Vec<Descriptor> =
+            (range.first..=last).map(|index| Descriptor::interrupt_index(index, 0)).collect();
         unit.submit(platform, &batch)?;
         let table = interrupts(unit)?;
         for index in range.first..=last {
@@ -148,20 +122,12 @@ impl<R: Registers> Iommu<R> {
     /// The source that may use an allocated entry.
     #[must_use]
     pub fn interrupt_source(&self, unit: UnitIndex, index: u16) -> Option<u16> {
-        self.units
-            .get(unit.0)?
-            .interrupts
-            .as_ref()?
-            .entries
-            .get(&index)
-            .map(|entry| entry.source())
+        self.units.get(unit.0)?.interrupts.as_ref()?.entries.get(&index).map(|entry| entry.source())
     }
 }
 
 fn interrupts<R: Registers>(unit: &mut Unit<R>) -> Result<&mut InterruptTable, Error> {
     let base = unit.base();
     let what = "interrupt remapping (ECAP.IR)";
-    unit.interrupts
-        .as_mut()
-        .ok_or(Error::Unsupported { unit: base, what })
+    unit.interrupts.as_mut().ok_or(Error::Unsupported { unit: base, what })
 }

@@ -18,21 +18,13 @@ pub(crate) struct Ledger<'a> {
 
 impl<'a> Ledger<'a> {
     pub(crate) fn new(owned: &'a dyn Fn(HostPhys) -> bool) -> Self {
-        Self {
-            owned,
-            claimed: BTreeSet::new(),
-        }
+        Self { owned, claimed: BTreeSet::new() }
     }
 
     /// Claims `frame` for one purpose.
     pub(crate) fn claim(&mut self, what: &'static str, frame: HostPhys) -> Result<(), Error> {
-        let sound =
-            frame.is_aligned(PAGE_SIZE) && (self.owned)(frame) && self.claimed.insert(frame);
-        if sound {
-            Ok(())
-        } else {
-            Err(Error::ForeignFrame { what, frame })
-        }
+        let sound = frame.is_aligned(PAGE_SIZE) && (self.owned)(frame) && self.claimed.insert(frame);
+        if sound { Ok(()) } else { Err(Error::ForeignFrame { what, frame }) }
     }
 
     /// Claims every table of a second stage. Ends, whatever memory holds: no table is

@@ -14,11 +14,7 @@ use machine::paging::{Caching, Flush, Holes, PageTable, Permissions, Translation
 
 impl<R: Registers> Iommu<R> {
     /// A new, empty domain: devices attached to it reach nothing yet.
-    pub fn create_domain(
-        &mut self,
-        platform: &mut Platform<'_>,
-        token: Token,
-    ) -> Result<(), Error> {
+    pub fn create_domain(&mut self, platform: &mut Platform<'_>, token: Token) -> Result<(), Error> {
         self.must_be_live()?;
         if self.domains.contains_key(&token) {
             return Err(Error::DomainExists { token });
@@ -27,37 +23,19 @@ impl<R: Registers> Iommu<R> {
         let table = PageTable::new(&mut self.walked(platform), levels, leafs)
             .map_err(|cause| Error::Paging { token, cause })?;
         let snoop = self.geometry.snoop;
-        let domain = Domain {
-            token,
-            table,
-            snoop,
-            frozen: 0,
-            stale: false,
-            ids: Vec::new(),
-        };
+        let domain = Domain { token, table, snoop, frozen: 0, stale: false, ids: Vec::new() };
         self.domains.insert(token, domain);
         Ok(())
     }
 
     /// Removes a domain to which no device is attached, and frees its tables. The
     /// memory that it mapped is not touched.
-    pub fn destroy_domain(
-        &mut self,
-        platform: &mut Platform<'_>,
-        token: Token,
-    ) -> Result<(), Error> {
+    pub fn destroy_domain(&mut self, platform: &mut Platform<'_>, token: Token) -> Result<(), Error> {
         self.must_be_live()?;
         let domain = self.domain_mut(token)?;
         domain.mutable("removing it")?;
-        if let Some((device, _)) = self
-            .devices
-            .iter()
-            .find(|(_, attachment)| attachment.token == token)
-        {
-            return Err(Error::DomainInUse {
-                token,
-                device: *device,
-            });
+        if let Some((device, _)) = self.devices.iter().find(|(_, attachment)| attachment.token == token) {
+            return Err(Error::DomainInUse { token, device: *device });
         }
         // No device: every id it had was invalidated when the last one was detached.
         if let Some(domain) = self.domains.remove(&token) {
@@ -89,11 +67,7 @@ impl<R: Registers> Iommu<R> {
         let domain = self.domain_mut(token)?;
         domain.mutable("mapping")?;
         domain.fresh()?;
-        let caching = if domain.snoop {
-            Caching::Coherent
-        } else {
-            Caching::WriteBack
-        };
+        let caching = if domain.snoop { Caching::Coherent } else { Caching::WriteBack };
         let flush = domain
             .table
             .map(&mut walked, iova.0, to, bytes, permissions, caching)
@@ -105,8 +79,7 @@ impl<R: Registers> Iommu<R> {
         // Nothing that hardware could have cached changed, unless it caches absence.
         for id in domain.ids.clone() {
             let unit = self.unit_mut(id.unit)?;
-            let descriptors =
-                unit.forget_range(id.did, Iova(range.start), range.end - range.start, false);
+            let descriptors = unit.forget_range(id.did, Iova(range.start), range.end - range.start, false);
             let descriptors: Vec<Descriptor> = descriptors.into_iter().flatten().collect();
             unit.after_first_mapping(platform, &descriptors)?;
         }
@@ -129,21 +102,14 @@ impl<R: Registers> Iommu<R> {
         let mut walked = self.walked(platform);
         let domain = self.domain_mut(token)?;
         domain.mutable("unmapping")?;
-        let flush = domain
-            .table
-            .unmap(&mut walked, iova.0, bytes, holes)
-            .map_err(|cause| Error::Paging { token, cause })?;
+        let flush =
+            domain.table.unmap(&mut walked, iova.0, bytes, holes).map_err(|cause| Error::Paging { token, cause })?;
         self.forget(platform, token, flush)
     }
 
     /// Where `iova` leads, by the tables.
     #[must_use]
-    pub fn translate(
-        &self,
-        mem: &dyn TableMemory,
-        token: Token,
-        iova: Iova,
-    ) -> Option<Translation> {
+    pub fn translate(&self, mem: &dyn TableMemory, token: Token, iova: Iova) -> Option<Translation> {
         self.domains.get(&token)?.table.translate(mem, iova.0)
     }
 
@@ -152,10 +118,7 @@ impl<R: Registers> Iommu<R> {
     pub fn freeze(&mut self, token: Token) -> Result<u32, Error> {
         let domain = self.domain_mut(token)?;
         domain.fresh()?;
-        domain.frozen = domain.frozen.checked_add(1).ok_or(Error::Busy {
-            token,
-            operation: "freezing",
-        })?;
+        domain.frozen = domain.frozen.checked_add(1).ok_or(Error::Busy { token, operation: "freezing" })?;
         Ok(domain.frozen)
     }
 
@@ -163,21 +126,13 @@ impl<R: Registers> Iommu<R> {
     /// mutable again.
     pub fn unfreeze(&mut self, token: Token) -> Result<u32, Error> {
         let domain = self.domain_mut(token)?;
-        domain.frozen = domain
-            .frozen
-            .checked_sub(1)
-            .ok_or(Error::NotFrozen { token })?;
+        domain.frozen = domain.frozen.checked_sub(1).ok_or(Error::NotFrozen { token })?;
         Ok(domain.frozen)
     }
 
     /// Makes every unit forget what `flush` names, then frees the tables it unlinked. On
     /// an error these are leaked: hardware may still walk them.
-    fn forget(
-        &mut self,
-        platform: &mut Platform<'_>,
-        token: Token,
-        flush: Flush,
-    ) -> Result<(), Error> {
+    fn forget(&mut self, platform: &mut Platform<'_>, token: Token, flush: Flush) -> Result<(), Error> {
         if flush.must_invalidate() {
             let done = self.forget_range(platform, token, flush.range(), flush.only_leaves());
             if let Err(error) = done {

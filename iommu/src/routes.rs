@@ -23,39 +23,23 @@ impl Route {
     /// One function.
     #[must_use]
     pub const fn function(device: Bdf, unit: UnitIndex) -> Self {
-        Self {
-            segment: device.segment(),
-            first: device.requester_id(),
-            last: device.requester_id(),
-            unit,
-        }
+        Self { segment: device.segment(), first: device.requester_id(), last: device.requester_id(), unit }
     }
 
     /// Every function on the buses `first` to `last`.
     #[must_use]
     pub const fn buses(segment: u16, first: u8, last: u8, unit: UnitIndex) -> Self {
-        Self {
-            segment,
-            first: (first as u16) << 8,
-            last: (last as u16) << 8 | 0xff,
-            unit,
-        }
+        Self { segment, first: (first as u16) << 8, last: (last as u16) << 8 | 0xff, unit }
     }
 
     /// The whole segment: what no other route names.
     #[must_use]
     pub const fn segment(segment: u16, unit: UnitIndex) -> Self {
-        Self {
-            segment,
-            first: 0,
-            last: u16::MAX,
-            unit,
-        }
+        Self { segment, first: 0, last: u16::MAX, unit }
     }
 
     fn contains(&self, device: Bdf) -> bool {
-        self.segment == device.segment()
-            && (self.first..=self.last).contains(&device.requester_id())
+        self.segment == device.segment() && (self.first..=self.last).contains(&device.requester_id())
     }
 }
 
@@ -66,9 +50,7 @@ pub(crate) struct Routes(pub(crate) Vec<Route>);
 impl Routes {
     pub(crate) fn unit(&self, device: Bdf) -> Option<UnitIndex> {
         let fitting = self.0.iter().filter(|route| route.contains(device));
-        fitting
-            .min_by_key(|route| route.last.saturating_sub(route.first))
-            .map(|route| route.unit)
+        fitting.min_by_key(|route| route.last.saturating_sub(route.first)).map(|route| route.unit)
     }
 }
 

@@ -19,14 +19,9 @@ impl<R: Registers> Iommu<R> {
     /// so that FREEZE need not.
     pub fn snapshot_into(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
         self.must_be_live()?;
-        self.domains
-            .values()
-            .try_for_each(|domain| domain.fresh())?;
+        self.domains.values().try_for_each(|domain| domain.fresh())?;
         let base = |unit: UnitIndex| self.unit_base(unit).unwrap_or_default().0;
-        refill(
-            &mut snapshot.units,
-            self.units.iter().map(|unit| unit.state()),
-        );
+        refill(&mut snapshot.units, self.units.iter().map(|unit| unit.state()));
         refill(
             &mut snapshot.domains,
             self.domains.values().map(|domain| {
@@ -45,11 +40,7 @@ impl<R: Registers> Iommu<R> {
             &mut snapshot.dids,
             self.domains.values().flat_map(|domain| {
                 let token = domain.token.0;
-                domain.ids.iter().map(move |id| DidState {
-                    unit: base(id.unit),
-                    token,
-                    did: id.did,
-                })
+                domain.ids.iter().map(move |id| DidState { unit: base(id.unit), token, did: id.did })
             }),
         );
         refill(
@@ -68,29 +59,17 @@ impl<R: Registers> Iommu<R> {
             &mut snapshot.aliases,
             self.devices.iter().flat_map(|(device, attachment)| {
                 let (segment, source) = (device.segment(), device.requester_id());
-                attachment.aliases.iter().map(move |alias| AliasState {
-                    segment,
-                    source,
-                    alias: *alias,
-                })
+                attachment.aliases.iter().map(move |alias| AliasState { segment, source, alias: *alias })
             }),
         );
         refill(
             &mut snapshot.irtes,
             self.units.iter().flat_map(|unit| {
                 let base = unit.base().0;
-                unit.interrupts
-                    .iter()
-                    .flat_map(|table| table.entries.iter())
-                    .map(move |(index, entry)| {
-                        let [low, high] = pair(entry.into_bits());
-                        IrteState {
-                            unit: base,
-                            low,
-                            high,
-                            index: *index,
-                        }
-                    })
+                unit.interrupts.iter().flat_map(|table| table.entries.iter()).map(move |(index, entry)| {
+                    let [low, high] = pair(entry.into_bits());
+                    IrteState { unit: base, low, high, index: *index }
+                })
             }),
         );
         refill(&mut snapshot.faults, self.faults.lines.iter().copied());

@@ -46,9 +46,7 @@ pub trait Clock {
     /// Waits for `condition`, at most `ms` milliseconds. Returns whether it held.
     #[must_use]
     fn wait_for(&self, ms: u64, condition: &mut dyn FnMut() -> bool) -> bool {
-        let deadline = self
-            .ticks()
-            .saturating_add(ms.saturating_mul(self.ticks_per_ms()));
+        let deadline = self.ticks().saturating_add(ms.saturating_mul(self.ticks_per_ms()));
         loop {
             if condition() {
                 return true;

@@ -1,8 +1,5 @@
 //! Memory-mapped registers at a physical address that is mapped one to one.
-#![expect(
-    unsafe_code,
-    reason = "volatile loads and stores to registers; the constructor states the contract"
-)]
+#![expect(unsafe_code, reason = "volatile loads and stores to registers; the constructor states the contract")]
 
 use crate::access::Registers;
 use crate::addr::HostPhys;

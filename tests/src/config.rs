@@ -31,13 +31,7 @@ impl Default for Config {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            memory_mib,
-            pcpu,
-            devices,
-            mode,
-            kernel,
-        } = self;
+        let Self { memory_mib, pcpu, devices, mode, kernel } = self;
         write!(
             f,
             r#"[management]

@@ -29,10 +29,8 @@ impl Sample {
     pub fn parse(line: &str) -> Option<Self> {
         let fields = line.trim().strip_prefix("ioload ")?;
         let value = |name: &str| {
-            let mut found = fields
-                .split_whitespace()
-                .filter_map(|field| field.split_once('='))
-                .filter(|(key, _)| *key == name);
+            let mut found =
+                fields.split_whitespace().filter_map(|field| field.split_once('=')).filter(|(key, _)| *key == name);
             found.next()?.1.parse().ok()
         };
         Some(Self {
@@ -51,11 +49,7 @@ impl Sample {
 /// All lines of a console so far.
 #[must_use]
 pub fn samples(console: &Log) -> Vec<Sample> {
-    console
-        .lines()
-        .iter()
-        .filter_map(|line| Sample::parse(line))
-        .collect()
+    console.lines().iter().filter_map(|line| Sample::parse(line)).collect()
 }
 
 /// What is wrong with a guest that should have worked without pause; empty when nothing is.
@@ -65,10 +59,7 @@ pub fn complaints(samples: &[Sample]) -> Vec<String> {
     for pair in samples.windows(2) {
         let (before, after) = (pair[0], pair[1]);
         if after.t <= before.t {
-            found.push(format!(
-                "the guest's clock went from {} ns to {} ns",
-                before.t, after.t
-            ));
+            found.push(format!("the guest's clock went from {} ns to {} ns", before.t, after.t));
         }
         if after.ops <= before.ops {
             found.push(format!(
@@ -87,12 +78,7 @@ pub fn complaints(samples: &[Sample]) -> Vec<String> {
                 (last.clock_back, "steps of the clock backwards"),
                 (last.nvme_errors, "complaints of the NVMe driver"),
             ];
-            found.extend(
-                counts
-                    .iter()
-                    .filter(|(count, _)| *count > 0)
-                    .map(|(count, what)| format!("{count} {what}")),
-            );
+            found.extend(counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
         }
     }
     found
@@ -102,65 +88,30 @@ pub fn complaints(samples: &[Sample]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const LINE: &str = "ioload t=3600000 ops=3 bytes=8192 errors=0 mismatches=0 max_gap_us=2000 clock_back=0 nvme_errors=0";
+    const LINE: &str =
+        "ioload t=3600000 ops=3 bytes=8192 errors=0 mismatches=0 max_gap_us=2000 clock_back=0 nvme_errors=0";
 
     #[test]
     fn lines_are_read_and_others_are_not() {
         let sample = Sample::parse(LINE).expect("a whole line");
-        assert_eq!(
-            sample,
-            Sample {
-                t: 3_600_000,
-                ops: 3,
-                bytes: 8192,
-                max_gap_us: 2000,
-                ..Sample::default()
-            }
-        );
-        assert_eq!(
-            Sample::parse("[    1.0] nvme nvme0: 1/0/0 default/read/poll queues"),
-            None
-        );
-        assert_eq!(
-            Sample::parse(&LINE[..LINE.len() - 14]),
-            None,
-            "a line without all its fields"
-        );
-        assert_eq!(
-            Sample::parse(&LINE.replace("nvme_errors=0", "nvme_errors=unknown")),
-            None
-        );
+        assert_eq!(sample, Sample { t: 3_600_000, ops: 3, bytes: 8192, max_gap_us: 2000, ..Sample::default() });
+        assert_eq!(Sample::parse("[    1.0] nvme nvme0: 1/0/0 default/read/poll queues"), None);
+        assert_eq!(Sample::parse(&LINE[..LINE.len() - 14]), None, "a line without all its fields");
+        assert_eq!(Sample::parse(&LINE.replace("nvme_errors=0", "nvme_errors=unknown")), None);
     }
 
     #[test]
     fn every_kind_of_trouble_is_seen() {
-        let good = Sample {
-            t: 1,
-            ops: 1,
-            ..Sample::default()
-        };
-        let later = Sample {
-            t: 2,
-            ops: 2,
-            ..Sample::default()
-        };
+        let good = Sample { t: 1, ops: 1, ..Sample::default() };
+        let later = Sample { t: 2, ops: 2, ..Sample::default() };
         assert!(complaints(&[good, later]).is_empty());
         for bad in [
             Sample { t: 1, ..later },
             Sample { ops: 1, ..later },
             Sample { errors: 1, ..later },
-            Sample {
-                mismatches: 1,
-                ..later
-            },
-            Sample {
-                clock_back: 1,
-                ..later
-            },
-            Sample {
-                nvme_errors: 1,
-                ..later
-            },
+            Sample { mismatches: 1, ..later },
+            Sample { clock_back: 1, ..later },
+            Sample { nvme_errors: 1, ..later },
         ] {
             assert_eq!(complaints(&[good, bad]).len(), 1, "{bad:?}");
         }

@@ -21,11 +21,7 @@ pub fn flipped(good: &[u8]) -> Result<Wrong> {
     let mut bytes = good.to_vec();
     let middle = bytes.len() / 2;
     *bytes.get_mut(middle).context("an empty image")? ^= 1;
-    Ok(Wrong {
-        name: "one byte flipped",
-        bytes,
-        reason: "digest",
-    })
+    Ok(Wrong { name: "one byte flipped", bytes, reason: "digest" })
 }
 
 /// Whole, but reads only handover formats that are not written yet.
@@ -34,15 +30,9 @@ pub fn flipped(good: &[u8]) -> Result<Wrong> {
 /// When the image has no note.
 pub fn from_the_future(good: &[u8]) -> Result<Wrong> {
     let mut bytes = good.to_vec();
-    note::seal_with(&mut bytes, |note| {
-        (note.reads_min, note.reads_max) = (60_000, 60_001)
-    })
-    .map_err(|error| anyhow::anyhow!("{error}"))?;
-    Ok(Wrong {
-        name: "handover versions out of range",
-        bytes,
-        reason: "format",
-    })
+    note::seal_with(&mut bytes, |note| (note.reads_min, note.reads_max) = (60_000, 60_001))
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(Wrong { name: "handover versions out of range", bytes, reason: "format" })
 }
 
 /// Every kind.
@@ -50,31 +40,14 @@ pub fn from_the_future(good: &[u8]) -> Result<Wrong> {
 /// # Errors
 /// When the good image isn't good.
 pub fn all(good: &[u8]) -> Result<Vec<Wrong>> {
-    let truncated = good
-        .get(..good.len() / 2)
-        .context("an empty image")?
-        .to_vec();
+    let truncated = good.get(..good.len() / 2).context("an empty image")?.to_vec();
     let longer = [good, &[0]].concat();
-    let garbage = (0u32..100_000)
-        .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
+    let garbage = (0u32..100_000).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     Ok(vec![
         flipped(good)?,
         from_the_future(good)?,
-        Wrong {
-            name: "truncated",
-            bytes: truncated,
-            reason: "truncated",
-        },
-        Wrong {
-            name: "one byte too long",
-            bytes: longer,
-            reason: "oversized",
-        },
-        Wrong {
-            name: "garbage",
-            bytes: garbage,
-            reason: "image",
-        },
+        Wrong { name: "truncated", bytes: truncated, reason: "truncated" },
+        Wrong { name: "one byte too long", bytes: longer, reason: "oversized" },
+        Wrong { name: "garbage", bytes: garbage, reason: "image" },
     ])
 }

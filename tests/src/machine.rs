@@ -34,8 +34,7 @@ impl Machine {
     /// When a file is missing or QEMU refuses its command line.
     pub fn start(spec: &Spec, directory: &Path) -> Result<Self> {
         if directory.exists() {
-            fs::remove_dir_all(directory)
-                .with_context(|| format!("{} can't be emptied", directory.display()))?;
+            fs::remove_dir_all(directory).with_context(|| format!("{} can't be emptied", directory.display()))?;
         }
         fs::create_dir_all(directory)?;
         let port = free_port()?;
@@ -46,14 +45,9 @@ impl Machine {
         let mut command = Command::new("qemu-system-x86_64");
         command.args(&arguments);
         if !spec.interactive {
-            command
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(File::create(&errors)?);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&errors)?);
         }
-        let mut child = command
-            .spawn()
-            .context("qemu-system-x86_64 can't be started: ./x installs it")?;
+        let mut child = command.spawn().context("qemu-system-x86_64 can't be started: ./x installs it")?;
         let qmp = match (child.stdin.take(), child.stdout.take()) {
             (Some(input), Some(output)) => match Qmp::connect(input, output) {
                 Ok(qmp) => Some(Arc::new(qmp)),
@@ -92,9 +86,7 @@ impl Machine {
     /// # Errors
     /// An interactive machine has none.
     pub fn qmp(&self) -> Result<&Arc<Qmp>> {
-        self.qmp
-            .as_ref()
-            .context("an interactive machine has no monitor")
+        self.qmp.as_ref().context("an interactive machine has no monitor")
     }
 
     /// Fails once the emulator has ended.
@@ -102,10 +94,7 @@ impl Machine {
     /// # Errors
     /// With its exit status.
     pub fn alive(&self) -> Result<()> {
-        let mut child = self
-            .child
-            .lock()
-            .map_err(|_| anyhow!("another thread failed while it held the emulator"))?;
+        let mut child = self.child.lock().map_err(|_| anyhow!("another thread failed while it held the emulator"))?;
         match child.try_wait()? {
             None => Ok(()),
             Some(status) => bail!("the emulator ended ({status})"),
@@ -117,10 +106,7 @@ impl Machine {
     /// # Errors
     /// When the system can't say.
     pub fn wait(&self) -> Result<ExitStatus> {
-        let mut child = self
-            .child
-            .lock()
-            .map_err(|_| anyhow!("another thread failed while it held the emulator"))?;
+        let mut child = self.child.lock().map_err(|_| anyhow!("another thread failed while it held the emulator"))?;
         Ok(child.wait()?)
     }
 
@@ -130,12 +116,7 @@ impl Machine {
     /// When it doesn't come in time or the emulator ends.
     pub fn wait_baton(&self, needle: &str, seconds: u64) -> Result<String> {
         let what = format!("line with {needle:?} in Baton's log");
-        wait_for(
-            &what,
-            Duration::from_secs(seconds),
-            || self.alive(),
-            || self.baton.find(needle),
-        )
+        wait_for(&what, Duration::from_secs(seconds), || self.alive(), || self.baton.find(needle))
     }
 
     /// Waits for a complete line with `needle` on the guest's console. A Baton that says it can't go on, or that the guest
@@ -166,12 +147,7 @@ impl Machine {
     /// When it doesn't in time or the emulator ends.
     pub fn wait_api(&self, seconds: u64) -> Result<Client> {
         let api = self.api();
-        wait_for(
-            "answer from the API",
-            Duration::from_secs(seconds),
-            || self.healthy(),
-            || api.status().ok(),
-        )?;
+        wait_for("answer from the API", Duration::from_secs(seconds), || self.healthy(), || api.status().ok())?;
         Ok(api)
     }
 
@@ -202,10 +178,7 @@ impl Drop for Machine {
 
 /// A port that was free a moment ago.
 fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")
-        .context("no free loopback port")?
-        .local_addr()?
-        .port())
+    Ok(TcpListener::bind("127.0.0.1:0").context("no free loopback port")?.local_addr()?.port())
 }
 
 #[cfg(test)]
@@ -215,11 +188,7 @@ mod tests {
     #[test]
     fn a_missing_module_is_named_before_the_emulator_starts() {
         let directory = std::env::temp_dir().join(format!("baton-machine-{}", std::process::id()));
-        let spec = Spec {
-            image: "no-such.img".into(),
-            modules: Vec::new(),
-            ..Spec::default()
-        };
+        let spec = Spec { image: "no-such.img".into(), modules: Vec::new(), ..Spec::default() };
         let error = Machine::start(&spec, &directory).err().expect("refused");
         assert!(error.to_string().contains("no-such.img"), "{error}");
         fs::remove_dir_all(directory).expect("was created");

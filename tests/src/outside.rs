@@ -70,10 +70,7 @@ impl Sampler {
             }
             Ok(samples)
         });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
+        Self { stop, thread: Some(thread) }
     }
 
     /// Ends, with what was seen.
@@ -82,10 +79,7 @@ impl Sampler {
     /// When QEMU stopped answering on the way.
     pub fn finish(mut self) -> Result<Vec<Registers>> {
         self.stop.store(true, Ordering::Relaxed);
-        let thread = self
-            .thread
-            .take()
-            .ok_or_else(|| anyhow!("the sampler has no thread"))?;
+        let thread = self.thread.take().ok_or_else(|| anyhow!("the sampler has no thread"))?;
         thread.join().map_err(|_| anyhow!("the sampler failed"))?
     }
 }
@@ -127,17 +121,12 @@ impl Trace {
         let mut disk_on = false;
         for line in lines {
             // With or without a timestamp before the event's name.
-            let mut names = line
-                .split_whitespace()
-                .map(|word| word.rsplit(':').next().unwrap_or(word));
-            let Some(event) =
-                names.find(|name| name.starts_with("vtd_") || name.starts_with("pci_nvme_"))
-            else {
+            let mut names = line.split_whitespace().map(|word| word.rsplit(':').next().unwrap_or(word));
+            let Some(event) = names.find(|name| name.starts_with("vtd_") || name.starts_with("pci_nvme_")) else {
                 continue;
             };
             let last = line.split_whitespace().next_back().unwrap_or_default();
-            let count =
-                |pair: &mut (usize, usize), on: bool| if on { pair.0 += 1 } else { pair.1 += 1 };
+            let count = |pair: &mut (usize, usize), on: bool| if on { pair.0 += 1 } else { pair.1 += 1 };
             match event {
                 "vtd_dmar_enable" => count(&mut trace.translation, last == "1"),
                 "vtd_ir_enable" => count(&mut trace.remapping, last == "1"),
@@ -145,9 +134,10 @@ impl Trace {
                 "vtd_reg_ir_root" => trace.interrupt_tables += 1,
                 "vtd_dmar_fault" => trace.faults.push(line.clone()),
                 "pci_nvme_mmio_cfg" => {
-                    let value = last.rsplit('=').next().and_then(|value| {
-                        u64::from_str_radix(value.trim_start_matches("0x"), 16).ok()
-                    });
+                    let value = last
+                        .rsplit('=')
+                        .next()
+                        .and_then(|value| u64::from_str_radix(value.trim_start_matches("0x"), 16).ok());
                     let on = value.is_some_and(|value| value & 1 != 0);
                     if on != disk_on {
                         count(&mut trace.disk_enabled, on);
@@ -195,12 +185,7 @@ mod tests {
     ];
 
     fn trace(lines: &[&str]) -> Trace {
-        Trace::of(
-            &lines
-                .iter()
-                .map(|line| (*line).to_owned())
-                .collect::<Vec<_>>(),
-        )
+        Trace::of(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>())
     }
 
     #[test]
@@ -209,11 +194,7 @@ mod tests {
         assert_eq!(trace.translation, (1, 1));
         assert_eq!(trace.remapping, (1, 0));
         assert_eq!((trace.root_tables, trace.interrupt_tables), (1, 1));
-        assert_eq!(
-            trace.disk_enabled,
-            (1, 0),
-            "a write that leaves CC.EN alone is no event"
-        );
+        assert_eq!(trace.disk_enabled, (1, 0), "a write that leaves CC.EN alone is no event");
         assert_eq!(trace.faults.len(), 1);
     }
 

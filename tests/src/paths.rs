@@ -9,14 +9,10 @@ use std::path::{Path, PathBuf};
 /// When run outside a work tree.
 #[must_use]
 pub fn root() -> PathBuf {
-    let from = env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| env::current_dir().unwrap_or_default(), PathBuf::from);
-    let found = from
-        .ancestors()
-        .find(|directory| directory.join("x").is_file() && directory.join("Cargo.toml").is_file());
-    found
-        .map(Path::to_path_buf)
-        .expect("run this in the work tree, by ./x")
+    let from = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env::current_dir().unwrap_or_default(), PathBuf::from);
+    let found =
+        from.ancestors().find(|directory| directory.join("x").is_file() && directory.join("Cargo.toml").is_file());
+    found.map(Path::to_path_buf).expect("run this in the work tree, by ./x")
 }
 
 /// A path under `target/`.

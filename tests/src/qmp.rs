@@ -34,9 +34,7 @@ impl Qmp {
                 }
             }
         });
-        let qmp = Self {
-            channel: Mutex::new((input, receiver)),
-        };
+        let qmp = Self { channel: Mutex::new((input, receiver)) };
         qmp.execute("qmp_capabilities", &json!({}))?;
         Ok(qmp)
     }
@@ -46,19 +44,14 @@ impl Qmp {
     /// # Errors
     /// What QEMU says, or that it is gone.
     pub fn execute(&self, command: &str, arguments: &Value) -> Result<Value> {
-        let mut channel = self
-            .channel
-            .lock()
-            .map_err(|_| anyhow!("another thread failed while it used the monitor"))?;
+        let mut channel =
+            self.channel.lock().map_err(|_| anyhow!("another thread failed while it used the monitor"))?;
         let request = json!({"execute": command, "arguments": arguments});
         writeln!(channel.0, "{request}").context("QEMU is gone")?;
         let end = Instant::now() + PATIENCE;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let message = channel
-                .1
-                .recv_timeout(left)
-                .with_context(|| format!("QEMU doesn't answer {command}"))?;
+            let message = channel.1.recv_timeout(left).with_context(|| format!("QEMU doesn't answer {command}"))?;
             if let Some(answer) = message.get("return") {
                 return Ok(answer.clone());
             }
@@ -89,9 +82,7 @@ impl Qmp {
             .flat_map(|(_, words)| words.split_whitespace())
             .map(|word| u32::from_str_radix(word.trim_start_matches("0x"), 16).ok())
             .collect();
-        words
-            .filter(|words| words.len() == count)
-            .with_context(|| format!("no {count} words in {text:?}"))
+        words.filter(|words| words.len() == count).with_context(|| format!("no {count} words in {text:?}"))
     }
 
     /// Reads a 64-bit register.

@@ -62,10 +62,7 @@ impl Default for Spec {
         Self {
             image: crate::paths::image("baton"),
             modules: vec![crate::paths::kernel(), crate::paths::initrd()],
-            texts: vec![(
-                "baton.toml".into(),
-                crate::config::Config::default().to_string(),
-            )],
+            texts: vec![("baton.toml".into(), crate::config::Config::default().to_string())],
             boot: Boot::Direct,
             memory_mib: 1024,
             cpus: 2,
@@ -82,13 +79,7 @@ impl Default for Spec {
 pub(crate) fn quote(arguments: &[String]) -> String {
     let quoted: Vec<_> = arguments
         .iter()
-        .map(|argument| {
-            if argument.contains([' ', '*', ';']) {
-                format!("'{argument}'")
-            } else {
-                argument.clone()
-            }
-        })
+        .map(|argument| if argument.contains([' ', '*', ';']) { format!("'{argument}'") } else { argument.clone() })
         .collect();
     quoted.join(" ")
 }
@@ -109,10 +100,7 @@ pub(crate) fn arguments(spec: &Spec, directory: &Path, port: u16) -> Result<Vec<
     }
     for file in modules.iter().chain([&spec.image]) {
         if !file.is_file() {
-            bail!(
-                "{} is missing: ./x image and ./x guest build what is needed",
-                file.display()
-            );
+            bail!("{} is missing: ./x image and ./x guest build what is needed", file.display());
         }
     }
     let mut all: Vec<String> = Vec::new();
@@ -124,22 +112,13 @@ pub(crate) fn arguments(spec: &Spec, directory: &Path, port: u16) -> Result<Vec<
     } else {
         "tcg,thread=multi"
     };
-    add(format!(
-        "-M q35 -accel {accelerator} -cpu {} -smp {} -m {}",
-        spec.cpu, spec.cpus, spec.memory_mib
-    ));
+    add(format!("-M q35 -accel {accelerator} -cpu {} -smp {} -m {}", spec.cpu, spec.cpus, spec.memory_mib));
     add("-nodefaults -display none -no-reboot -device isa-debug-exit,iobase=0xf4,iosize=1".into());
-    add(format!(
-        "-serial file:{}",
-        text(&directory.join("baton.log"))?
-    ));
+    add(format!("-serial file:{}", text(&directory.join("baton.log"))?));
     if spec.interactive {
         add("-serial mon:stdio".into());
     } else {
-        add(format!(
-            "-serial file:{}",
-            text(&directory.join("guest.log"))?
-        ));
+        add(format!("-serial file:{}", text(&directory.join("guest.log"))?));
         add("-chardev stdio,id=qmp,signal=off -mon chardev=qmp,mode=control".into());
     }
     if spec.iommu {
@@ -150,26 +129,18 @@ pub(crate) fn arguments(spec: &Spec, directory: &Path, port: u16) -> Result<Vec<
     add("-device pcie-root-port,id=rp3,chassis=3,slot=3,addr=0x2.2".into());
     let (network, first) = match spec.boot {
         Boot::Direct => (String::new(), ""),
-        Boot::Ipxe => (
-            format!(
-                ",tftp={},bootfile=boot.ipxe",
-                text(&tftp(spec, &modules, directory)?)?
-            ),
-            ",bootindex=1",
-        ),
+        Boot::Ipxe => {
+            (format!(",tftp={},bootfile=boot.ipxe", text(&tftp(spec, &modules, directory)?)?), ",bootindex=1")
+        }
     };
-    add(format!(
-        "-netdev user,id=mg,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:80{network}"
-    ));
+    add(format!("-netdev user,id=mg,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:80{network}"));
     add(format!("-device e1000e,netdev=mg,bus=rp1{first}"));
     if spec.disk {
         let disk = directory.join("disk.img");
         File::create(&disk)?.set_len(DISK_BYTES)?;
-        add(format!(
-            "-drive if=none,id=d0,file={},format=raw,cache=unsafe",
-            text(&disk)?
-        ));
-        add("-device nvme,id=nv0,serial=pt0,bus=rp3,max_ioqpairs=6,msix_qsize=6 -device nvme-ns,drive=d0,bus=nv0".into());
+        add(format!("-drive if=none,id=d0,file={},format=raw,cache=unsafe", text(&disk)?));
+        add("-device nvme,id=nv0,serial=pt0,bus=rp3,max_ioqpairs=6,msix_qsize=6 -device nvme-ns,drive=d0,bus=nv0"
+            .into());
     }
     for event in TRACES {
         add(format!("-trace enable={event}"));
@@ -192,16 +163,9 @@ fn tftp(spec: &Spec, modules: &[PathBuf], directory: &Path) -> Result<PathBuf> {
     let served = directory.join("tftp");
     fs::create_dir_all(&served)?;
     let mut script = String::from("#!ipxe\n");
-    for (command, path) in [("kernel", &spec.image)]
-        .into_iter()
-        .chain(modules.iter().map(|path| ("module", path)))
-    {
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .context("a module without a name")?;
-        fs::copy(path, served.join(name))
-            .with_context(|| format!("{} can't be served", path.display()))?;
+    for (command, path) in [("kernel", &spec.image)].into_iter().chain(modules.iter().map(|path| ("module", path))) {
+        let name = path.file_name().and_then(|name| name.to_str()).context("a module without a name")?;
+        fs::copy(path, served.join(name)).with_context(|| format!("{} can't be served", path.display()))?;
         script += &format!("{command} tftp://${{next-server}}/{name}\n");
     }
     script += "boot\n";

@@ -26,11 +26,7 @@ pub struct Check {
 impl Check {
     /// A check with what was seen.
     pub fn new(name: impl Into<String>, ok: bool, seen: impl FnOnce() -> String) -> Self {
-        Self {
-            name: name.into(),
-            ok,
-            seen: if ok { String::new() } else { seen() },
-        }
+        Self { name: name.into(), ok, seen: if ok { String::new() } else { seen() } }
     }
 }
 
@@ -39,16 +35,9 @@ impl Check {
 /// # Errors
 /// When there is one.
 pub fn all_hold(checks: &[Check]) -> Result<()> {
-    let broken: Vec<_> = checks
-        .iter()
-        .filter(|check| !check.ok)
-        .map(|check| format!("{}: {}", check.name, check.seen))
-        .collect();
-    if broken.is_empty() {
-        Ok(())
-    } else {
-        bail!("{}", broken.join("\n"))
-    }
+    let broken: Vec<_> =
+        checks.iter().filter(|check| !check.ok).map(|check| format!("{}: {}", check.name, check.seen)).collect();
+    if broken.is_empty() { Ok(()) } else { bail!("{}", broken.join("\n")) }
 }
 
 /// The IOMMU's state that an upgrade leaves alone, by Baton's own word.
@@ -63,17 +52,9 @@ struct Tables {
 impl Tables {
     fn read(machine: &Machine) -> Result<Self> {
         let mut iommu = machine.api().iommu()?;
-        iommu
-            .domains
-            .sort_by(|a, b| (&a.token, &a.unit).cmp(&(&b.token, &b.unit)));
+        iommu.domains.sort_by(|a, b| (&a.token, &a.unit).cmp(&(&b.token, &b.unit)));
         iommu.devices.sort_by(|a, b| a.bdf.cmp(&b.bdf));
-        let root = |unit: &Unit| {
-            (
-                unit.base.clone(),
-                unit.root_table.clone(),
-                unit.interrupt_table.clone(),
-            )
-        };
+        let root = |unit: &Unit| (unit.base.clone(), unit.root_table.clone(), unit.interrupt_table.clone());
         Ok(Self {
             roots: iommu.units.iter().map(root).collect(),
             faults: iommu.units.iter().map(|unit| unit.faults_total).sum(),
@@ -149,53 +130,29 @@ impl<'a> Witness<'a> {
                 samples.iter().all(Registers::enabled) && !samples.is_empty(),
                 || format!("{:x?}", samples.iter().find(|sample| !sample.enabled())),
             ),
-            Check::new(
-                "the IOMMU's registers stayed as they were",
-                changed.is_none(),
-                || format!("{:x?}, then {changed:x?}", self.registers),
-            ),
-            Check::new(
-                "the IOMMU was switched nothing off and on, and no table was set",
-                quiet(&trace),
-                || format!("{trace:?}"),
-            ),
-            Check::new(
-                "roots, domains and devices stayed as they were",
-                same(&tables, &self.tables),
-                || format!("{:?}, then {tables:?}", self.tables),
-            ),
-            Check::new(
-                "zero IOMMU faults",
-                trace.faults.is_empty() && tables.faults == self.tables.faults,
-                || {
-                    format!(
-                        "Baton counts {} after {}, QEMU says {:?}",
-                        tables.faults, self.tables.faults, trace.faults
-                    )
-                },
-            ),
-            Check::new(
-                "the device was not reset",
-                trace.disk_resets == 0 && trace.disk_enabled == (0, 0),
-                || format!("{trace:?}"),
-            ),
-            Check::new(
-                "I/O went on, right and in order, on a clock that goes forward",
-                wrong.is_empty(),
-                || wrong.join("; "),
-            ),
-            Check::new(
-                "the guest's clock kept time",
-                guest_passed.abs_diff(passed) < CLOCK_SLACK,
-                || format!("{guest_passed:?} in the guest, {passed:?} outside"),
-            ),
+            Check::new("the IOMMU's registers stayed as they were", changed.is_none(), || {
+                format!("{:x?}, then {changed:x?}", self.registers)
+            }),
+            Check::new("the IOMMU was switched nothing off and on, and no table was set", quiet(&trace), || {
+                format!("{trace:?}")
+            }),
+            Check::new("roots, domains and devices stayed as they were", same(&tables, &self.tables), || {
+                format!("{:?}, then {tables:?}", self.tables)
+            }),
+            Check::new("zero IOMMU faults", trace.faults.is_empty() && tables.faults == self.tables.faults, || {
+                format!("Baton counts {} after {}, QEMU says {:?}", tables.faults, self.tables.faults, trace.faults)
+            }),
+            Check::new("the device was not reset", trace.disk_resets == 0 && trace.disk_enabled == (0, 0), || {
+                format!("{trace:?}")
+            }),
+            Check::new("I/O went on, right and in order, on a clock that goes forward", wrong.is_empty(), || {
+                wrong.join("; ")
+            }),
+            Check::new("the guest's clock kept time", guest_passed.abs_diff(passed) < CLOCK_SLACK, || {
+                format!("{guest_passed:?} in the guest, {passed:?} outside")
+            }),
         ];
-        Ok(Watched {
-            before: self.status,
-            after,
-            io,
-            checks,
-        })
+        Ok(Watched { before: self.status, after, io, checks })
     }
 }
 
@@ -203,21 +160,12 @@ impl<'a> Witness<'a> {
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
 fn clock_between(io: &[Sample]) -> Duration {
-    let (first, last) = (
-        io.first().map_or(0, |line| line.t),
-        io.last().map_or(0, |line| line.t),
-    );
+    let (first, last) = (io.first().map_or(0, |line| line.t), io.last().map_or(0, |line| line.t));
     Duration::from_nanos(last.saturating_sub(first))
 }
 
 fn quiet(trace: &Trace) -> bool {
-    let Trace {
-        translation,
-        remapping,
-        root_tables,
-        interrupt_tables,
-        ..
-    } = trace;
+    let Trace { translation, remapping, root_tables, interrupt_tables, .. } = trace;
     (*translation, *remapping, *root_tables, *interrupt_tables) == ((0, 0), (0, 0), 0, 0)
 }
 
@@ -227,14 +175,8 @@ fn same(a: &Tables, b: &Tables) -> bool {
 
 /// Waits for two lines of the guest more than `before`; the number there are then.
 fn more_lines(machine: &Machine, before: usize) -> Result<usize> {
-    let lines =
-        || Some(guest_log::samples(&machine.guest).len()).filter(|lines| *lines >= before + 2);
-    wait_for(
-        "further line of the guest's load",
-        Duration::from_secs(60),
-        || machine.healthy(),
-        lines,
-    )
+    let lines = || Some(guest_log::samples(&machine.guest).len()).filter(|lines| *lines >= before + 2);
+    wait_for("further line of the guest's load", Duration::from_secs(60), || machine.healthy(), lines)
 }
 
 /// What has to hold after a committed upgrade, besides what [`Witness::end`] checks.
@@ -242,50 +184,27 @@ fn more_lines(machine: &Machine, before: usize) -> Result<usize> {
 pub fn committed(watched: &Watched, report: &Report) -> Vec<Check> {
     let (before, after) = (&watched.before, &watched.after);
     vec![
-        Check::new(
-            "the upgrade was committed",
-            report.outcome == "committed",
-            || format!("{}: {}", report.outcome, report.reason),
-        ),
+        Check::new("the upgrade was committed", report.outcome == "committed", || {
+            format!("{}: {}", report.outcome, report.reason)
+        }),
         Check::new(
             "the generation rose by one",
             after.generation == before.generation + 1 && report.generation == after.generation,
-            || {
-                format!(
-                    "{} after {}, the report says {}",
-                    after.generation, before.generation, report.generation
-                )
-            },
+            || format!("{} after {}, the report says {}", after.generation, before.generation, report.generation),
         ),
         Check::new(
             "another build runs, the one that was sent",
             after.build_id != before.build_id && after.build_id == report.to,
-            || {
-                format!(
-                    "{} after {}, the report says {}",
-                    after.build_id, before.build_id, report.to
-                )
-            },
+            || format!("{} after {}, the report says {}", after.build_id, before.build_id, report.to),
         ),
-        Check::new(
-            "the report is of this upgrade",
-            report.from == before.build_id && report.pause_ticks > 0,
-            || format!("{report:?}"),
-        ),
-        Check::new(
-            "no IOMMU fault in the pause",
-            report.iommu_faults == 0,
-            || report.iommu_faults.to_string(),
-        ),
+        Check::new("the report is of this upgrade", report.from == before.build_id && report.pause_ticks > 0, || {
+            format!("{report:?}")
+        }),
+        Check::new("no IOMMU fault in the pause", report.iommu_faults == 0, || report.iommu_faults.to_string()),
         Check::new(
             "every pending interrupt was delivered",
             report.interrupts_pending == report.interrupts_delivered,
-            || {
-                format!(
-                    "{} pending, {} delivered",
-                    report.interrupts_pending, report.interrupts_delivered
-                )
-            },
+            || format!("{} pending, {} delivered", report.interrupts_pending, report.interrupts_delivered),
         ),
     ]
 }

@@ -48,34 +48,22 @@ struct Figure {
 
 impl Figure {
     fn new(name: &'static str, value: u64, unit: &'static str, baseline: u64) -> Self {
-        Self {
-            name,
-            value,
-            unit,
-            baseline,
-            ratio: value as f64 / baseline as f64,
-        }
+        Self { name, value, unit, baseline, ratio: value as f64 / baseline as f64 }
     }
 }
 
 /// Measures, prints, and writes target/reports/bench.json.
 pub fn run() -> Result<()> {
     image::build_with_guest()?;
-    let mut figures = vec![Figure::new(
-        "image.bytes",
-        fs::metadata(paths::image("baton"))?.len(),
-        BYTES,
-        baseline::IMAGE,
-    )];
+    let mut figures =
+        vec![Figure::new("image.bytes", fs::metadata(paths::image("baton"))?.len(), BYTES, baseline::IMAGE)];
     eprintln!("x: exits and boot");
     figures.extend(exits().context("exits and boot")?);
-    for (name, mib, baseline) in [
-        ("upgrade.pause", 1024, baseline::PAUSE_1G),
-        ("upgrade.pause_4g", 4096, baseline::PAUSE_4G),
-    ] {
+    for (name, mib, baseline) in
+        [("upgrade.pause", 1024, baseline::PAUSE_1G), ("upgrade.pause_4g", 4096, baseline::PAUSE_4G)]
+    {
         eprintln!("x: an upgrade with a guest of {mib} MiB");
-        let report =
-            pause(name, mib).with_context(|| format!("an upgrade with a guest of {mib} MiB"))?;
+        let report = pause(name, mib).with_context(|| format!("an upgrade with a guest of {mib} MiB"))?;
         figures.push(Figure::new(name, report.pause_ticks, TICKS, baseline));
     }
     fs::create_dir_all(paths::target("reports"))?;
@@ -93,22 +81,14 @@ pub fn run() -> Result<()> {
             ]
         })
         .collect();
-    print!(
-        "{}",
-        table(&["FIGURE", "VALUE", "UNIT", "BASELINE", "RATIO"], &rows)
-    );
+    print!("{}", table(&["FIGURE", "VALUE", "UNIT", "BASELINE", "RATIO"], &rows));
     println!("{}", path.display());
     Ok(())
 }
 
 /// A machine with one CPU, which Baton and the guest share.
 fn machine(name: &str, guest_mib: u32, mode: &str) -> Result<Machine> {
-    let config = Config {
-        memory_mib: guest_mib,
-        pcpu: 0,
-        mode: mode.into(),
-        ..Config::default()
-    };
+    let config = Config { memory_mib: guest_mib, pcpu: 0, mode: mode.into(), ..Config::default() };
     let spec = Spec {
         texts: vec![("baton.toml".into(), config.to_string())],
         // More than the guest's: it lies in two pieces, as its own memory does, and q35 cuts at 2 GiB, the guest at 3.
@@ -125,43 +105,17 @@ fn exits() -> Result<Vec<Figure>> {
     machine.wait_guest("bench done", 300)?;
     let measured = |name: &str| -> Result<u64> {
         let line = machine.wait_guest(&format!("bench {name} "), 1)?;
-        let ticks = line
-            .split_whitespace()
-            .next_back()
-            .and_then(|word| word.parse().ok());
+        let ticks = line.split_whitespace().next_back().and_then(|word| word.parse().ok());
         ticks.with_context(|| format!("no figure in {line:?}"))
     };
     let status = machine.wait_api(120)?.status()?;
     let memory = status.memory;
-    ensure!(
-        memory.hypervisor_bytes > 0 && status.boot.ticks_to_guest > 0,
-        "{status:?}"
-    );
+    ensure!(memory.hypervisor_bytes > 0 && status.boot.ticks_to_guest > 0, "{status:?}");
     Ok(vec![
-        Figure::new(
-            "exit.cpuid",
-            measured("exit.cpuid")?,
-            TICKS,
-            baseline::CPUID,
-        ),
-        Figure::new(
-            "exit.port_read",
-            measured("exit.port_read")?,
-            TICKS,
-            baseline::PORT_READ,
-        ),
-        Figure::new(
-            "boot.to_guest",
-            status.boot.ticks_to_guest,
-            TICKS,
-            baseline::TO_GUEST,
-        ),
-        Figure::new(
-            "memory.overhead",
-            memory.hypervisor_bytes,
-            BYTES,
-            baseline::overhead(memory.guest_bytes),
-        ),
+        Figure::new("exit.cpuid", measured("exit.cpuid")?, TICKS, baseline::CPUID),
+        Figure::new("exit.port_read", measured("exit.port_read")?, TICKS, baseline::PORT_READ),
+        Figure::new("boot.to_guest", status.boot.ticks_to_guest, TICKS, baseline::TO_GUEST),
+        Figure::new("memory.overhead", memory.hypervisor_bytes, BYTES, baseline::overhead(memory.guest_bytes)),
     ])
 }
 
@@ -172,11 +126,6 @@ fn pause(name: &str, guest_mib: u32) -> Result<Report> {
     let image = fs::read(paths::image(image::NEXT[0].name))?;
     let accepted = upgrade::send(&api, &mut image.as_slice(), image.len() as u64)?;
     let report = upgrade::wait(&api, accepted.id, Duration::from_secs(300), &mut |_| ())?;
-    ensure!(
-        report.outcome == "committed",
-        "{}: {}",
-        report.outcome,
-        report.reason
-    );
+    ensure!(report.outcome == "committed", "{}: {}", report.outcome, report.reason);
     Ok(report)
 }

@@ -27,38 +27,17 @@ pub struct Variant {
 }
 
 /// The image that is booted.
-pub const BATON: Variant = Variant {
-    name: "baton",
-    number: 1,
-};
+pub const BATON: Variant = Variant { name: "baton", number: 1 };
 /// The images that it is upgraded to, one after the other.
 pub const NEXT: [Variant; 3] = [
-    Variant {
-        name: "baton-next1",
-        number: 2,
-    },
-    Variant {
-        name: "baton-next2",
-        number: 3,
-    },
-    Variant {
-        name: "baton-next3",
-        number: 4,
-    },
+    Variant { name: "baton-next1", number: 2 },
+    Variant { name: "baton-next2", number: 3 },
+    Variant { name: "baton-next3", number: 4 },
 ];
 
 /// What an image is made of.
-const SOURCES: [&str; 9] = [
-    "machine",
-    "iommu",
-    "handover",
-    "guest-loader",
-    "hypervisor",
-    "boot",
-    "Cargo.toml",
-    "Cargo.lock",
-    ".cargo",
-];
+const SOURCES: [&str; 9] =
+    ["machine", "iommu", "handover", "guest-loader", "hypervisor", "boot", "Cargo.toml", "Cargo.lock", ".cargo"];
 
 /// Builds the image and those that it is upgraded to, where they are older than their sources: cargo would
 /// link each of them anew, because the one before had another name.
@@ -102,11 +81,7 @@ pub fn build(variant: &Variant) -> Result<()> {
 /// Cargo for the bare target: rustup's, where it has the target, else Debian's, which builds `core` from source.
 fn bare_cargo() -> Result<Command> {
     let sysroot = tool::run(Command::new("rustc").args(["--print", "sysroot"]))?;
-    let mut command = if PathBuf::from(sysroot.trim())
-        .join("lib/rustlib")
-        .join(TARGET)
-        .is_dir()
-    {
+    let mut command = if PathBuf::from(sysroot.trim()).join("lib/rustlib").join(TARGET).is_dir() {
         let mut command = tool::cargo();
         command.arg("build");
         command
@@ -120,24 +95,14 @@ fn bare_cargo() -> Result<Command> {
         ]);
         command
     };
-    command.args([
-        "--quiet",
-        "--release",
-        "--package",
-        "boot",
-        "--target",
-        TARGET,
-        "--target-dir",
-    ]);
+    command.args(["--quiet", "--release", "--package", "boot", "--target", TARGET, "--target-dir"]);
     command.arg(paths::target("bare"));
     Ok(command)
 }
 
 fn compile(variant: &Variant) -> Result<PathBuf> {
     let mut command = bare_cargo()?;
-    command
-        .env("BATON_BUILD_NAME", variant.name)
-        .env("BATON_BUILD_NUMBER", variant.number.to_string());
+    command.env("BATON_BUILD_NAME", variant.name).env("BATON_BUILD_NUMBER", variant.number.to_string());
     tool::run(&mut command)?;
     Ok(paths::target("bare").join(TARGET).join("release/boot"))
 }
@@ -152,20 +117,12 @@ fn flatten(file: &[u8]) -> Result<Vec<u8>> {
         .filter(|segment| segment.p_type(endian) == elf::PT_LOAD && segment.p_filesz(endian) > 0)
         .map(|segment| (segment.p_vaddr(endian), segment))
         .collect();
-    let ends = segments
-        .iter()
-        .map(|(at, segment)| at.saturating_add(segment.p_filesz(endian)));
+    let ends = segments.iter().map(|(at, segment)| at.saturating_add(segment.p_filesz(endian)));
     let end = ends.max().unwrap_or(0);
-    ensure!(
-        (1..=FLAT_LIMIT).contains(&end),
-        "the ELF's segments end at {end:#x}: look at boot/link.ld"
-    );
+    ensure!((1..=FLAT_LIMIT).contains(&end), "the ELF's segments end at {end:#x}: look at boot/link.ld");
     let mut image = vec![0; usize::try_from(end)?];
     for (at, segment) in &segments {
-        let data = segment
-            .data(endian, file)
-            .ok()
-            .context("a segment lies outside the ELF")?;
+        let data = segment.data(endian, file).ok().context("a segment lies outside the ELF")?;
         let at = usize::try_from(*at)?;
         image[at..at + data.len()].copy_from_slice(data);
     }

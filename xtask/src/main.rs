@@ -96,12 +96,7 @@ fn run(command: Command) -> Result<bool> {
         }
         Command::Demo => return demo::run(),
         Command::Test { list: true, .. } => test::list(),
-        Command::Test {
-            part,
-            case,
-            no_build,
-            ..
-        } => return test::run(part, case.as_deref(), !no_build),
+        Command::Test { part, case, no_build, .. } => return test::run(part, case.as_deref(), !no_build),
         Command::Run => run::run()?,
         Command::Bench => bench::run()?,
         Command::Soak { upgrades } => return soak::run(upgrades),

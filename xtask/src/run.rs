@@ -11,26 +11,10 @@ use crate::image;
 pub fn run() -> Result<()> {
     image::build_with_guest()?;
     let directory = paths::target("runs/interactive");
-    let machine = Machine::start(
-        &Spec {
-            interactive: true,
-            ..Spec::default()
-        },
-        &directory,
-    )?;
-    eprintln!(
-        "x: management at {}: cargo run -p batonctl -- --host {} status",
-        machine.host(),
-        machine.host()
-    );
-    eprintln!(
-        "x: images to upgrade to: {}",
-        paths::target("image").display()
-    );
-    eprintln!(
-        "x: Baton's log: {}; the console below is the guest's; Ctrl-A X ends it",
-        machine.baton.path().display()
-    );
+    let machine = Machine::start(&Spec { interactive: true, ..Spec::default() }, &directory)?;
+    eprintln!("x: management at {}: cargo run -p batonctl -- --host {} status", machine.host(), machine.host());
+    eprintln!("x: images to upgrade to: {}", paths::target("image").display());
+    eprintln!("x: Baton's log: {}; the console below is the guest's; Ctrl-A X ends it", machine.baton.path().display());
     machine.wait()?;
     Ok(())
 }

@@ -24,9 +24,7 @@ pub fn run(upgrades: u32) -> Result<bool> {
     machine.wait_guest("ioload t=", 120)?;
     let api = machine.wait_api(30)?;
     let bar = ProgressBar::new(upgrades.into());
-    bar.set_style(ProgressStyle::with_template(
-        "{bar:32} {pos}/{len} upgrades, {msg}",
-    )?);
+    bar.set_style(ProgressStyle::with_template("{bar:32} {pos}/{len} upgrades, {msg}")?);
     let mut pauses = Vec::new();
     for (number, image) in (1..=upgrades).zip(images.iter().cycle()) {
         let once = || -> Result<u64> {
@@ -38,26 +36,14 @@ pub fn run(upgrades: u32) -> Result<bool> {
             witness::all_hold(&watched.checks)?;
             Ok(report.pause_ticks)
         };
-        let pause = once()
-            .with_context(|| format!("upgrade {number} of {upgrades}; logs in target/runs/soak"))?;
+        let pause = once().with_context(|| format!("upgrade {number} of {upgrades}; logs in target/runs/soak"))?;
         pauses.push(pause);
         bar.set_message(format!("last pause {pause} ticks"));
         bar.inc(1);
     }
     bar.finish_and_clear();
     pauses.sort_unstable();
-    let at = |part: usize| {
-        pauses
-            .get(pauses.len().saturating_sub(1) * part / 100)
-            .copied()
-            .unwrap_or(0)
-    };
-    println!(
-        "{} upgrades, pause in ticks: median {}, 99 % {}, longest {}",
-        pauses.len(),
-        at(50),
-        at(99),
-        at(100)
-    );
+    let at = |part: usize| pauses.get(pauses.len().saturating_sub(1) * part / 100).copied().unwrap_or(0);
+    println!("{} upgrades, pause in ticks: median {}, 99 % {}, longest {}", pauses.len(), at(50), at(99), at(100));
     Ok(true)
 }

@@ -53,10 +53,7 @@ pub fn list() {
 pub fn run(part: Option<Part>, case: Option<&str>, build: bool) -> Result<bool> {
     let wanted = |this| part.is_none_or(|part| part == this);
     if case.is_some() && part != Some(Part::E2e) {
-        bail!(
-            "a case belongs to e2e: ./x test e2e {}",
-            case.unwrap_or_default()
-        );
+        bail!("a case belongs to e2e: ./x test e2e {}", case.unwrap_or_default());
     }
     let mut count = Count::default();
     if wanted(Part::Lint) {
@@ -76,26 +73,10 @@ pub fn run(part: Option<Part>, case: Option<&str>, build: bool) -> Result<bool> 
 
 fn host(count: &mut Count) {
     let start = Instant::now();
-    count.one(
-        "format",
-        tool::run(tool::cargo().args(["fmt", "--all", "--check"])).map(drop),
-        start,
-    );
+    count.one("format", tool::run(tool::cargo().args(["fmt", "--all", "--check"])).map(drop), start);
     let start = Instant::now();
-    let clippy = [
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--quiet",
-        "--",
-        "-D",
-        "warnings",
-    ];
-    count.one(
-        "clippy",
-        tool::run(tool::cargo().args(clippy)).map(drop),
-        start,
-    );
+    let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    count.one("clippy", tool::run(tool::cargo().args(clippy)).map(drop), start);
     let start = Instant::now();
     match tool::output(tool::cargo().args(["test", "--workspace", "--quiet", "--no-fail-fast"])) {
         Ok(output) => {
@@ -103,10 +84,7 @@ fn host(count: &mut Count) {
             let (passed, failed) = totals(&text);
             count.passed += passed;
             count.failed += failed;
-            println!(
-                "tests   {passed} passed, {failed} failed ({:.1} s)",
-                start.elapsed().as_secs_f32()
-            );
+            println!("tests   {passed} passed, {failed} failed ({:.1} s)", start.elapsed().as_secs_f32());
             if !output.status.success() {
                 println!("{text}{}", String::from_utf8_lossy(&output.stderr));
                 // What doesn't compile has no totals.
@@ -119,28 +97,19 @@ fn host(count: &mut Count) {
 
 /// Sums the lines `test result: ok. 3 passed; 0 failed; ...`.
 fn totals(text: &str) -> (usize, usize) {
-    let results = text
-        .lines()
-        .filter(|line| line.starts_with("test result: "));
+    let results = text.lines().filter(|line| line.starts_with("test result: "));
     results.fold((0, 0), |(passed, failed), line| {
-        let words: Vec<_> = line
-            .split([' ', ';'])
-            .filter(|word| !word.is_empty())
-            .collect();
+        let words: Vec<_> = line.split([' ', ';']).filter(|word| !word.is_empty()).collect();
         let before = |name| {
             let at = words.iter().position(|word| *word == name);
-            at.and_then(|at| words.get(at.checked_sub(1)?)?.parse::<usize>().ok())
-                .unwrap_or(0)
+            at.and_then(|at| words.get(at.checked_sub(1)?)?.parse::<usize>().ok()).unwrap_or(0)
         };
         (passed + before("passed"), failed + before("failed"))
     })
 }
 
 fn end_to_end(count: &mut Count, wanted: Option<&str>, build: bool) -> Result<()> {
-    let chosen: Vec<_> = cases::ALL
-        .iter()
-        .filter(|case| wanted.is_none_or(|name| name == case.name))
-        .collect();
+    let chosen: Vec<_> = cases::ALL.iter().filter(|case| wanted.is_none_or(|name| name == case.name)).collect();
     if chosen.is_empty() {
         bail!("there is no such case: ./x test e2e --list shows them");
     }

@@ -12,9 +12,7 @@ pub fn cargo() -> Command {
     command.current_dir(baton_tests::paths::root());
     // What cargo set for this crate is not for the crates it builds next.
     for (name, _) in env::vars_os() {
-        if name.to_str().is_some_and(|name| {
-            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
-        }) {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
             command.env_remove(name);
         }
     }
@@ -34,19 +32,8 @@ fn cargo_without_toolchain(program: &str) -> Command {
     command.current_dir(baton_tests::paths::root());
     for (name, _) in env::vars_os() {
         let Some(text) = name.to_str() else { continue };
-        let of_cargo = text.starts_with("CARGO_PKG_")
-            || text.starts_with("CARGO_MANIFEST_")
-            || text == "CARGO";
-        if of_cargo
-            || [
-                "RUSTC",
-                "RUSTDOC",
-                "RUSTUP_TOOLCHAIN",
-                "LD_LIBRARY_PATH",
-                "RUSTFLAGS",
-            ]
-            .contains(&text)
-        {
+        let of_cargo = text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO";
+        if of_cargo || ["RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN", "LD_LIBRARY_PATH", "RUSTFLAGS"].contains(&text) {
             command.env_remove(name);
         }
     }
@@ -70,19 +57,11 @@ pub fn run(command: &mut Command) -> Result<String> {
 
 /// Runs a program to its end, whatever the end.
 pub fn output(command: &mut Command) -> Result<Output> {
-    command
-        .output()
-        .with_context(|| format!("{} can't be started: ./x installs it", line(command)))
+    command.output().with_context(|| format!("{} can't be started: ./x installs it", line(command)))
 }
 
 /// The command, for a message.
 fn line(command: &Command) -> String {
-    let name = Path::new(command.get_program())
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    command.get_args().fold(name, |text, argument| {
-        text + " " + &argument.to_string_lossy()
-    })
+    let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    command.get_args().fold(name, |text, argument| text + " " + &argument.to_string_lossy())
 }

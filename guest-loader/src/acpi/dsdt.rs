@@ -4,15 +4,14 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
-    Package, Path, ResourceTemplate, Scope, ZERO,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path,
+    ResourceTemplate, Scope, ZERO,
 };
 use acpi_tables::sdt::Sdt;
 
 use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes_of};
 use crate::layout::{
-    ECAM, GuestRange, PCI_BUS, PCI_CONFIG_PORT, PCI_WINDOW_32, PCI_WINDOW_64, SLEEP_TYPE_S5,
-    UART_GSI, UART_PORT,
+    ECAM, GuestRange, PCI_BUS, PCI_CONFIG_PORT, PCI_WINDOW_32, PCI_WINDOW_64, SLEEP_TYPE_S5, UART_GSI, UART_PORT,
 };
 
 /// AML with 64-bit integers (ACPI 6.5, 5.2.11.1).
@@ -20,19 +19,9 @@ const DSDT_REVISION: u8 = 2;
 const HEADER_BYTES: u32 = 36;
 
 pub fn dsdt() -> Vec<u8> {
-    let mut dsdt = Sdt::new(
-        *b"DSDT",
-        HEADER_BYTES,
-        DSDT_REVISION,
-        OEM_ID,
-        OEM_TABLE_ID,
-        OEM_REVISION,
-    );
+    let mut dsdt = Sdt::new(*b"DSDT", HEADER_BYTES, DSDT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&soft_off());
-    dsdt.append_slice(&bytes_of(&Scope::new(
-        Path::new("_SB_"),
-        vec![&Raw(pci()), &Raw(motherboard()), &Raw(uart())],
-    )));
+    dsdt.append_slice(&bytes_of(&Scope::new(Path::new("_SB_"), vec![&Raw(pci()), &Raw(motherboard()), &Raw(uart())])));
     dsdt.as_slice().to_vec()
 }
 
@@ -70,13 +59,7 @@ fn pci() -> Vec<u8> {
         None,
     );
     // Not marked prefetchable, or 64-bit BARs that are not could not be placed here.
-    let high = AddressSpace::new_memory(
-        not_cacheable(),
-        true,
-        PCI_WINDOW_64.start.get(),
-        last(PCI_WINDOW_64),
-        None,
-    );
+    let high = AddressSpace::new_memory(not_cacheable(), true, PCI_WINDOW_64.start.get(), last(PCI_WINDOW_64), None);
     let resources = ResourceTemplate::new(vec![&buses, &config, &low, &high]);
     bytes_of(&Device::new(
         Path::new("PCI0"),
@@ -114,10 +97,7 @@ fn uart() -> Vec<u8> {
         vec![
             &Name::new(Path::new("_HID"), &EISAName::new("PNP0501")),
             &Name::new(Path::new("_UID"), &ZERO),
-            &Name::new(
-                Path::new("_CRS"),
-                &ResourceTemplate::new(vec![&ports, &interrupt]),
-            ),
+            &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&ports, &interrupt])),
         ],
     ))
 }

@@ -12,8 +12,7 @@ use machine::addr::GuestPhys;
 
 use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes_of};
 use crate::layout::{
-    ECAM, IOAPIC, IOAPIC_ID, LAPIC, PCI_BUS, RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT,
-    SLEEP_STATUS_PORT,
+    ECAM, IOAPIC, IOAPIC_ID, LAPIC, PCI_BUS, RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT,
 };
 
 /// Size of an ACPI 2.0+ RSDP.
@@ -50,13 +49,7 @@ pub fn xsdt(tables: [GuestPhys; XSDT_ENTRIES]) -> Vec<u8> {
 
 /// One byte of I/O space.
 fn port(port: u16) -> GAS {
-    GAS::new(
-        AddressSpace::SystemIo,
-        8,
-        0,
-        AccessSize::ByteAccess,
-        port.into(),
-    )
+    GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port.into())
 }
 
 pub fn fadt(dsdt: GuestPhys) -> Vec<u8> {
@@ -102,14 +95,7 @@ pub fn madt(apic_ids: &[u32]) -> Vec<u8> {
     for word in [IOAPIC.start.get() as u32, 0] {
         body.extend_from_slice(&word.to_le_bytes());
     }
-    let mut madt = Sdt::new(
-        *b"APIC",
-        MADT_HEADER_BYTES,
-        MADT_REVISION,
-        OEM_ID,
-        OEM_TABLE_ID,
-        OEM_REVISION,
-    );
+    let mut madt = Sdt::new(*b"APIC", MADT_HEADER_BYTES, MADT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     madt.write_u32(36, LAPIC.start.get() as u32);
     // Flags 0: no 8259 is present (PCAT_COMPAT clear).
     madt.write_u32(40, 0);

@@ -46,17 +46,12 @@ pub struct TooManyCpus {
 /// # Errors
 /// [`TooManyCpus`] when they do not fit their area (some 8,000 virtual CPUs do).
 pub fn tables(apic_ids: &[u32]) -> Result<Vec<Table>, TooManyCpus> {
-    let too_many = TooManyCpus {
-        cpus: apic_ids.len(),
-    };
+    let too_many = TooManyCpus { cpus: apic_ids.len() };
     // Bounds the work before anything is built: a local APIC takes 8 bytes at least.
     if apic_ids.len() as u64 > ACPI_TABLES.bytes / 8 {
         return Err(too_many);
     }
-    let mut area = Area {
-        next: ACPI_TABLES.start,
-        tables: Vec::new(),
-    };
+    let mut area = Area { next: ACPI_TABLES.start, tables: Vec::new() };
     // The RSDP points to the XSDT, that to the rest: room is kept for these two.
     let rsdp_at = area.reserve(fixed::RSDP_BYTES).ok_or(too_many)?;
     let xsdt_at = area.reserve(fixed::XSDT_BYTES).ok_or(too_many)?;
@@ -64,14 +59,8 @@ pub fn tables(apic_ids: &[u32]) -> Result<Vec<Table>, TooManyCpus> {
     let fadt_at = area.add(fixed::fadt(dsdt_at)).ok_or(too_many)?;
     let madt_at = area.add(fixed::madt(apic_ids)).ok_or(too_many)?;
     let mcfg_at = area.add(fixed::mcfg()).ok_or(too_many)?;
-    let xsdt = Table {
-        at: xsdt_at,
-        bytes: fixed::xsdt([fadt_at, madt_at, mcfg_at]),
-    };
-    let rsdp = Table {
-        at: rsdp_at,
-        bytes: fixed::rsdp(xsdt_at),
-    };
+    let xsdt = Table { at: xsdt_at, bytes: fixed::xsdt([fadt_at, madt_at, mcfg_at]) };
+    let rsdp = Table { at: rsdp_at, bytes: fixed::rsdp(xsdt_at) };
     let mut tables = Vec::from([rsdp, xsdt]);
     tables.append(&mut area.tables);
     Ok(tables)
@@ -89,11 +78,7 @@ impl Area {
         if !ACPI_TABLES.contains(at, bytes) {
             return None;
         }
-        self.next = GuestPhys(
-            at.get()
-                .checked_add(bytes)?
-                .checked_next_multiple_of(ALIGNMENT)?,
-        );
+        self.next = GuestPhys(at.get().checked_add(bytes)?.checked_next_multiple_of(ALIGNMENT)?);
         Some(at)
     }
 

@@ -25,11 +25,7 @@ const DSDT_BY_IASL: [u8; 271] = [
 ];
 
 fn table(signature: &[u8], apic_ids: &[u32]) -> Table {
-    tables(apic_ids)
-        .unwrap()
-        .into_iter()
-        .find(|table| table.bytes.starts_with(signature))
-        .unwrap()
+    tables(apic_ids).unwrap().into_iter().find(|table| table.bytes.starts_with(signature)).unwrap()
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -61,28 +57,18 @@ fn checksums_and_lengths() {
     }
     let rsdp = &tables[0];
     assert_eq!(&rsdp.bytes[..8], b"RSD PTR ");
-    assert_eq!(
-        (sum(&rsdp.bytes[..20]), sum(&rsdp.bytes), rsdp.bytes.len()),
-        (0, 0, 36)
-    );
+    assert_eq!((sum(&rsdp.bytes[..20]), sum(&rsdp.bytes), rsdp.bytes.len()), (0, 0, 36));
 }
 
 #[test]
 fn the_chain_of_pointers_holds() {
     let tables = tables(&[0]).unwrap();
-    let at = |address: u64| {
-        tables
-            .iter()
-            .find(|table| table.at.get() == address)
-            .unwrap()
-    };
+    let at = |address: u64| tables.iter().find(|table| table.at.get() == address).unwrap();
     let rsdp = at(0xE_0000);
     assert_eq!(rsdp.bytes[15], 2);
     let xsdt = at(u64_at(&rsdp.bytes, 24));
     assert_eq!(&xsdt.bytes[..4], b"XSDT");
-    let listed: Vec<_> = [36, 44, 52]
-        .map(|entry| at(u64_at(&xsdt.bytes, entry)).bytes[..4].to_vec())
-        .into();
+    let listed: Vec<_> = [36, 44, 52].map(|entry| at(u64_at(&xsdt.bytes, entry)).bytes[..4].to_vec()).into();
     assert_eq!(listed, [b"FACP", b"APIC", b"MCFG"]);
     let fadt = table(b"FACP", &[0]);
     assert_eq!(&at(u64_at(&fadt.bytes, 140)).bytes[..4], b"DSDT");
@@ -109,10 +95,7 @@ fn fadt_is_hardware_reduced() {
     // HW_REDUCED_ACPI | HEADLESS | RESET_REG_SUP | SLP_BUTTON | PWR_BUTTON | WBINVD.
     assert_eq!(u32_at(&fadt, 112), 0x0010_1431);
     // RESET_REG: system I/O, 8 bits wide, byte access, 0xCF9; value 6.
-    assert_eq!(
-        fadt[116..129],
-        [1, 8, 0, 1, 0xF9, 0x0C, 0, 0, 0, 0, 0, 0, 6]
-    );
+    assert_eq!(fadt[116..129], [1, 8, 0, 1, 0xF9, 0x0C, 0, 0, 0, 0, 0, 0, 6]);
     assert_eq!(fadt[244..256], [1, 8, 0, 1, 0x00, 0x06, 0, 0, 0, 0, 0, 0]);
     assert_eq!(fadt[256..268], [1, 8, 0, 1, 0x01, 0x06, 0, 0, 0, 0, 0, 0]);
     // No FACS, no 32-bit DSDT address.
@@ -138,12 +121,7 @@ fn madt_has_both_kinds_of_local_apics() {
 #[test]
 fn mcfg_covers_bus_0() {
     let mcfg = table(b"MCFG", &[0]).bytes;
-    assert_eq!(
-        mcfg[36..],
-        [
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xE0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
-        ]
-    );
+    assert_eq!(mcfg[36..], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xE0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 }
 
 #[test]

@@ -38,10 +38,7 @@ pub const E820_MAX: usize = 128;
 /// `struct setup_header`.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-#[expect(
-    missing_docs,
-    reason = "the fields are those of boot.rst, by their names there"
-)]
+#[expect(missing_docs, reason = "the fields are those of boot.rst, by their names there")]
 pub struct SetupHeader {
     pub setup_sects: u8,
     pub root_flags: U16,
@@ -100,10 +97,7 @@ pub struct BootE820Entry {
 /// `struct boot_params`, the zero page.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-#[expect(
-    missing_docs,
-    reason = "the fields are those of zero-page.rst, by their names there"
-)]
+#[expect(missing_docs, reason = "the fields are those of zero-page.rst, by their names there")]
 pub struct BootParams {
     unused_0: [u8; 0x70],
     pub acpi_rsdp_addr: U64,

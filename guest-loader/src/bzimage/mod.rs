@@ -14,8 +14,8 @@ use crate::entry::{Entry, Mode, put, write_gdt};
 use crate::error::{LoadError, Problem};
 use crate::image::{Module, Plan};
 use crate::layout::{
-    ACPI_TABLES, BOOT_GDT, BOOT_PAGE_TABLES, BOOT_STACK_TOP, COMMAND_LINE, GuestMap, IMAGE_START,
-    LOW_RAM_END, ZERO_PAGE,
+    ACPI_TABLES, BOOT_GDT, BOOT_PAGE_TABLES, BOOT_STACK_TOP, COMMAND_LINE, GuestMap, IMAGE_START, LOW_RAM_END,
+    ZERO_PAGE,
 };
 use crate::memory::GuestMemory;
 use header::{BootE820Entry, BootParams, SetupHeader};
@@ -45,37 +45,23 @@ impl<'a> BzImage<'a> {
     pub fn parse(module: Module<'a>) -> Result<Self, LoadError> {
         let Module { name, bytes } = module;
         let refuse = |problem| LoadError::new(name, problem);
-        let cut_off = |needs: u64| {
-            refuse(Problem::Truncated {
-                needs,
-                has: bytes.len() as u64,
-            })
-        };
+        let cut_off = |needs: u64| refuse(Problem::Truncated { needs, has: bytes.len() as u64 });
         let malformed = |field, value| Err(refuse(Problem::Malformed { field, value }));
         if !detect(bytes) {
-            return Err(refuse(Problem::NotAKernel {
-                found: "no bzImage (no HdrS at 0x202)",
-            }));
+            return Err(refuse(Problem::NotAKernel { found: "no bzImage (no HdrS at 0x202)" }));
         }
         // The header ends where its first instruction jumps to; what an older one lacks reads as zero.
         let jump = bytes.get(0x201).copied().unwrap_or(0);
         let end = (header::JUMP_BASE + usize::from(jump)).min(header::HEADER_END);
-        let version = bytes
-            .get(0x206..0x208)
-            .ok_or_else(|| cut_off(header::HEADER_MIN_END as u64))?;
-        let version = version
-            .iter()
-            .rev()
-            .fold(0, |value: u16, byte| (value << 8) | u16::from(*byte));
+        let version = bytes.get(0x206..0x208).ok_or_else(|| cut_off(header::HEADER_MIN_END as u64))?;
+        let version = version.iter().rev().fold(0, |value: u16, byte| (value << 8) | u16::from(*byte));
         if version < header::MIN_VERSION {
             return Err(refuse(Problem::TooOld { version }));
         }
         if end < header::HEADER_MIN_END {
             return malformed("jump (the header's length)", jump.into());
         }
-        let present = bytes
-            .get(header::HEADER_OFFSET..end)
-            .ok_or_else(|| cut_off(end as u64))?;
+        let present = bytes.get(header::HEADER_OFFSET..end).ok_or_else(|| cut_off(end as u64))?;
         let mut hdr = SetupHeader::new_zeroed();
         for (to, from) in hdr.as_mut_bytes().iter_mut().zip(present) {
             *to = *from;
@@ -88,11 +74,7 @@ impl<'a> BzImage<'a> {
             return malformed("loadflags (a zImage)", hdr.loadflags.into());
         }
         // boot.rst: zero means four, for ancient kernels.
-        let setup_sects = if hdr.setup_sects == 0 {
-            4
-        } else {
-            u64::from(hdr.setup_sects)
-        };
+        let setup_sects = if hdr.setup_sects == 0 { 4 } else { u64::from(hdr.setup_sects) };
         let setup_bytes = (setup_sects + 1) * 512;
         let size = u64::from(hdr.syssize.get()) * 16;
         if size <= header::ENTRY_64 {
@@ -117,12 +99,7 @@ impl<'a> BzImage<'a> {
             return malformed("init_size", hdr.init_size.get().into());
         }
         let load_at = load_address(&hdr).map_err(refuse)?;
-        Ok(Self {
-            name,
-            header: hdr,
-            protected_mode,
-            load_at,
-        })
+        Ok(Self { name, header: hdr, protected_mode, load_at })
     }
 
     /// What the kernel needs while it unpacks itself: its image, bss and stack.
@@ -154,10 +131,7 @@ impl<'a> BzImage<'a> {
             put(memory, module.name, at, module.bytes)?;
         }
         put(memory, self.name, COMMAND_LINE, &command_line)?;
-        let params = self.boot_params(
-            plan.map,
-            initrd.map(|(at, module)| (at, module.bytes.len() as u64)),
-        );
+        let params = self.boot_params(plan.map, initrd.map(|(at, module)| (at, module.bytes.len() as u64)));
         put(memory, self.name, ZERO_PAGE, params.as_bytes())?;
         write_page_tables(self.name, memory)?;
         let gdt_limit = write_gdt(Mode::Long64, self.name, memory)?;
@@ -215,17 +189,11 @@ fn load_address(hdr: &SetupHeader) -> Result<GuestPhys, Problem> {
     } else {
         let alignment = u64::from(hdr.kernel_alignment.get());
         if !alignment.is_power_of_two() {
-            return Err(Problem::Malformed {
-                field: "kernel_alignment",
-                value: alignment,
-            });
+            return Err(Problem::Malformed { field: "kernel_alignment", value: alignment });
         }
         preferred
             .checked_next_multiple_of(alignment)
-            .ok_or(Problem::Malformed {
-                field: "pref_address",
-                value: preferred,
-            })?
+            .ok_or(Problem::Malformed { field: "pref_address", value: preferred })?
     };
     if address < IMAGE_START.get() {
         return Err(Problem::TooLow { address });
@@ -247,20 +215,10 @@ const DIRECTORIES: u64 = 4;
 /// CPU has: PML4, PDPT and four page directories, in this order.
 fn write_page_tables(module: &str, memory: &mut dyn GuestMemory) -> Result<(), LoadError> {
     let page = |index: u64| GuestPhys(BOOT_PAGE_TABLES.get() + index * PAGE_SIZE);
-    put(
-        memory,
-        module,
-        page(0),
-        &(page(1).get() | TABLE).to_le_bytes(),
-    )?;
+    put(memory, module, page(0), &(page(1).get() | TABLE).to_le_bytes())?;
     for directory in 0..DIRECTORIES {
         let at = GuestPhys(page(1).get() + directory * 8);
-        put(
-            memory,
-            module,
-            at,
-            &(page(2 + directory).get() | TABLE).to_le_bytes(),
-        )?;
+        put(memory, module, at, &(page(2 + directory).get() | TABLE).to_le_bytes())?;
         let mut entries = [0; PAGE_SIZE as usize];
         for (index, slot) in (0..ENTRIES).zip(entries.chunks_exact_mut(8)) {
             let leaf = ((directory * ENTRIES + index) * PAGE_SIZE_2M) | LEAF_2M;

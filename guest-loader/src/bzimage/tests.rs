@@ -51,26 +51,16 @@ struct Guest {
 
 impl Guest {
     fn new() -> Self {
-        Self {
-            memory: 512 * MIB,
-            initrd: Vec::new(),
-            command_line: "console=ttyS0".to_string(),
-        }
+        Self { memory: 512 * MIB, initrd: Vec::new(), command_line: "console=ttyS0".to_string() }
     }
 
     fn load(&self, kernel: &[u8]) -> Result<(Entry, Ram), LoadError> {
         let map = GuestMap::new(self.memory).unwrap();
         let mut ram = Ram::new(map);
-        let initrd = Module {
-            name: "initrd.cpio",
-            bytes: &self.initrd,
-        };
+        let initrd = Module { name: "initrd.cpio", bytes: &self.initrd };
         let plan = Plan {
             map: &map,
-            kernel: Module {
-                name: "vmlinuz",
-                bytes: kernel,
-            },
+            kernel: Module { name: "vmlinuz", bytes: kernel },
             initrd: (!self.initrd.is_empty()).then_some(initrd),
             command_line: &self.command_line,
             apic_ids: &[0],
@@ -79,10 +69,7 @@ impl Guest {
     }
 
     fn refusal(&self, kernel: &[u8]) -> Problem {
-        self.load(kernel)
-            .map(|(entry, _)| entry)
-            .unwrap_err()
-            .problem
+        self.load(kernel).map(|(entry, _)| entry).unwrap_err().problem
     }
 }
 
@@ -129,10 +116,7 @@ fn boot_params_are_those_of_the_protocol() {
     // The initrd ends at the end of RAM, less the rest of its last page.
     assert_eq!(ram.u32(zero_page + 0x218), 0x1FFF_E000);
     assert_eq!(ram.u32(zero_page + 0x21C), 5000);
-    assert_eq!(
-        ram.read(0x1FFF_E000, 5001),
-        [&[0x5A; 5000][..], &[0]].concat()
-    );
+    assert_eq!(ram.read(0x1FFF_E000, 5001), [&[0x5A; 5000][..], &[0]].concat());
     // e820: RAM, reserved below 1 MiB, RAM, ECAM.
     assert_eq!(ram.u8(zero_page + 0x1E8), 4);
     let entry = |index: u64| {
@@ -148,15 +132,7 @@ fn boot_params_are_those_of_the_protocol() {
 #[test]
 fn page_tables_map_4_gib_to_itself() {
     let (entry, ram) = Guest::new().load(&kernel()).unwrap();
-    for address in [
-        0,
-        0x7000,
-        0x100_0200,
-        0x3FFF_FFFF,
-        0x4000_0000,
-        0xBFFF_FFFF,
-        0xFFFF_FFFF_u64,
-    ] {
+    for address in [0, 0x7000, 0x100_0200, 0x3FFF_FFFF, 0x4000_0000, 0xBFFF_FFFF, 0xFFFF_FFFF_u64] {
         // SDM 3A 4.5: a walk by hand.
         let mut table = entry.cr3;
         for shift in [39, 30] {
@@ -175,9 +151,7 @@ fn page_tables_map_4_gib_to_itself() {
 fn initrd_stays_below_what_the_kernel_allows() {
     let mut guest = Guest::new();
     guest.initrd = vec![1; 0x1800];
-    let (entry, ram) = guest
-        .load(&patched(0x22C, &0x0FFF_FFFF_u32.to_le_bytes()))
-        .unwrap();
+    let (entry, ram) = guest.load(&patched(0x22C, &0x0FFF_FFFF_u32.to_le_bytes())).unwrap();
     assert_eq!(ram.u32(entry.rsi + 0x218), 0x0FFF_E000);
     // Nor does it lie above 3 GiB when there is more memory.
     guest.memory = 5 << 30;
@@ -189,10 +163,7 @@ fn initrd_stays_below_what_the_kernel_allows() {
 #[test]
 fn load_address_follows_preference_and_alignment() {
     let rip = |kernel: &[u8]| Guest::new().load(kernel).unwrap().0.rip.get();
-    assert_eq!(
-        rip(&patched(0x258, &0x110_0000_u64.to_le_bytes())),
-        0x120_0200
-    );
+    assert_eq!(rip(&patched(0x258, &0x110_0000_u64.to_le_bytes())), 0x120_0200);
     let mut fixed = patched(0x258, &0x110_0000_u64.to_le_bytes());
     poke(&mut fixed, 0x234, &[0]);
     assert_eq!(rip(&fixed), 0x110_0200);
@@ -211,98 +182,30 @@ fn old_header_ends_early_and_a_signature_is_left_out() {
 
 #[test]
 fn each_refusal_names_its_cause() {
-    assert_eq!(
-        refusal(&patched(0x206, &[0x0B, 0x02])),
-        Problem::TooOld { version: 0x20B }
-    );
+    assert_eq!(refusal(&patched(0x206, &[0x0B, 0x02])), Problem::TooOld { version: 0x20B });
     assert_eq!(refusal(&patched(0x236, &[0x3E])), Problem::No64BitEntry);
-    assert!(matches!(
-        refusal(&patched(0x211, &[0])),
-        Problem::Malformed { value: 0, .. }
-    ));
-    assert!(matches!(
-        refusal(&patched(0x201, &[0x61])),
-        Problem::Malformed { value: 0x61, .. }
-    ));
-    assert!(matches!(
-        refusal(&patched(0x1F4, &[0x20, 0])),
-        Problem::Malformed {
-            field: "syssize",
-            value: 0x20
-        }
-    ));
-    assert!(matches!(
-        refusal(&patched(0x24C, &[1, 0x0D])),
-        Problem::Malformed {
-            value: 0x1000..,
-            ..
-        }
-    ));
-    assert!(matches!(
-        refusal(&patched(0x260, &[0xFF, 0x0F, 0])),
-        Problem::Malformed {
-            field: "init_size",
-            ..
-        }
-    ));
-    assert!(matches!(
-        refusal(&patched(0x230, &[1])),
-        Problem::Malformed {
-            field: "kernel_alignment",
-            ..
-        }
-    ));
-    assert!(matches!(
-        refusal(&patched(0x258, &[0xFF; 8])),
-        Problem::Malformed {
-            field: "pref_address",
-            ..
-        }
-    ));
-    assert_eq!(
-        refusal(&patched(0x258, &[0; 8])),
-        Problem::TooLow { address: 0 }
-    );
-    assert_eq!(
-        refusal(&patched(0x25B, &[0xC0])),
-        Problem::TooHigh { end: 0xC080_0000 }
-    );
-    assert_eq!(
-        refusal(&patched(0x1F1, &[3])),
-        Problem::Truncated {
-            needs: 0x1800,
-            has: 0x1600
-        }
-    );
-    assert!(matches!(
-        refusal(&patched(0x202, b"Hdrs")),
-        Problem::NotAKernel {
-            found: "an EFI program"
-        }
-    ));
+    assert!(matches!(refusal(&patched(0x211, &[0])), Problem::Malformed { value: 0, .. }));
+    assert!(matches!(refusal(&patched(0x201, &[0x61])), Problem::Malformed { value: 0x61, .. }));
+    assert!(matches!(refusal(&patched(0x1F4, &[0x20, 0])), Problem::Malformed { field: "syssize", value: 0x20 }));
+    assert!(matches!(refusal(&patched(0x24C, &[1, 0x0D])), Problem::Malformed { value: 0x1000.., .. }));
+    assert!(matches!(refusal(&patched(0x260, &[0xFF, 0x0F, 0])), Problem::Malformed { field: "init_size", .. }));
+    assert!(matches!(refusal(&patched(0x230, &[1])), Problem::Malformed { field: "kernel_alignment", .. }));
+    assert!(matches!(refusal(&patched(0x258, &[0xFF; 8])), Problem::Malformed { field: "pref_address", .. }));
+    assert_eq!(refusal(&patched(0x258, &[0; 8])), Problem::TooLow { address: 0 });
+    assert_eq!(refusal(&patched(0x25B, &[0xC0])), Problem::TooHigh { end: 0xC080_0000 });
+    assert_eq!(refusal(&patched(0x1F1, &[3])), Problem::Truncated { needs: 0x1800, has: 0x1600 });
+    assert!(matches!(refusal(&patched(0x202, b"Hdrs")), Problem::NotAKernel { found: "an EFI program" }));
 }
 
 #[test]
 fn too_little_memory() {
     let mut guest = Guest::new();
     guest.memory = 16 * MIB;
-    assert_eq!(
-        guest.refusal(&kernel()),
-        Problem::TooLittleMemory {
-            needs: 24 * MIB,
-            has: 16 * MIB
-        }
-    );
+    assert_eq!(guest.refusal(&kernel()), Problem::TooLittleMemory { needs: 24 * MIB, has: 16 * MIB });
     guest.memory = 24 * MIB;
     assert!(guest.load(&kernel()).is_ok());
     guest.initrd = vec![0; 4096];
-    assert_eq!(
-        guest.refusal(&kernel()),
-        Problem::InitrdTooLarge {
-            bytes: 4096,
-            room: 0
-        }
-    );
+    assert_eq!(guest.refusal(&kernel()), Problem::InitrdTooLarge { bytes: 4096, room: 0 });
     let error = guest.load(&kernel()).map(|_| ()).unwrap_err();
     assert_eq!(error.module, "initrd.cpio");
     guest.memory += 4096;
@@ -315,21 +218,12 @@ fn command_line_limits() {
     guest.command_line = "x".repeat(2047);
     assert!(guest.load(&kernel()).is_ok());
     guest.command_line.push('x');
-    assert_eq!(
-        guest.refusal(&kernel()),
-        Problem::CommandLineTooLong {
-            bytes: 2048,
-            limit: 2047
-        }
-    );
+    assert_eq!(guest.refusal(&kernel()), Problem::CommandLineTooLong { bytes: 2048, limit: 2047 });
     // However much the kernel takes, there is room for 64 KiB with the zero.
     guest.command_line = "x".repeat(0x1_0000);
     assert_eq!(
         guest.refusal(&patched(0x238, &[0xFF; 4])),
-        Problem::CommandLineTooLong {
-            bytes: 0x1_0000,
-            limit: 0xFFFF
-        }
+        Problem::CommandLineTooLong { bytes: 0x1_0000, limit: 0xFFFF }
     );
     guest.command_line = "a\0b".to_string();
     assert_eq!(guest.refusal(&kernel()), Problem::CommandLineHasZero);
@@ -374,10 +268,7 @@ fn real_kernel_if_there_is_one() {
     let image = std::fs::read(path).unwrap();
     let (entry, ram) = Guest::new().load(&image).unwrap();
     let setup = (usize::from(image[0x1F1]) + 1) * 512;
-    assert_eq!(
-        ram.read(entry.rip.get(), 4096),
-        image[setup + 0x200..setup + 0x1200]
-    );
+    assert_eq!(ram.read(entry.rip.get(), 4096), image[setup + 0x200..setup + 0x1200]);
 }
 
 proptest! {

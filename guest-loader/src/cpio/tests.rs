@@ -10,21 +10,7 @@ use super::*;
 /// One newc entry by its description in cpio(5): 13 fields of 8 hexadecimal digits.
 fn entry(name: &str, mode: u32, content: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::from(*b"070701");
-    let fields = [
-        1,
-        mode,
-        0,
-        0,
-        1,
-        0,
-        content.len() as u32,
-        0,
-        0,
-        0,
-        0,
-        name.len() as u32 + 1,
-        0,
-    ];
+    let fields = [1, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
     for field in fields {
         bytes.extend_from_slice(format!("{field:08X}").as_bytes());
     }
@@ -49,10 +35,7 @@ fn archive() -> Vec<u8> {
 }
 
 fn names<'a>(modules: &[Module<'a>]) -> Vec<(&'a str, &'a [u8])> {
-    modules
-        .iter()
-        .map(|module| (module.name, module.bytes))
-        .collect()
+    modules.iter().map(|module| (module.name, module.bytes)).collect()
 }
 
 #[test]
@@ -60,11 +43,7 @@ fn regular_files_by_name() {
     let archive = archive();
     assert_eq!(
         names(&modules(&archive).unwrap()),
-        [
-            ("vmlinuz", &b"kernel"[..]),
-            ("boot/initrd.cpio", b"07070100"),
-            ("empty", b"")
-        ]
+        [("vmlinuz", &b"kernel"[..]), ("boot/initrd.cpio", b"07070100"), ("empty", b"")]
     );
     assert!(modules(b"").unwrap().is_empty());
     assert!(modules(&[0; 600]).unwrap().is_empty());
@@ -78,10 +57,7 @@ fn archives_follow_one_another() {
     bytes.extend(entry("TRAILER!!!", 0, b""));
     let modules = modules(&bytes).unwrap();
     assert_eq!(modules.len(), 4);
-    assert_eq!(
-        (modules[3].name, modules[3].bytes),
-        ("baton.toml", &b"[upgrade]"[..])
-    );
+    assert_eq!((modules[3].name, modules[3].bytes), ("baton.toml", &b"[upgrade]"[..]));
 }
 
 #[test]
@@ -97,29 +73,17 @@ fn every_cut_is_noticed() {
 
 #[test]
 fn what_is_wrong_is_named() {
-    assert_eq!(
-        modules(b"\x1f\x8b\x08").map(|_| ()),
-        Err(CpioError::NoMagic { offset: 0 })
-    );
+    assert_eq!(modules(b"\x1f\x8b\x08").map(|_| ()), Err(CpioError::NoMagic { offset: 0 }));
     // The portable ASCII format is not newc.
-    assert_eq!(
-        modules(b"070707000000").map(|_| ()),
-        Err(CpioError::NoMagic { offset: 0 })
-    );
+    assert_eq!(modules(b"070707000000").map(|_| ()), Err(CpioError::NoMagic { offset: 0 }));
     let mut bytes = archive();
     let second = entry(".", 0o040_755, b"").len();
     bytes[second + 54] = b'Z';
-    assert_eq!(
-        modules(&bytes).map(|_| ()),
-        Err(CpioError::BadEntry { offset: second })
-    );
+    assert_eq!(modules(&bytes).map(|_| ()), Err(CpioError::BadEntry { offset: second }));
     let mut bytes = archive();
     let end = bytes.len();
     bytes.extend_from_slice(b"junk");
-    assert_eq!(
-        modules(&bytes).map(|_| ()),
-        Err(CpioError::NoMagic { offset: end })
-    );
+    assert_eq!(modules(&bytes).map(|_| ()), Err(CpioError::NoMagic { offset: end }));
 }
 
 /// GNU cpio itself, where it is installed.
@@ -139,10 +103,7 @@ fn agrees_with_gnu_cpio_if_there_is_one() {
     if let Ok(mut child) = spawned {
         child.stdin.take().unwrap().write_all(b"./a\n").unwrap();
         let output = child.wait_with_output().unwrap();
-        assert_eq!(
-            names(&modules(&output.stdout).unwrap()),
-            [("a", &b"content"[..])]
-        );
+        assert_eq!(names(&modules(&output.stdout).unwrap()), [("a", &b"content"[..])]);
     }
     std::fs::remove_dir_all(&directory).unwrap();
 }

@@ -23,11 +23,7 @@ fn kernel() -> Vec<u8> {
     let load = 64;
     poke(&mut elf, load, &[1, 0, 0, 0, 5, 0, 0, 0]); // PT_LOAD, R+X
     poke(&mut elf, load + 8, &(CODE as u64).to_le_bytes());
-    poke(
-        &mut elf,
-        load + 16,
-        &0xFFFF_8000_0010_0000_u64.to_le_bytes(),
-    ); // p_vaddr is not used
+    poke(&mut elf, load + 16, &0xFFFF_8000_0010_0000_u64.to_le_bytes()); // p_vaddr is not used
     poke(&mut elf, load + 24, &0x10_0000_u64.to_le_bytes());
     poke(&mut elf, load + 32, &16_u64.to_le_bytes());
     poke(&mut elf, load + 40, &4096_u64.to_le_bytes());
@@ -48,14 +44,8 @@ fn run(kernel: &[u8], memory: u64, initrd: Option<&[u8]>) -> Result<(Entry, Ram)
     let mut ram = Ram::new(map);
     let plan = Plan {
         map: &map,
-        kernel: Module {
-            name: "guest.elf",
-            bytes: kernel,
-        },
-        initrd: initrd.map(|bytes| Module {
-            name: "initrd",
-            bytes,
-        }),
+        kernel: Module { name: "guest.elf", bytes: kernel },
+        initrd: initrd.map(|bytes| Module { name: "initrd", bytes }),
         command_line: "test=1",
         apic_ids: &[0],
     };
@@ -75,10 +65,7 @@ fn patched(offset: usize, bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn start_info_is_that_of_pvh() {
     let (entry, ram) = run(&kernel(), 5 << 30, Some(&[9; 100])).unwrap();
-    assert_eq!(
-        (entry.mode, entry.rip.get(), entry.cr3),
-        (Mode::Protected32, 0x10_0004, 0)
-    );
+    assert_eq!((entry.mode, entry.rip.get(), entry.cr3), (Mode::Protected32, 0x10_0004, 0));
     assert_eq!(ram.read(0x10_0000, 17), b"\xF4sixteen bytes!!\0");
     assert_eq!(ram.u64(entry.gdt_base.get() + 0x10), 0x00CF_9B00_0000_FFFF);
     let info = entry.rbx;
@@ -114,62 +101,18 @@ fn eight_byte_note_and_odd_alignment() {
 
 #[test]
 fn each_refusal_names_its_cause() {
-    assert!(matches!(
-        refusal(&patched(4, &[1])),
-        Problem::NotAKernel {
-            found: "a 32-bit ELF"
-        }
-    ));
-    assert!(matches!(
-        refusal(&patched(18, &[183])),
-        Problem::NotAKernel { .. }
-    ));
+    assert!(matches!(refusal(&patched(4, &[1])), Problem::NotAKernel { found: "a 32-bit ELF" }));
+    assert!(matches!(refusal(&patched(18, &[183])), Problem::NotAKernel { .. }));
     assert_eq!(refusal(&patched(NOTE + 8, &[17])), Problem::NoPvhNote);
     assert_eq!(refusal(&patched(NOTE + 12, b"Xem")), Problem::NoPvhNote);
-    assert!(matches!(
-        refusal(&patched(NOTE + 16, &[0, 0, 0x20])),
-        Problem::Malformed {
-            value: 0x20_0000,
-            ..
-        }
-    ));
-    assert_eq!(
-        refusal(&patched(64 + 24, &[0, 0xF0, 0x0F])),
-        Problem::TooLow { address: 0xF_F000 }
-    );
-    assert_eq!(
-        refusal(&patched(64 + 24, &[0, 0, 0, 0xC0])),
-        Problem::TooHigh { end: 0xC000_1000 }
-    );
-    assert_eq!(
-        refusal(&patched(64 + 24, &[0xFF; 8])),
-        Problem::TooHigh { end: u64::MAX }
-    );
-    assert!(matches!(
-        refusal(&patched(64 + 32, &[1, 0x10])),
-        Problem::Malformed {
-            field: "p_filesz",
-            ..
-        }
-    ));
-    assert_eq!(
-        refusal(&patched(64 + 8, &[0, 0x10])),
-        Problem::Truncated {
-            needs: 0x1010,
-            has: 0x110
-        }
-    );
-    assert_eq!(
-        refusal(&patched(64 + 40, &[0, 0, 0, 1])),
-        Problem::TooLittleMemory {
-            needs: 17 * MIB,
-            has: 16 * MIB
-        }
-    );
-    assert!(matches!(
-        refusal(&patched(56, &[0xF0, 0])),
-        Problem::Malformed { .. }
-    ));
+    assert!(matches!(refusal(&patched(NOTE + 16, &[0, 0, 0x20])), Problem::Malformed { value: 0x20_0000, .. }));
+    assert_eq!(refusal(&patched(64 + 24, &[0, 0xF0, 0x0F])), Problem::TooLow { address: 0xF_F000 });
+    assert_eq!(refusal(&patched(64 + 24, &[0, 0, 0, 0xC0])), Problem::TooHigh { end: 0xC000_1000 });
+    assert_eq!(refusal(&patched(64 + 24, &[0xFF; 8])), Problem::TooHigh { end: u64::MAX });
+    assert!(matches!(refusal(&patched(64 + 32, &[1, 0x10])), Problem::Malformed { field: "p_filesz", .. }));
+    assert_eq!(refusal(&patched(64 + 8, &[0, 0x10])), Problem::Truncated { needs: 0x1010, has: 0x110 });
+    assert_eq!(refusal(&patched(64 + 40, &[0, 0, 0, 1])), Problem::TooLittleMemory { needs: 17 * MIB, has: 16 * MIB });
+    assert!(matches!(refusal(&patched(56, &[0xF0, 0])), Problem::Malformed { .. }));
 }
 
 #[test]

@@ -131,77 +131,31 @@ impl fmt::Display for GraphError {
             Self::Duplicate { record } => write!(f, "{record} is there twice")?,
             Self::Disorder { record } => write!(f, "{record} stands out of order")?,
             Self::SameToken { first, second } => write!(f, "{first} and {second} have one token")?,
-            Self::Dangling {
-                record,
-                field,
-                target,
-            } => write!(f, "{record}: {field} leads to {target}, which is not there")?,
-            Self::Mismatch {
-                first,
-                second,
-                what,
-            } => write!(f, "{first} and {second} disagree about {what}")?,
-            Self::Count {
-                record,
-                what,
-                stored,
-                found,
-            } => write!(f, "{record} counts {stored} {what}, {found} are there")?,
+            Self::Dangling { record, field, target } => {
+                write!(f, "{record}: {field} leads to {target}, which is not there")?
+            }
+            Self::Mismatch { first, second, what } => write!(f, "{first} and {second} disagree about {what}")?,
+            Self::Count { record, what, stored, found } => {
+                write!(f, "{record} counts {stored} {what}, {found} are there")?
+            }
             Self::NotOne { kind, found } => write!(f, "{found} {kind} records where one is due")?,
-            Self::Value {
-                record,
-                field,
-                value,
-            } => write!(f, "{record}: {field} cannot be {value:#x}")?,
-            Self::Overlap {
-                first,
-                second,
-                address,
-            } => write!(f, "{first} and {second} overlap at {address:#x}")?,
-            Self::NotOwned {
-                record,
-                field,
-                base,
-                bytes,
-            } => write!(
-                f,
-                "{record}: {field} at {base:#x} of {bytes:#x} bytes is not in memory of its owner"
-            )?,
-            Self::TwoDomains {
-                device,
-                first,
-                second,
-            } => write!(
-                f,
-                "device {} is in the domains {first:#x} and {second:#x}",
-                Bdf(device)
-            )?,
-            Self::SameDomainId {
-                unit,
-                did,
-                first,
-                second,
-            } => write!(
-                f,
-                "domains {first:#x} and {second:#x} both claim id {did} on unit {unit}"
-            )?,
-            Self::SameRequester {
-                requester,
-                first,
-                second,
-            } => write!(
-                f,
-                "devices {} and {} both send as {}",
-                Bdf(first),
-                Bdf(second),
-                Bdf(requester)
-            )?,
+            Self::Value { record, field, value } => write!(f, "{record}: {field} cannot be {value:#x}")?,
+            Self::Overlap { first, second, address } => write!(f, "{first} and {second} overlap at {address:#x}")?,
+            Self::NotOwned { record, field, base, bytes } => {
+                write!(f, "{record}: {field} at {base:#x} of {bytes:#x} bytes is not in memory of its owner")?
+            }
+            Self::TwoDomains { device, first, second } => {
+                write!(f, "device {} is in the domains {first:#x} and {second:#x}", Bdf(device))?
+            }
+            Self::SameDomainId { unit, did, first, second } => {
+                write!(f, "domains {first:#x} and {second:#x} both claim id {did} on unit {unit}")?
+            }
+            Self::SameRequester { requester, first, second } => {
+                write!(f, "devices {} and {} both send as {}", Bdf(first), Bdf(second), Bdf(requester))?
+            }
             Self::Circle { record } => write!(f, "{record}: the buses behind it include its own")?,
         }
-        write!(
-            f,
-            "; the old image handed over a set that makes no sense, report it as a bug of that release"
-        )
+        write!(f, "; the old image handed over a set that makes no sense, report it as a bug of that release")
     }
 }
 

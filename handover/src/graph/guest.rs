@@ -3,31 +3,20 @@
 use super::{Checked, GraphError, count, follow, group, one_each, value};
 use crate::record::{Record, RecordName};
 use crate::state::guest::{
-    CONSOLE_COM2, GUEST_RUNNING, GUEST_STOPPED, GuestV1, ON_UPGRADE_PRESERVE, ON_UPGRADE_STOP,
-    POWER_RESET,
+    CONSOLE_COM2, GUEST_RUNNING, GUEST_STOPPED, GuestV1, ON_UPGRADE_PRESERVE, ON_UPGRADE_STOP, POWER_RESET,
 };
 use crate::state::management::{MANAGEMENT_DHCP, ManagementV1, NO_NIC};
 use crate::state::platform::{UART_INPUT_MAX, UART_PIECE, UartV1};
 use crate::state::vcpu::{
-    ACTIVITY_RUNNING, ACTIVITY_WAIT_FOR_SIPI, EVENT_HAS_ERROR, EVENT_SOFTWARE_EXCEPTION,
-    NMI_BLOCKED, SHADOW_MOV_SS, SHADOW_STI, VcpuV1, XSAVE_MAX, XSAVE_PIECE,
+    ACTIVITY_RUNNING, ACTIVITY_WAIT_FOR_SIPI, EVENT_HAS_ERROR, EVENT_SOFTWARE_EXCEPTION, NMI_BLOCKED, SHADOW_MOV_SS,
+    SHADOW_STI, VcpuV1, XSAVE_MAX, XSAVE_PIECE,
 };
 use crate::state::{State, text};
 
 pub(super) fn check(state: &State) -> Checked {
     for guest in &state.guests {
-        value(
-            text(&guest.name).is_some_and(|name| !name.is_empty()),
-            guest,
-            "name",
-            0,
-        )?;
-        value(
-            guest.console <= CONSOLE_COM2,
-            guest,
-            "console",
-            guest.console.into(),
-        )?;
+        value(text(&guest.name).is_some_and(|name| !name.is_empty()), guest, "name", 0)?;
+        value(guest.console <= CONSOLE_COM2, guest, "console", guest.console.into())?;
         value(
             (ON_UPGRADE_PRESERVE..=ON_UPGRADE_STOP).contains(&guest.on_upgrade),
             guest,
@@ -58,38 +47,18 @@ fn management(state: &State) -> Checked {
         [] => return Ok(()),
         [one] => one,
         several => {
-            return Err(GraphError::NotOne {
-                kind: ManagementV1::NAME,
-                found: several.len(),
-            });
+            return Err(GraphError::NotOne { kind: ManagementV1::NAME, found: several.len() });
         }
     };
-    value(
-        management.flags & !MANAGEMENT_DHCP == 0,
-        management,
-        "flags",
-        management.flags.into(),
-    )?;
-    value(
-        management.prefix <= 32,
-        management,
-        "prefix",
-        management.prefix.into(),
-    )?;
-    value(
-        management.port <= 0xffff,
-        management,
-        "port",
-        management.port.into(),
-    )?;
+    value(management.flags & !MANAGEMENT_DHCP == 0, management, "flags", management.flags.into())?;
+    value(management.prefix <= 32, management, "prefix", management.prefix.into())?;
+    value(management.port <= 0xffff, management, "port", management.port.into())?;
     match super::find(&state.devices, [management.nic.into(), 0]) {
-        Some(device) if device.owner != 0 && management.nic != NO_NIC => {
-            Err(GraphError::Mismatch {
-                first: management.name(),
-                second: device.name(),
-                what: "who owns the network card",
-            })
-        }
+        Some(device) if device.owner != 0 && management.nic != NO_NIC => Err(GraphError::Mismatch {
+            first: management.name(),
+            second: device.name(),
+            what: "who owns the network card",
+        }),
         _ => Ok(()),
     }
 }
@@ -98,30 +67,16 @@ fn management(state: &State) -> Checked {
 pub(super) fn check_rest(state: &State) -> Checked {
     one_each(&state.guests, &state.guest_rests)?;
     for rest in &state.guest_rests {
-        value(
-            (GUEST_RUNNING..=GUEST_STOPPED).contains(&rest.state),
-            rest,
-            "state",
-            rest.state.into(),
-        )?;
+        value((GUEST_RUNNING..=GUEST_STOPPED).contains(&rest.state), rest, "state", rest.state.into())?;
         value(rest.power <= POWER_RESET, rest, "power", rest.power.into())?;
         value(text(&rest.reason).is_some(), rest, "reason", 0)?;
     }
     for guest in &state.guests {
         let vcpus = group(&state.vcpus, guest.token);
-        let due = if guest.on_upgrade == ON_UPGRADE_PRESERVE {
-            guest.vcpu_count
-        } else {
-            0
-        };
+        let due = if guest.on_upgrade == ON_UPGRADE_PRESERVE { guest.vcpu_count } else { 0 };
         count(guest, "vCPUs", due.into(), vcpus.len())?;
         for (expected, vcpu) in vcpus.iter().enumerate() {
-            value(
-                u64::from(vcpu.index) == expected as u64,
-                vcpu,
-                "number",
-                vcpu.index.into(),
-            )?;
+            value(u64::from(vcpu.index) == expected as u64, vcpu, "number", vcpu.index.into())?;
         }
     }
     for vcpu in &state.vcpus {
@@ -143,74 +98,33 @@ fn vcpu_fields(state: &State, vcpu: &VcpuV1) -> Checked {
         "activity",
         vcpu.activity.into(),
     )?;
-    value(
-        vcpu.shadow & !(SHADOW_STI | SHADOW_MOV_SS) == 0,
-        vcpu,
-        "interrupt shadow",
-        vcpu.shadow.into(),
-    )?;
-    value(
-        vcpu.event & !EVENT_HAS_ERROR <= EVENT_SOFTWARE_EXCEPTION,
-        vcpu,
-        "event",
-        vcpu.event.into(),
-    )?;
-    value(
-        vcpu.event_vector <= 0xff,
-        vcpu,
-        "vector",
-        vcpu.event_vector.into(),
-    )?;
-    value(
-        vcpu.nmi & !NMI_BLOCKED == 0,
-        vcpu,
-        "NMI state",
-        vcpu.nmi.into(),
-    )?;
-    value(
-        vcpu.xsave_bytes <= XSAVE_MAX,
-        vcpu,
-        "XSAVE bytes",
-        vcpu.xsave_bytes.into(),
-    )
+    value(vcpu.shadow & !(SHADOW_STI | SHADOW_MOV_SS) == 0, vcpu, "interrupt shadow", vcpu.shadow.into())?;
+    value(vcpu.event & !EVENT_HAS_ERROR <= EVENT_SOFTWARE_EXCEPTION, vcpu, "event", vcpu.event.into())?;
+    value(vcpu.event_vector <= 0xff, vcpu, "vector", vcpu.event_vector.into())?;
+    value(vcpu.nmi & !NMI_BLOCKED == 0, vcpu, "NMI state", vcpu.nmi.into())?;
+    value(vcpu.xsave_bytes <= XSAVE_MAX, vcpu, "XSAVE bytes", vcpu.xsave_bytes.into())
 }
 
 /// The pieces of a vCPU stand together, those of the vCPUs in the order of the vCPUs.
 fn xsave(state: &State) -> Checked {
     let mut pieces = state.xsave.as_slice();
     for vcpu in &state.vcpus {
-        let own = pieces
-            .iter()
-            .take_while(|piece| (piece.guest, piece.vcpu) == (vcpu.guest, vcpu.index))
-            .count();
+        let own = pieces.iter().take_while(|piece| (piece.guest, piece.vcpu) == (vcpu.guest, vcpu.index)).count();
         count(vcpu, "XSAVE pieces", vcpu.xsave_pieces.into(), own)?;
         let (own, rest) = pieces.split_at_checked(own).unwrap_or_default();
         for piece in own {
-            let fine = piece.offset < vcpu.xsave_bytes
-                && (piece.offset as usize).is_multiple_of(XSAVE_PIECE);
+            let fine = piece.offset < vcpu.xsave_bytes && (piece.offset as usize).is_multiple_of(XSAVE_PIECE);
             value(fine, piece, "offset", piece.offset.into())?;
             let used = (vcpu.xsave_bytes.saturating_sub(piece.offset)) as usize;
             let clean = piece.bytes.iter().skip(used).all(|byte| *byte == 0);
-            value(
-                clean,
-                piece,
-                "bytes past the end of the area",
-                vcpu.xsave_bytes.into(),
-            )?;
+            value(clean, piece, "bytes past the end of the area", vcpu.xsave_bytes.into())?;
         }
         pieces = rest;
     }
     match pieces.first() {
         Some(piece) => {
-            let target = RecordName {
-                kind: VcpuV1::NAME,
-                key: [piece.guest, piece.vcpu.into()],
-            };
-            Err(GraphError::Dangling {
-                record: piece.name(),
-                field: "vCPU",
-                target,
-            })
+            let target = RecordName { kind: VcpuV1::NAME, key: [piece.guest, piece.vcpu.into()] };
+            Err(GraphError::Dangling { record: piece.name(), field: "vCPU", target })
         }
         None => Ok(()),
     }
@@ -219,36 +133,21 @@ fn xsave(state: &State) -> Checked {
 fn platform(state: &State) -> Checked {
     let of_guest = |record: &dyn Fn() -> (RecordName, u64)| {
         let (record, token) = record();
-        let target = RecordName {
-            kind: GuestV1::NAME,
-            key: [token, 0],
-        };
-        super::find(&state.guests, target.key)
-            .map(|_| ())
-            .ok_or(GraphError::Dangling {
-                record,
-                field: "guest",
-                target,
-            })
+        let target = RecordName { kind: GuestV1::NAME, key: [token, 0] };
+        super::find(&state.guests, target.key).map(|_| ()).ok_or(GraphError::Dangling {
+            record,
+            field: "guest",
+            target,
+        })
     };
     for ioapic in &state.ioapics {
         of_guest(&|| (ioapic.name(), ioapic.guest))?;
     }
     for uart in &state.uarts {
         of_guest(&|| (uart.name(), uart.guest))?;
-        value(
-            uart.input_bytes <= UART_INPUT_MAX,
-            uart,
-            "bytes of input",
-            uart.input_bytes.into(),
-        )?;
+        value(uart.input_bytes <= UART_INPUT_MAX, uart, "bytes of input", uart.input_bytes.into())?;
         value(uart.port <= 0xffff, uart, "port", uart.port.into())?;
-        value(
-            uart.thr_pending <= 1 && uart.overrun <= 1,
-            uart,
-            "interrupt state",
-            uart.thr_pending.into(),
-        )?;
+        value(uart.thr_pending <= 1 && uart.overrun <= 1, uart, "interrupt state", uart.thr_pending.into())?;
     }
     uart_input(state)?;
     for host in &state.pci_hosts {
@@ -270,28 +169,18 @@ fn uart_input(state: &State) -> Checked {
     for uart in &state.uarts {
         let due = (uart.input_bytes as usize).div_ceil(UART_PIECE);
         for found in 0..due {
-            let own = pieces
-                .next()
-                .filter(|piece| (piece.guest, piece.port) == (uart.guest, uart.port));
+            let own = pieces.next().filter(|piece| (piece.guest, piece.port) == (uart.guest, uart.port));
             let Some(piece) = own else {
                 return count(uart, "pieces of input", due as u64, found);
             };
-            value(
-                piece.offset as usize == found * UART_PIECE,
-                piece,
-                "offset",
-                piece.offset.into(),
-            )?;
+            value(piece.offset as usize == found * UART_PIECE, piece, "offset", piece.offset.into())?;
         }
     }
     match pieces.next() {
         Some(piece) => Err(GraphError::Dangling {
             record: piece.name(),
             field: "UART",
-            target: RecordName {
-                kind: UartV1::NAME,
-                key: [piece.guest, piece.port.into()],
-            },
+            target: RecordName { kind: UartV1::NAME, key: [piece.guest, piece.port.into()] },
         }),
         None => Ok(()),
     }

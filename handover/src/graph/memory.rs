@@ -11,33 +11,11 @@ use crate::state::{State, text};
 
 pub(super) fn check(state: &State) -> Checked {
     for space in &state.spaces {
-        value(
-            (4..=5).contains(&space.levels),
-            space,
-            "levels",
-            space.levels.into(),
-        )?;
-        value(
-            (NESTED_NPT..=NESTED_EPT).contains(&space.format),
-            space,
-            "format",
-            space.format.into(),
-        )?;
-        value(
-            space.leaf_mask & !7 == 0 && space.leaf_mask & 1 == 1,
-            space,
-            "leaf sizes",
-            space.leaf_mask.into(),
-        )?;
+        value((4..=5).contains(&space.levels), space, "levels", space.levels.into())?;
+        value((NESTED_NPT..=NESTED_EPT).contains(&space.format), space, "format", space.format.into())?;
+        value(space.leaf_mask & !7 == 0 && space.leaf_mask & 1 == 1, space, "leaf sizes", space.leaf_mask.into())?;
         frames(space, "root", space.nested_root, FRAME)?;
-        owned(
-            &state.regions,
-            OWNER_ARENA,
-            space,
-            "root",
-            space.nested_root,
-            FRAME,
-        )?;
+        owned(&state.regions, OWNER_ARENA, space, "root", space.nested_root, FRAME)?;
         let guest = follow(space, "guest", &state.guests, [space.guest, 0])?;
         if guest.space != space.token {
             return Err(GraphError::Mismatch {
@@ -55,17 +33,10 @@ pub(super) fn check(state: &State) -> Checked {
 fn objects(state: &State) -> Checked {
     for object in &state.objects {
         follow(object, "owner", &state.guests, [object.owner, 0])?;
-        value(
-            text(&object.tag).is_some_and(|tag| !tag.is_empty()),
-            object,
-            "tag",
-            0,
-        )?;
+        value(text(&object.tag).is_some_and(|tag| !tag.is_empty()), object, "tag", 0)?;
         let extents = group(&state.extents, object.token);
         count(object, "extents", object.extent_count.into(), extents.len())?;
-        let bytes = extents
-            .iter()
-            .try_fold(0u64, |sum, extent| sum.checked_add(extent.bytes));
+        let bytes = extents.iter().try_fold(0u64, |sum, extent| sum.checked_add(extent.bytes));
         value(bytes == Some(object.bytes), object, "bytes", object.bytes)?;
     }
     Ok(())
@@ -77,20 +48,8 @@ fn extents(state: &State) -> Checked {
         follow(extent, "memory object", &state.objects, [extent.object, 0])?;
         frames(extent, "guest range", extent.guest_base, extent.bytes)?;
         frames(extent, "host range", extent.host_base, extent.bytes)?;
-        owned(
-            &state.regions,
-            OWNER_OBJECTS,
-            extent,
-            "host range",
-            extent.host_base,
-            extent.bytes,
-        )?;
-        host.push(Range {
-            space: 0,
-            base: extent.host_base,
-            bytes: extent.bytes,
-            record: extent.name(),
-        });
+        owned(&state.regions, OWNER_OBJECTS, extent, "host range", extent.host_base, extent.bytes)?;
+        host.push(Range { space: 0, base: extent.host_base, bytes: extent.bytes, record: extent.name() });
     }
     disjoint(host)
 }
@@ -98,12 +57,7 @@ fn extents(state: &State) -> Checked {
 fn mappings(state: &State) -> Checked {
     for mapping in &state.space_objects {
         let space = follow(mapping, "address space", &state.spaces, [mapping.space, 0])?;
-        let object = follow(
-            mapping,
-            "memory object",
-            &state.objects,
-            [mapping.object, 0],
-        )?;
+        let object = follow(mapping, "memory object", &state.objects, [mapping.object, 0])?;
         if space.guest != object.owner {
             return Err(GraphError::Mismatch {
                 first: space.name(),
@@ -132,12 +86,7 @@ fn guest_ranges(state: &State) -> Checked {
     }
     for bar in super::device::mapped_bars(state) {
         let (space, bar) = bar?;
-        ranges.push(Range {
-            space,
-            base: bar.guest_base,
-            bytes: bar.bytes,
-            record: bar.name(),
-        });
+        ranges.push(Range { space, base: bar.guest_base, bytes: bar.bytes, record: bar.name() });
     }
     disjoint(ranges)
 }

@@ -66,71 +66,32 @@ fn rest(state: &State) -> Checked {
 /// Tokens name one object each, whatever its kind.
 fn tokens(state: &State) -> Checked {
     let mut all: Vec<(u64, crate::record::RecordName)> = Vec::new();
-    all.extend(
-        state
-            .guests
-            .iter()
-            .map(|record| (record.token, record.name())),
-    );
-    all.extend(
-        state
-            .spaces
-            .iter()
-            .map(|record| (record.token, record.name())),
-    );
-    all.extend(
-        state
-            .objects
-            .iter()
-            .map(|record| (record.token, record.name())),
-    );
-    all.extend(
-        state
-            .domains
-            .iter()
-            .map(|record| (record.token, record.name())),
-    );
+    all.extend(state.guests.iter().map(|record| (record.token, record.name())));
+    all.extend(state.spaces.iter().map(|record| (record.token, record.name())));
+    all.extend(state.objects.iter().map(|record| (record.token, record.name())));
+    all.extend(state.domains.iter().map(|record| (record.token, record.name())));
     all.sort_unstable_by_key(|(token, _)| *token);
     if let Some((0, record)) = all.first() {
-        return Err(GraphError::Value {
-            record: *record,
-            field: "token",
-            value: 0,
-        });
+        return Err(GraphError::Value { record: *record, field: "token", value: 0 });
     }
-    match all
-        .array_windows()
-        .find(|[first, second]| first.0 == second.0)
-    {
-        Some([first, second]) => Err(GraphError::SameToken {
-            first: first.1,
-            second: second.1,
-        }),
+    match all.array_windows().find(|[first, second]| first.0 == second.0) {
+        Some([first, second]) => Err(GraphError::SameToken { first: first.1, second: second.1 }),
         None => Ok(()),
     }
 }
 
 /// The first record that does not follow its neighbour.
 pub(crate) fn disorder<T: Record>(records: &[T]) -> Option<GraphError> {
-    records
-        .array_windows()
-        .find_map(|[first, second]| match first.key().cmp(&second.key()) {
-            core::cmp::Ordering::Less => None,
-            core::cmp::Ordering::Equal => Some(GraphError::Duplicate {
-                record: second.name(),
-            }),
-            core::cmp::Ordering::Greater => Some(GraphError::Disorder {
-                record: second.name(),
-            }),
-        })
+    records.array_windows().find_map(|[first, second]| match first.key().cmp(&second.key()) {
+        core::cmp::Ordering::Less => None,
+        core::cmp::Ordering::Equal => Some(GraphError::Duplicate { record: second.name() }),
+        core::cmp::Ordering::Greater => Some(GraphError::Disorder { record: second.name() }),
+    })
 }
 
 /// The record with that key.
 fn find<T: Record>(records: &[T], key: [u64; 2]) -> Option<&T> {
-    records
-        .binary_search_by_key(&key, T::key)
-        .ok()
-        .and_then(|index| records.get(index))
+    records.binary_search_by_key(&key, T::key).ok().and_then(|index| records.get(index))
 }
 
 /// The records whose key starts with `major`.
@@ -157,49 +118,25 @@ fn follow<'a, T: Record>(
 
 /// Refuses a value unless it is fine.
 fn value(fine: bool, record: &impl Record, field: &'static str, value: u64) -> Checked {
-    if fine {
-        Ok(())
-    } else {
-        Err(GraphError::Value {
-            record: record.name(),
-            field,
-            value,
-        })
-    }
+    if fine { Ok(()) } else { Err(GraphError::Value { record: record.name(), field, value }) }
 }
 
 /// Refuses a count that is not what is there.
 fn count(record: &impl Record, what: &'static str, stored: u64, found: usize) -> Checked {
     let found = found as u64;
-    if stored == found {
-        Ok(())
-    } else {
-        Err(GraphError::Count {
-            record: record.name(),
-            what,
-            stored,
-            found,
-        })
-    }
+    if stored == found { Ok(()) } else { Err(GraphError::Count { record: record.name(), what, stored, found }) }
 }
 
 /// One `Rest` for each `Whole`, with the same keys.
 fn one_each<W: Record, R: Record>(wholes: &[W], rests: &[R]) -> Checked {
     let mut rests = rests.iter();
     for whole in wholes {
-        let target = crate::record::RecordName {
-            kind: R::NAME,
-            key: whole.key(),
-        };
+        let target = crate::record::RecordName { kind: R::NAME, key: whole.key() };
         match rests.next() {
             Some(rest) if rest.key() == whole.key() => {}
             Some(rest) if rest.key() < whole.key() => return Err(stray::<W>(rest)),
             _ => {
-                return Err(GraphError::Dangling {
-                    record: whole.name(),
-                    field: "its other part",
-                    target,
-                });
+                return Err(GraphError::Dangling { record: whole.name(), field: "its other part", target });
             }
         }
     }
@@ -207,13 +144,6 @@ fn one_each<W: Record, R: Record>(wholes: &[W], rests: &[R]) -> Checked {
 }
 
 fn stray<W: Record>(rest: &impl Record) -> GraphError {
-    let target = crate::record::RecordName {
-        kind: W::NAME,
-        key: rest.key(),
-    };
-    GraphError::Dangling {
-        record: rest.name(),
-        field: "what it belongs to",
-        target,
-    }
+    let target = crate::record::RecordName { kind: W::NAME, key: rest.key() };
+    GraphError::Dangling { record: rest.name(), field: "what it belongs to", target }
 }

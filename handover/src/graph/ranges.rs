@@ -14,8 +14,7 @@ pub(super) const ADDRESS_LIMIT: u64 = 1 << 52;
 /// Refuses a range that is empty, wraps, or is not a whole number of frames.
 pub(super) fn frames(record: &impl Record, field: &'static str, base: u64, bytes: u64) -> Checked {
     let end = base.checked_add(bytes).filter(|end| *end <= ADDRESS_LIMIT);
-    let fine =
-        end.is_some() && bytes > 0 && base.is_multiple_of(FRAME) && bytes.is_multiple_of(FRAME);
+    let fine = end.is_some() && bytes > 0 && base.is_multiple_of(FRAME) && bytes.is_multiple_of(FRAME);
     super::value(fine, record, field, base)
 }
 
@@ -28,12 +27,7 @@ pub(super) fn owned(
     base: u64,
     bytes: u64,
 ) -> Checked {
-    let error = GraphError::NotOwned {
-        record: record.name(),
-        field,
-        base,
-        bytes,
-    };
+    let error = GraphError::NotOwned { record: record.name(), field, base, bytes };
     let end = base.checked_add(bytes).ok_or(error)?;
     let mut at = base;
     let first = regions.partition_point(|region| region.base.saturating_add(region.bytes) <= base);
@@ -46,25 +40,15 @@ pub(super) fn owned(
         }
         at = region.base.saturating_add(region.bytes);
     }
-    if at >= end && bytes > 0 {
-        Ok(())
-    } else {
-        Err(error)
-    }
+    if at >= end && bytes > 0 { Ok(()) } else { Err(error) }
 }
 
 /// The first memory region that a range touches.
 pub(super) fn memory_in(regions: &[RegionV1], base: u64, bytes: u64) -> Option<&RegionV1> {
     let end = base.saturating_add(bytes);
     let first = regions.partition_point(|region| region.base.saturating_add(region.bytes) <= base);
-    let touched = regions
-        .get(first..)
-        .unwrap_or_default()
-        .iter()
-        .take_while(|region| region.base < end);
-    touched
-        .into_iter()
-        .find(|region| region.firmware_type == REGION_RAM)
+    let touched = regions.get(first..).unwrap_or_default().iter().take_while(|region| region.base < end);
+    touched.into_iter().find(|region| region.firmware_type == REGION_RAM)
 }
 
 /// A range, in one space of addresses among several (a guest's, say), and whose it is.
@@ -78,15 +62,13 @@ pub(super) struct Range {
 /// Refuses ranges of one space that overlap.
 pub(super) fn disjoint(mut ranges: Vec<Range>) -> Checked {
     ranges.sort_unstable_by_key(|range| (range.space, range.base));
-    let overlap = ranges.array_windows().find(|[first, second]| {
-        first.space == second.space && first.base.saturating_add(first.bytes) > second.base
-    });
+    let overlap = ranges
+        .array_windows()
+        .find(|[first, second]| first.space == second.space && first.base.saturating_add(first.bytes) > second.base);
     match overlap {
-        Some([first, second]) => Err(GraphError::Overlap {
-            first: first.record,
-            second: second.record,
-            address: second.base,
-        }),
+        Some([first, second]) => {
+            Err(GraphError::Overlap { first: first.record, second: second.record, address: second.base })
+        }
         None => Ok(()),
     }
 }

@@ -8,8 +8,8 @@ use crate::record::Record;
 use crate::state::State;
 use crate::state::machine::OWNER_ARENA;
 use crate::state::unit::{
-    DOMAIN_COHERENT, DOMAIN_FORCE_SNOOP, DOMAIN_SHARES_NESTED, FORMAT_AMD_V1, FORMAT_SECOND_STAGE,
-    UNIT_AMD, UNIT_CACHING_MODE, UNIT_FAULT_EVENT, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitV1,
+    DOMAIN_COHERENT, DOMAIN_FORCE_SNOOP, DOMAIN_SHARES_NESTED, FORMAT_AMD_V1, FORMAT_SECOND_STAGE, UNIT_AMD,
+    UNIT_CACHING_MODE, UNIT_FAULT_EVENT, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitV1,
 };
 
 /// Bits of RTADDR, IRTA and IQA that hold the address (VT-d 11.4.5, 11.4.7.3, 11.4.9.3).
@@ -21,30 +21,17 @@ pub(super) fn check(state: &State) -> Checked {
     for unit in &state.units {
         unit_fields(state, unit)?;
     }
-    let registers = state.units.iter().map(|unit| Range {
-        space: 0,
-        base: unit.register_base,
-        bytes: FRAME,
-        record: unit.name(),
-    });
+    let registers =
+        state.units.iter().map(|unit| Range { space: 0, base: unit.register_base, bytes: FRAME, record: unit.name() });
     disjoint(registers.collect())?;
     let mut tables = Vec::new();
     for unit in &state.units {
-        let mut table = |base: u64, bytes| {
-            tables.push(Range {
-                space: 0,
-                base: base & ADDRESS,
-                bytes,
-                record: unit.name(),
-            })
-        };
+        let mut table =
+            |base: u64, bytes| tables.push(Range { space: 0, base: base & ADDRESS, bytes, record: unit.name() });
         table(unit.root_table, FRAME);
         table(unit.queue, FRAME);
         if unit.interrupt_entries > 0 {
-            table(
-                unit.interrupt_table,
-                u64::from(unit.interrupt_entries) * IRTE_BYTES,
-            );
+            table(unit.interrupt_table, u64::from(unit.interrupt_entries) * IRTE_BYTES);
         }
     }
     disjoint(tables)?;
@@ -55,36 +42,17 @@ pub(super) fn check(state: &State) -> Checked {
 fn unit_fields(state: &State, unit: &UnitV1) -> Checked {
     frames(unit, "register base", unit.register_base, FRAME)?;
     if let Some(region) = memory_in(&state.regions, unit.register_base, FRAME) {
-        return Err(GraphError::Overlap {
-            first: unit.name(),
-            second: region.name(),
-            address: unit.register_base,
-        });
+        return Err(GraphError::Overlap { first: unit.name(), second: region.name(), address: unit.register_base });
     }
-    let known =
-        UNIT_INCLUDE_ALL | UNIT_NON_COHERENT | UNIT_CACHING_MODE | UNIT_AMD | UNIT_FAULT_EVENT;
+    let known = UNIT_INCLUDE_ALL | UNIT_NON_COHERENT | UNIT_CACHING_MODE | UNIT_AMD | UNIT_FAULT_EVENT;
     value(unit.flags & !known == 0, unit, "flags", unit.flags.into())?;
     value(unit.segment <= 0xffff, unit, "segment", unit.segment.into())?;
-    value(
-        unit.did_count > 0 && unit.did_count <= 1 << 20,
-        unit,
-        "number of domain ids",
-        unit.did_count.into(),
-    )?;
-    value(
-        unit.interrupt_entries <= 1 << 16,
-        unit,
-        "interrupt entries",
-        unit.interrupt_entries.into(),
-    )?;
+    value(unit.did_count > 0 && unit.did_count <= 1 << 20, unit, "number of domain ids", unit.did_count.into())?;
+    value(unit.interrupt_entries <= 1 << 16, unit, "interrupt entries", unit.interrupt_entries.into())?;
     let lies = |field, base, bytes| owned(&state.regions, OWNER_ARENA, unit, field, base, bytes);
     lies("root table", unit.root_table & ADDRESS, FRAME)?;
     if unit.interrupt_entries > 0 {
-        lies(
-            "interrupt table",
-            unit.interrupt_table & ADDRESS,
-            u64::from(unit.interrupt_entries) * IRTE_BYTES,
-        )?;
+        lies("interrupt table", unit.interrupt_table & ADDRESS, u64::from(unit.interrupt_entries) * IRTE_BYTES)?;
     }
     lies("queue", unit.queue & ADDRESS, FRAME)?;
     lies("status word", unit.status_word, 8)
@@ -93,59 +61,17 @@ fn unit_fields(state: &State, unit: &UnitV1) -> Checked {
 fn domains(state: &State) -> Checked {
     let mut roots = Vec::new();
     for domain in &state.domains {
-        value(
-            (2..=5).contains(&domain.levels),
-            domain,
-            "levels",
-            domain.levels.into(),
-        )?;
-        value(
-            domain.leaf_mask & !7 == 0 && domain.leaf_mask & 1 == 1,
-            domain,
-            "leaf sizes",
-            domain.leaf_mask.into(),
-        )?;
-        value(
-            (30..=57).contains(&domain.width),
-            domain,
-            "width",
-            domain.width.into(),
-        )?;
-        value(
-            (FORMAT_SECOND_STAGE..=FORMAT_AMD_V1).contains(&domain.format),
-            domain,
-            "format",
-            domain.format.into(),
-        )?;
+        value((2..=5).contains(&domain.levels), domain, "levels", domain.levels.into())?;
+        value(domain.leaf_mask & !7 == 0 && domain.leaf_mask & 1 == 1, domain, "leaf sizes", domain.leaf_mask.into())?;
+        value((30..=57).contains(&domain.width), domain, "width", domain.width.into())?;
+        value((FORMAT_SECOND_STAGE..=FORMAT_AMD_V1).contains(&domain.format), domain, "format", domain.format.into())?;
         let known = DOMAIN_COHERENT | DOMAIN_FORCE_SNOOP | DOMAIN_SHARES_NESTED;
-        value(
-            domain.flags & !known == 0,
-            domain,
-            "flags",
-            domain.flags.into(),
-        )?;
+        value(domain.flags & !known == 0, domain, "flags", domain.flags.into())?;
         frames(domain, "table root", domain.table_root, FRAME)?;
-        owned(
-            &state.regions,
-            OWNER_ARENA,
-            domain,
-            "table root",
-            domain.table_root,
-            FRAME,
-        )?;
-        let root = Range {
-            space: 0,
-            base: domain.table_root,
-            bytes: FRAME,
-            record: domain.name(),
-        };
+        owned(&state.regions, OWNER_ARENA, domain, "table root", domain.table_root, FRAME)?;
+        let root = Range { space: 0, base: domain.table_root, bytes: FRAME, record: domain.name() };
         if domain.space == 0 {
-            value(
-                domain.flags & DOMAIN_SHARES_NESTED == 0,
-                domain,
-                "flags",
-                domain.flags.into(),
-            )?;
+            value(domain.flags & DOMAIN_SHARES_NESTED == 0, domain, "flags", domain.flags.into())?;
             roots.push(root);
             continue;
         }
@@ -179,16 +105,10 @@ fn domain_ids(state: &State) -> Checked {
         claims.push((id.unit, id.did, id.domain));
     }
     claims.sort_unstable();
-    match claims
-        .array_windows()
-        .find(|[first, second]| (first.0, first.1) == (second.0, second.1))
-    {
-        Some([first, second]) => Err(GraphError::SameDomainId {
-            unit: first.0,
-            did: first.1,
-            first: first.2,
-            second: second.2,
-        }),
+    match claims.array_windows().find(|[first, second]| (first.0, first.1) == (second.0, second.1)) {
+        Some([first, second]) => {
+            Err(GraphError::SameDomainId { unit: first.0, did: first.1, first: first.2, second: second.2 })
+        }
         None => Ok(()),
     }
 }
@@ -197,20 +117,11 @@ fn domain_ids(state: &State) -> Checked {
 pub(super) fn check_rest(state: &State) -> Checked {
     one_each(&state.units, &state.unit_rests)?;
     for rest in &state.unit_rests {
-        value(
-            rest.queue_head == rest.queue_tail,
-            rest,
-            "queue head of a drained queue",
-            rest.queue_head,
-        )?;
+        value(rest.queue_head == rest.queue_tail, rest, "queue head of a drained queue", rest.queue_head)?;
         if let Some(unit) = find(&state.units, [rest.index.into(), 0])
             && unit.status != rest.status
         {
-            return Err(GraphError::Mismatch {
-                first: unit.name(),
-                second: rest.name(),
-                what: "the status register",
-            });
+            return Err(GraphError::Mismatch { first: unit.name(), second: rest.name(), what: "the status register" });
         }
     }
     Ok(())

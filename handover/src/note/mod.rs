@@ -143,34 +143,29 @@ pub enum NoteError {
 impl fmt::Display for NoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Magic => write!(
-                f,
-                "not a Baton image: no image note in its first 64 KiB; send the file that ./x image made"
-            ),
-            Self::Ambiguous { offset } => write!(
-                f,
-                "a second unsealed image note at {offset:#x}; the build is at fault"
-            ),
+            Self::Magic => {
+                write!(f, "not a Baton image: no image note in its first 64 KiB; send the file that ./x image made")
+            }
+            Self::Ambiguous { offset } => {
+                write!(f, "a second unsealed image note at {offset:#x}; the build is at fault")
+            }
             Self::Field { field, value } => write!(
                 f,
                 "image note: {field} cannot be {value:#x}; the image is damaged, or of a release too far from this one"
             ),
-            Self::Truncated { received, due } => write!(
-                f,
-                "image is truncated: {received} of {due} bytes; send it again"
-            ),
-            Self::Oversized { received, due } => write!(
-                f,
-                "image is oversized: {received} bytes where {due} are due; send the file that ./x image made"
-            ),
+            Self::Truncated { received, due } => {
+                write!(f, "image is truncated: {received} of {due} bytes; send it again")
+            }
+            Self::Oversized { received, due } => {
+                write!(f, "image is oversized: {received} bytes where {due} are due; send the file that ./x image made")
+            }
             Self::Slot { needs, room } => write!(
                 f,
                 "image needs a slot of {needs} bytes, this machine set aside {room}; it takes a cold boot to change that"
             ),
-            Self::Digest => write!(
-                f,
-                "image digest does not match its contents: the file was damaged on its way; send it again"
-            ),
+            Self::Digest => {
+                write!(f, "image digest does not match its contents: the file was damaged on its way; send it again")
+            }
         }
     }
 }
@@ -196,76 +191,36 @@ impl Note {
     /// Compares the number of bytes received, all of them, with the note.
     pub const fn check_received(&self, received: u64) -> Result<(), NoteError> {
         if received < self.file_bytes {
-            return Err(NoteError::Truncated {
-                received,
-                due: self.file_bytes,
-            });
+            return Err(NoteError::Truncated { received, due: self.file_bytes });
         }
         if received > self.file_bytes {
-            return Err(NoteError::Oversized {
-                received,
-                due: self.file_bytes,
-            });
+            return Err(NoteError::Oversized { received, due: self.file_bytes });
         }
         Ok(())
     }
 
     /// Whether the image fits a slot of `room` bytes.
     pub const fn check_slot(&self, room: u64) -> Result<(), NoteError> {
-        if self.slot_bytes > room {
-            Err(NoteError::Slot {
-                needs: self.slot_bytes,
-                room,
-            })
-        } else {
-            Ok(())
-        }
+        if self.slot_bytes > room { Err(NoteError::Slot { needs: self.slot_bytes, room }) } else { Ok(()) }
     }
 
     /// Whether every field can be so. Not the digest.
     fn check(&self) -> Result<(), NoteError> {
         let field = |fine: bool, field, value| {
-            if fine {
-                Ok(())
-            } else {
-                Err(NoteError::Field { field, value })
-            }
+            if fine { Ok(()) } else { Err(NoteError::Field { field, value }) }
         };
         if self.file_bytes > FILE_MAX {
-            return Err(NoteError::Oversized {
-                received: self.file_bytes,
-                due: FILE_MAX,
-            });
+            return Err(NoteError::Oversized { received: self.file_bytes, due: FILE_MAX });
         }
         let note_end = u64::from(self.note_offset) + u64::from(self.note_bytes);
-        field(
-            note_end <= self.file_bytes && note_end <= SEARCH_BYTES as u64,
-            "note length",
-            self.note_bytes.into(),
-        )?;
-        field(
-            self.memory_bytes >= self.file_bytes,
-            "memory size",
-            self.memory_bytes,
-        )?;
-        field(
-            self.slot_bytes >= self.memory_bytes && self.slot_bytes <= 1 << 32,
-            "slot size",
-            self.slot_bytes,
-        )?;
+        field(note_end <= self.file_bytes && note_end <= SEARCH_BYTES as u64, "note length", self.note_bytes.into())?;
+        field(self.memory_bytes >= self.file_bytes, "memory size", self.memory_bytes)?;
+        field(self.slot_bytes >= self.memory_bytes && self.slot_bytes <= 1 << 32, "slot size", self.slot_bytes)?;
         let inside = |entry: u32| u64::from(entry) < self.file_bytes;
-        field(
-            inside(self.entry_multiboot),
-            "multiboot entry",
-            self.entry_multiboot.into(),
-        )?;
+        field(inside(self.entry_multiboot), "multiboot entry", self.entry_multiboot.into())?;
         field(inside(self.entry_efi), "EFI entry", self.entry_efi.into())?;
         field(inside(self.entry_ap), "AP entry", self.entry_ap.into())?;
-        field(
-            inside(self.entry_upgrade) && self.entry_upgrade != 0,
-            "upgrade entry",
-            self.entry_upgrade.into(),
-        )?;
+        field(inside(self.entry_upgrade) && self.entry_upgrade != 0, "upgrade entry", self.entry_upgrade.into())?;
         field(self.flags == 0, "flags", self.flags.into())?;
         field(
             self.reads_min > 0 && self.reads_min <= self.reads_max,
@@ -345,26 +300,13 @@ impl core::error::Error for Refusal {}
 /// writes and the other reads.
 pub const fn compatible(ours: &Note, theirs: &Note) -> Result<u16, Refusal> {
     if ours.jump != theirs.jump {
-        return Err(Refusal::Jump {
-            ours: ours.jump,
-            theirs: theirs.jump,
-        });
+        return Err(Refusal::Jump { ours: ours.jump, theirs: theirs.jump });
     }
     if theirs.reads_min > ours.writes_max {
-        return Err(Refusal::TooNew {
-            writes: ours.writes_max,
-            reads: theirs.reads_min,
-        });
+        return Err(Refusal::TooNew { writes: ours.writes_max, reads: theirs.reads_min });
     }
     if theirs.reads_max < ours.writes_min {
-        return Err(Refusal::TooOld {
-            writes: ours.writes_min,
-            reads: theirs.reads_max,
-        });
+        return Err(Refusal::TooOld { writes: ours.writes_min, reads: theirs.reads_max });
     }
-    Ok(if ours.writes_max < theirs.reads_max {
-        ours.writes_max
-    } else {
-        theirs.reads_max
-    })
+    Ok(if ours.writes_max < theirs.reads_max { ours.writes_max } else { theirs.reads_max })
 }

@@ -59,12 +59,9 @@ pub enum PlanError<I> {
 impl<I: fmt::Debug + PartialEq> fmt::Display for PlanError<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Busy {
-                object: Some(object),
-            } => write!(
-                f,
-                "{object:?} is busy: an upgrade holds it; try again after the upgrade's report"
-            ),
+            Self::Busy { object: Some(object) } => {
+                write!(f, "{object:?} is busy: an upgrade holds it; try again after the upgrade's report")
+            }
             Self::Busy { object: None } => {
                 write!(f, "an upgrade is being planned; try again after its report")
             }
@@ -76,10 +73,9 @@ impl<I: fmt::Debug + PartialEq> fmt::Display for PlanError<I> {
             Self::Needed { object, by } => {
                 write!(f, "{object:?} is needed by {by:?}; detach that first")
             }
-            Self::Unmarked { object, needed_by } if object == needed_by => write!(
-                f,
-                "{object:?} is not marked to be preserved; set on_upgrade = \"preserve\" for its guest"
-            ),
+            Self::Unmarked { object, needed_by } if object == needed_by => {
+                write!(f, "{object:?} is not marked to be preserved; set on_upgrade = \"preserve\" for its guest")
+            }
             Self::Unmarked { object, needed_by } => write!(
                 f,
                 "{needed_by:?} cannot be preserved: {object:?}, which it needs, is not marked to be; mark both or neither"

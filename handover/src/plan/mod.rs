@@ -73,12 +73,7 @@ pub struct Book<I> {
 
 impl<I> Default for Book<I> {
     fn default() -> Self {
-        Self {
-            entries: BTreeMap::new(),
-            tokens: BTreeMap::new(),
-            log: Vec::new(),
-            stage: Stage::Open,
-        }
+        Self { entries: BTreeMap::new(), tokens: BTreeMap::new(), log: Vec::new(), stage: Stage::Open }
     }
 }
 
@@ -98,13 +93,7 @@ impl<I: Id> Book<I> {
         if let Some(missing) = needs.iter().find(|need| !self.entries.contains_key(need)) {
             return Err(PlanError::Unknown { object: *missing });
         }
-        let entry = Entry {
-            token,
-            needs: needs.to_vec(),
-            marked: false,
-            preserved: false,
-            holds: 0,
-        };
+        let entry = Entry { token, needs: needs.to_vec(), marked: false, preserved: false, holds: 0 };
         self.entries.insert(object, entry);
         self.tokens.insert(token, object);
         Ok(())
@@ -114,11 +103,7 @@ impl<I: Id> Book<I> {
     pub fn unregister(&mut self, object: I) -> Result<(), PlanError<I>> {
         self.open()?;
         self.mutable(object)?;
-        if let Some((by, _)) = self
-            .entries
-            .iter()
-            .find(|(_, entry)| entry.needs.contains(&object))
-        {
+        if let Some((by, _)) = self.entries.iter().find(|(_, entry)| entry.needs.contains(&object)) {
             return Err(PlanError::Needed { object, by: *by });
         }
         if let Some(entry) = self.entries.remove(&object) {
@@ -130,10 +115,7 @@ impl<I: Id> Book<I> {
     /// The operator's wish for an object.
     pub fn mark(&mut self, object: I, marked: bool) -> Result<(), PlanError<I>> {
         self.open()?;
-        self.entries
-            .get_mut(&object)
-            .ok_or(PlanError::Unknown { object })?
-            .marked = marked;
+        self.entries.get_mut(&object).ok_or(PlanError::Unknown { object })?.marked = marked;
         Ok(())
     }
 
@@ -147,48 +129,27 @@ impl<I: Id> Book<I> {
     /// Preserves an object and holds all it needs.
     ///
     /// `verdict` is asked for each object that this call makes immutable and that was not before.
-    pub fn preserve(
-        &mut self,
-        object: I,
-        verdict: &mut impl Verdict<I>,
-    ) -> Result<(), PlanError<I>> {
+    pub fn preserve(&mut self, object: I, verdict: &mut impl Verdict<I>) -> Result<(), PlanError<I>> {
         match self.stage {
             Stage::Planning => {}
             Stage::Open => return Err(PlanError::NoPlan),
             Stage::Frozen => {
-                return Err(PlanError::Busy {
-                    object: Some(object),
-                });
+                return Err(PlanError::Busy { object: Some(object) });
             }
         }
-        let entry = self
-            .entries
-            .get(&object)
-            .ok_or(PlanError::Unknown { object })?;
+        let entry = self.entries.get(&object).ok_or(PlanError::Unknown { object })?;
         if entry.preserved {
-            return Err(PlanError::Busy {
-                object: Some(object),
-            });
+            return Err(PlanError::Busy { object: Some(object) });
         }
         let held = self.closure(object)?;
         for (member, needed_by) in &held {
-            let entry = self
-                .entries
-                .get(member)
-                .ok_or(PlanError::Unknown { object: *member })?;
+            let entry = self.entries.get(member).ok_or(PlanError::Unknown { object: *member })?;
             if !entry.marked {
-                return Err(PlanError::Unmarked {
-                    object: *member,
-                    needed_by: *needed_by,
-                });
+                return Err(PlanError::Unmarked { object: *member, needed_by: *needed_by });
             }
         }
         for (member, _) in &held {
-            if self
-                .entries
-                .get(member)
-                .is_some_and(|entry| entry.holds == 0)
-            {
+            if self.entries.get(member).is_some_and(|entry| entry.holds == 0) {
                 verdict.verdict(*member)?;
             }
         }
@@ -212,16 +173,11 @@ impl<I: Id> Book<I> {
             Stage::Planning => {}
             Stage::Open => return Err(PlanError::NoPlan),
             Stage::Frozen => {
-                return Err(PlanError::Busy {
-                    object: Some(object),
-                });
+                return Err(PlanError::Busy { object: Some(object) });
             }
         }
-        let at = self
-            .log
-            .iter()
-            .position(|(preserved, _)| *preserved == object)
-            .ok_or(PlanError::Unknown { object })?;
+        let at =
+            self.log.iter().position(|(preserved, _)| *preserved == object).ok_or(PlanError::Unknown { object })?;
         let (object, held) = self.log.remove(at);
         self.let_go(object, &held);
         Ok(())
@@ -262,18 +218,14 @@ impl<I: Id> Book<I> {
     pub fn mutable(&self, object: I) -> Result<(), PlanError<I>> {
         match self.entries.get(&object) {
             None => Err(PlanError::Unknown { object }),
-            Some(entry) if entry.holds > 0 => Err(PlanError::Busy {
-                object: Some(object),
-            }),
+            Some(entry) if entry.holds > 0 => Err(PlanError::Busy { object: Some(object) }),
             Some(_) => Ok(()),
         }
     }
 
     /// The preserved objects with their tokens, in the order they were preserved.
     pub fn preserved(&self) -> impl Iterator<Item = (I, u64)> {
-        self.log
-            .iter()
-            .filter_map(|(object, _)| self.entries.get(object).map(|entry| (*object, entry.token)))
+        self.log.iter().filter_map(|(object, _)| self.entries.get(object).map(|entry| (*object, entry.token)))
     }
 
     /// The object with that token.
@@ -289,11 +241,7 @@ impl<I: Id> Book<I> {
     }
 
     fn open(&self) -> Result<(), PlanError<I>> {
-        if self.stage == Stage::Open {
-            Ok(())
-        } else {
-            Err(PlanError::Busy { object: None })
-        }
+        if self.stage == Stage::Open { Ok(()) } else { Err(PlanError::Busy { object: None }) }
     }
 
     /// An object and all it needs, each once, each with one that needs it; what is needed comes later.
@@ -301,10 +249,7 @@ impl<I: Id> Book<I> {
         let mut members: Vec<(I, I)> = alloc::vec![(object, object)];
         let mut at = 0;
         while let Some((member, _)) = members.get(at).copied() {
-            let entry = self
-                .entries
-                .get(&member)
-                .ok_or(PlanError::Unknown { object: member })?;
+            let entry = self.entries.get(&member).ok_or(PlanError::Unknown { object: member })?;
             for need in &entry.needs {
                 if !members.iter().any(|(known, _)| known == need) {
                     members.push((*need, member));
@@ -346,15 +291,9 @@ pub fn uncovered(mapped: Run, objects: &[Run]) -> Option<Run> {
             return None;
         }
         if run.base > at {
-            return Some(Run {
-                base: at,
-                bytes: run.base.min(end) - at,
-            });
+            return Some(Run { base: at, bytes: run.base.min(end) - at });
         }
         at = run.base.saturating_add(run.bytes);
     }
-    (at < end).then(|| Run {
-        base: at,
-        bytes: end - at,
-    })
+    (at < end).then(|| Run { base: at, bytes: end - at })
 }

@@ -71,33 +71,25 @@ impl fmt::Display for ReadError {
                 f,
                 "handover payload is damaged: its CRC32C is {computed:#010x}, stored is {stored:#010x}; memory was overwritten after the old image wrote it"
             ),
-            Self::Frame { offset, what } => write!(
-                f,
-                "handover record at payload offset {offset:#x}: {what}; the old image is at fault"
-            ),
+            Self::Frame { offset, what } => {
+                write!(f, "handover record at payload offset {offset:#x}: {what}; the old image is at fault")
+            }
             Self::Body { offset, error } => {
                 write!(f, "handover record at payload offset {offset:#x}: {error}")
             }
-            Self::Order { offset, what } => write!(
-                f,
-                "handover stream at payload offset {offset:#x}: {what}; the old image is at fault"
-            ),
-            Self::Count {
-                what,
-                stored,
-                found,
-            } => write!(
-                f,
-                "handover stream states {stored} {what}, {found} are there; the old image is at fault"
-            ),
+            Self::Order { offset, what } => {
+                write!(f, "handover stream at payload offset {offset:#x}: {what}; the old image is at fault")
+            }
+            Self::Count { what, stored, found } => {
+                write!(f, "handover stream states {stored} {what}, {found} are there; the old image is at fault")
+            }
             Self::UnknownCritical { kind, version } => write!(
                 f,
                 "handover record of kind {kind:#x} version {version} is critical and unknown to this image; upgrade to a release that knows it"
             ),
-            Self::Part { kind } => write!(
-                f,
-                "handover record {kind} stands on the wrong side of the mark; the old image is at fault"
-            ),
+            Self::Part { kind } => {
+                write!(f, "handover record {kind} stands on the wrong side of the mark; the old image is at fault")
+            }
             Self::Replanned => write!(
                 f,
                 "planned part of the handover stream is not the one read in the sandbox; the old image planned again without starting the sandbox again"

@@ -41,10 +41,7 @@ impl RawRecord<'_> {
 
     /// The body as a `T`. The caller has compared [`RawRecord::kind`].
     pub fn decode<T: Record>(&self) -> Result<T, ReadError> {
-        record::decode(self.version, self.body).map_err(|error| ReadError::Body {
-            offset: self.offset,
-            error,
-        })
+        record::decode(self.version, self.body).map_err(|error| ReadError::Body { offset: self.offset, error })
     }
 }
 
@@ -80,10 +77,7 @@ impl<'a> Stream<'a> {
         let payload = payload(region, &header)?;
         let computed = checksum::crc32c(payload);
         if computed != header.payload_crc {
-            return Err(ReadError::Checksum {
-                stored: header.payload_crc,
-                computed,
-            });
+            return Err(ReadError::Checksum { stored: header.payload_crc, computed });
         }
         let walk = walk(payload, 0, 0)?;
         let Some((mark_at, rest_at, mark)) = walk.mark else {
@@ -96,10 +90,7 @@ impl<'a> Stream<'a> {
         running.update(payload.get(..mark_at).unwrap_or_default());
         let crc = running.clone().finalize();
         if crc != mark.crc {
-            return Err(ReadError::Checksum {
-                stored: mark.crc,
-                computed: crc,
-            });
+            return Err(ReadError::Checksum { stored: mark.crc, computed: crc });
         }
         running.update(payload.get(mark_at..rest_at).unwrap_or_default());
         counts(walk.end, mark.records)?;
@@ -112,12 +103,7 @@ impl<'a> Stream<'a> {
             mark,
             running,
         };
-        Ok(Self {
-            header,
-            payload,
-            from: 0,
-            prefix,
-        })
+        Ok(Self { header, payload, from: 0, prefix })
     }
 
     /// The header, checked.
@@ -129,10 +115,7 @@ impl<'a> Stream<'a> {
     /// The records, mark and end included.
     #[must_use]
     pub fn records(&self) -> Records<'a> {
-        Records {
-            payload: self.payload,
-            at: self.from,
-        }
+        Records { payload: self.payload, at: self.from }
     }
 
     /// What to remember of the planned part.
@@ -159,13 +142,9 @@ impl Prefix {
         let same = header.generation == self.generation
             && base == self.region_base
             && header.region_bytes == self.region_bytes;
-        let mark = frame_at(payload, self.mark_at)
-            .ok()
-            .and_then(|(record, next)| {
-                (record.kind == MarkV1::KIND && next == self.rest_at)
-                    .then(|| record.decode::<MarkV1>().ok())
-                    .flatten()
-            });
+        let mark = frame_at(payload, self.mark_at).ok().and_then(|(record, next)| {
+            (record.kind == MarkV1::KIND && next == self.rest_at).then(|| record.decode::<MarkV1>().ok()).flatten()
+        });
         if !same || mark != Some(self.mark) {
             return Err(ReadError::Replanned);
         }
@@ -173,25 +152,14 @@ impl Prefix {
         running.update(payload.get(self.rest_at..).unwrap_or_default());
         let computed = running.finalize();
         if computed != header.payload_crc {
-            return Err(ReadError::Checksum {
-                stored: header.payload_crc,
-                computed,
-            });
+            return Err(ReadError::Checksum { stored: header.payload_crc, computed });
         }
         let walk = walk(payload, self.rest_at, self.mark.records.saturating_add(1))?;
         if walk.mark.is_some() {
-            return Err(ReadError::Order {
-                offset: self.rest_at,
-                what: "a second mark",
-            });
+            return Err(ReadError::Order { offset: self.rest_at, what: "a second mark" });
         }
         counts(walk.end, self.mark.records)?;
-        Ok(Stream {
-            header,
-            payload,
-            from: self.rest_at,
-            prefix: self.clone(),
-        })
+        Ok(Stream { header, payload, from: self.rest_at, prefix: self.clone() })
     }
 }
 
@@ -214,23 +182,16 @@ impl<'a> Iterator for Records<'a> {
 }
 
 fn payload<'a>(region: &'a [u8], header: &Header) -> Result<&'a [u8], ReadError> {
-    let end = usize::try_from(header.payload_bytes)
-        .ok()
-        .and_then(|bytes| bytes.checked_add(HEADER_BYTES));
+    let end = usize::try_from(header.payload_bytes).ok().and_then(|bytes| bytes.checked_add(HEADER_BYTES));
     let room = (region.len() as u64).saturating_sub(HEADER_BYTES as u64);
     end.and_then(|end| region.get(HEADER_BYTES..end))
-        .ok_or(ReadError::Header(HeaderError::Payload {
-            bytes: header.payload_bytes,
-            room,
-        }))
+        .ok_or(ReadError::Header(HeaderError::Payload { bytes: header.payload_bytes, room }))
 }
 
 /// The record at `offset` and the offset of the next one. Each call moves on by a frame at least.
 fn frame_at(payload: &[u8], offset: usize) -> Result<(RawRecord<'_>, usize), ReadError> {
     let fail = |what| ReadError::Frame { offset, what };
-    let rest = payload
-        .get(offset..)
-        .ok_or(fail("starts past the payload"))?;
+    let rest = payload.get(offset..).ok_or(fail("starts past the payload"))?;
     let (frame, rest) = Frame::read_from_prefix(rest).map_err(|_| fail("frame is cut off"))?;
     if frame.flags & !CRITICAL != 0 {
         return Err(fail("unknown flag"));
@@ -242,23 +203,13 @@ fn frame_at(payload: &[u8], offset: usize) -> Result<(RawRecord<'_>, usize), Rea
         return Err(fail("version is zero"));
     }
     let length = frame.length as usize;
-    let (body, rest) = rest
-        .split_at_checked(length)
-        .ok_or(fail("body is cut off"))?;
+    let (body, rest) = rest.split_at_checked(length).ok_or(fail("body is cut off"))?;
     let stride = record::stride(length).ok_or(fail("length overflows"))?;
-    let padding = rest
-        .get(..stride - FRAME_BYTES - length)
-        .ok_or(fail("padding is cut off"))?;
+    let padding = rest.get(..stride - FRAME_BYTES - length).ok_or(fail("padding is cut off"))?;
     if padding.iter().any(|byte| *byte != 0) {
         return Err(fail("padding is not zero"));
     }
-    let record = RawRecord {
-        kind: frame.kind,
-        version: frame.version,
-        flags: frame.flags,
-        body,
-        offset,
-    };
+    let record = RawRecord { kind: frame.kind, version: frame.version, flags: frame.flags, body, offset };
     Ok((record, offset + stride))
 }
 
@@ -275,19 +226,13 @@ fn walk(payload: &[u8], mut at: usize, mut records: u64) -> Result<Walk, ReadErr
     loop {
         let (record, next) = match frame_at(payload, at) {
             Err(ReadError::Frame { .. }) if at == payload.len() => {
-                return Err(ReadError::Order {
-                    offset: at,
-                    what: "no end record",
-                });
+                return Err(ReadError::Order { offset: at, what: "no end record" });
             }
             other => other?,
         };
         if record.kind == MarkV1::KIND {
             if mark.is_some() {
-                return Err(ReadError::Order {
-                    offset: at,
-                    what: "a second mark",
-                });
+                return Err(ReadError::Order { offset: at, what: "a second mark" });
             }
             let found: MarkV1 = record.decode()?;
             equal("bytes before the mark", found.payload_bytes, at as u64)?;
@@ -296,10 +241,7 @@ fn walk(payload: &[u8], mut at: usize, mut records: u64) -> Result<Walk, ReadErr
         }
         if record.kind == EndV1::KIND {
             if next != payload.len() {
-                return Err(ReadError::Order {
-                    offset: next,
-                    what: "records behind the end",
-                });
+                return Err(ReadError::Order { offset: next, what: "records behind the end" });
             }
             let end: EndV1 = record.decode()?;
             equal("bytes before the end", end.payload_bytes, at as u64)?;
@@ -316,13 +258,5 @@ fn counts(end: EndV1, planned: u64) -> Result<(), ReadError> {
 }
 
 fn equal(what: &'static str, stored: u64, found: u64) -> Result<(), ReadError> {
-    if stored == found {
-        Ok(())
-    } else {
-        Err(ReadError::Count {
-            what,
-            stored,
-            found,
-        })
-    }
+    if stored == found { Ok(()) } else { Err(ReadError::Count { what, stored, found }) }
 }

@@ -97,19 +97,14 @@ pub fn name_field(name: &str) -> Option<[u8; NAME_BYTES]> {
     if name.bytes().any(|byte| byte == 0) {
         return None;
     }
-    field
-        .get_mut(..name.len())?
-        .copy_from_slice(name.as_bytes());
+    field.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
     Some(field)
 }
 
 /// The text in a zero-padded field; `None` when it is not UTF-8 or continues after a zero.
 #[must_use]
 pub fn text(field: &[u8]) -> Option<&str> {
-    let end = field
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(field.len());
+    let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     let (used, rest) = field.split_at_checked(end)?;
     if rest.iter().any(|byte| *byte != 0) {
         return None;
@@ -126,10 +121,7 @@ mod tests {
         let field = name_field("debian").unwrap();
         assert_eq!(&field[..8], b"debian\0\0");
         assert_eq!(text(&field), Some("debian"));
-        assert_eq!(
-            name_field("a name that is longer than thirty-two bytes"),
-            None
-        );
+        assert_eq!(name_field("a name that is longer than thirty-two bytes"), None);
         assert_eq!(name_field("a\0b"), None);
         assert_eq!(text(b"a\0b"), None);
         assert_eq!(text(&[0xff, 0]), None);

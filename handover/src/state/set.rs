@@ -10,9 +10,7 @@ use super::lapic::{GuestClockV1, KvmClockV1, LapicV1};
 use super::machine::{ArenaV1, BootV1, BridgeV1, MachineV1, ModuleV1, PcpuV1, RegionV1};
 use super::management::{FaultV1, ManagementV1, TotalsV1};
 use super::memory::{ExtentV1, ObjectV1, SpaceObjectV1, SpaceV1};
-use super::platform::{
-    IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE, UartInputV1, UartV1,
-};
+use super::platform::{IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE, UartInputV1, UartV1};
 use super::report::ReportV1;
 use super::stream::{EndV1, MarkV1};
 use super::unit::{DomainIdV1, DomainV1, UnitRestV1, UnitV1};
@@ -353,11 +351,7 @@ fn skip(skipped: &mut Vec<Skipped>, kind: u32, version: u16) {
     };
     match skipped.iter_mut().find(|entry| entry.kind == kind) {
         Some(entry) => entry.count = entry.count.saturating_add(1),
-        None => skipped.push(Skipped {
-            kind,
-            version,
-            count: 1,
-        }),
+        None => skipped.push(Skipped { kind, version, count: 1 }),
     }
 }
 
@@ -369,9 +363,6 @@ mod tests {
     fn kind_numbers_are_unique() {
         let mut numbers: Vec<u32> = KINDS.iter().map(|(kind, _)| *kind).collect();
         numbers.sort_unstable();
-        assert!(
-            numbers.windows(2).all(|pair| pair[0] != pair[1]),
-            "{numbers:#x?}"
-        );
+        assert!(numbers.windows(2).all(|pair| pair[0] != pair[1]), "{numbers:#x?}");
     }
 }

@@ -1,17 +1,12 @@
 //! The sample machine: one unit, two domains, one NVMe function with three MSI-X entries, one guest
 //! with one vCPU, and the network card of the management interface.
-#![allow(
-    dead_code,
-    reason = "each test binary uses its own part of this module"
-)]
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 use handover::State;
 use handover::header::HEADER_BYTES;
 use handover::reader::Stream;
 use handover::state::{TEXT_BYTES, name_field, platform::*, report::*, unit::*, vcpu::*};
-use handover::state::{
-    device::*, guest::*, interrupt::*, lapic::*, machine::*, management::*, memory::*,
-};
+use handover::state::{device::*, guest::*, interrupt::*, lapic::*, machine::*, management::*, memory::*};
 use handover::writer::Writer;
 use zerocopy::FromZeros;
 
@@ -103,12 +98,7 @@ fn machine(state: &mut State) {
         console_port: 0x3f8,
         flags: MACHINE_X2APIC,
     });
-    state.pcpus.extend([0, 1].map(|index| PcpuV1 {
-        index,
-        apic_id: index,
-        acpi_uid: index,
-        flags: 0,
-    }));
+    state.pcpus.extend([0, 1].map(|index| PcpuV1 { index, apic_id: index, acpi_uid: index, flags: 0 }));
     let region = |base, end, firmware_type, owner, owner_id| RegionV1 {
         base,
         bytes: end - base,
@@ -129,27 +119,13 @@ fn machine(state: &mut State) {
         region(0x3000_0000, 0x4000_0000, REGION_RAM, OWNER_OBJECTS, RAM),
         region(0x7ffe_0000, 0x8000_0000, REGION_ACPI, OWNER_FIRMWARE, 0),
     ]);
-    state.arenas.push(ArenaV1 {
-        base: BASE,
-        bytes: 0x100_0000,
-        frame_table: 0x1801_0000,
-        frame_table_bytes: 0x4000,
-    });
+    state.arenas.push(ArenaV1 { base: BASE, bytes: 0x100_0000, frame_table: 0x1801_0000, frame_table_bytes: 0x4000 });
     let mut name = [0; TEXT_BYTES];
     name[..10].copy_from_slice(b"baton.toml");
-    state.modules.push(ModuleV1 {
-        base: 0x1900_0000,
-        bytes: 777,
-        name,
-        index: 0,
-        reserved: [0; 4],
-    });
+    state.modules.push(ModuleV1 { base: 0x1900_0000, bytes: 777, name, index: 0, reserved: [0; 4] });
     let mut via = [0; TEXT_BYTES];
     via[..4].copy_from_slice(b"iPXE");
-    state.boot.push(BootV1 {
-        ticks_to_guest: 123_456_789,
-        via,
-    });
+    state.boot.push(BootV1 { ticks_to_guest: 123_456_789, via });
     let bridge = |bdf, bus| BridgeV1 {
         bdf,
         identity: 0x000c_1b36,
@@ -200,17 +176,12 @@ fn iommu(state: &mut State) {
         flags: DOMAIN_COHERENT,
         reserved: [0; 4],
     };
-    state.domains.extend([
-        domain(GUEST_DOMAIN, SPACE, 0x1805_0000),
-        domain(OWN_DOMAIN, 0, 0x1806_0000),
-    ]);
-    state.domain_ids.extend(
-        [(GUEST_DOMAIN, 2), (OWN_DOMAIN, 1)].map(|(domain, did)| DomainIdV1 {
-            domain,
-            unit: 0,
-            did,
-        }),
-    );
+    state.domains.extend([domain(GUEST_DOMAIN, SPACE, 0x1805_0000), domain(OWN_DOMAIN, 0, 0x1806_0000)]);
+    state.domain_ids.extend([(GUEST_DOMAIN, 2), (OWN_DOMAIN, 1)].map(|(domain, did)| DomainIdV1 {
+        domain,
+        unit: 0,
+        did,
+    }));
 }
 
 fn memory(state: &mut State) {
@@ -232,41 +203,17 @@ fn memory(state: &mut State) {
         reserved: [0; 4],
     });
     state.extents.extend([
-        ExtentV1 {
-            object: RAM,
-            guest_base: 0,
-            host_base: 0x2100_0000,
-            bytes: 0x1e00_0000,
-        },
-        ExtentV1 {
-            object: RAM,
-            guest_base: 0x1e00_0000,
-            host_base: 0x2000_0000,
-            bytes: 0x100_0000,
-        },
-        ExtentV1 {
-            object: RAM,
-            guest_base: 0x1f00_0000,
-            host_base: 0x3f00_0000,
-            bytes: 0x100_0000,
-        },
+        ExtentV1 { object: RAM, guest_base: 0, host_base: 0x2100_0000, bytes: 0x1e00_0000 },
+        ExtentV1 { object: RAM, guest_base: 0x1e00_0000, host_base: 0x2000_0000, bytes: 0x100_0000 },
+        ExtentV1 { object: RAM, guest_base: 0x1f00_0000, host_base: 0x3f00_0000, bytes: 0x100_0000 },
     ]);
     state.objects[0].extent_count = 3;
-    state.space_objects.push(SpaceObjectV1 {
-        space: SPACE,
-        object: RAM,
-    });
+    state.space_objects.push(SpaceObjectV1 { space: SPACE, object: RAM });
 }
 
 fn devices(state: &mut State) {
     state.devices.extend([
-        DeviceV1 {
-            domain: OWN_DOMAIN,
-            bdf: NIC,
-            identity: 0x10d3_8086,
-            flags: 0,
-            ..DeviceV1::new_zeroed()
-        },
+        DeviceV1 { domain: OWN_DOMAIN, bdf: NIC, identity: 0x10d3_8086, flags: 0, ..DeviceV1::new_zeroed() },
         DeviceV1 {
             domain: GUEST_DOMAIN,
             owner: GUEST,
@@ -286,10 +233,7 @@ fn devices(state: &mut State) {
             reserved: [0; 4],
         },
     ]);
-    state.aliases.push(AliasV1 {
-        device: NVME,
-        requester: 0x0301,
-    });
+    state.aliases.push(AliasV1 { device: NVME, requester: 0x0301 });
     let bar = |device, host_base, bytes, guest_base, flags| BarV1 {
         host_base,
         bytes,
@@ -305,11 +249,7 @@ fn devices(state: &mut State) {
     ]);
     let mut bytes = [0; CONFIG_PIECE];
     bytes[..8].copy_from_slice(&[0x36, 0x1b, 0x10, 0, 6, 4, 0x10, 0]);
-    state.configs.push(ConfigV1 {
-        device: NVME,
-        offset: 0,
-        bytes,
-    });
+    state.configs.push(ConfigV1 { device: NVME, offset: 0, bytes });
     state.functions.push(PciFunctionV1 {
         device: NVME,
         bars: [0xe000_0000, 0, 0, 0, 0, 0],
@@ -344,17 +284,7 @@ fn devices(state: &mut State) {
             flags: MSIX_OPEN | if index == 2 { MSIX_PENDING } else { 0 },
         });
     }
-    state.irtes.insert(
-        0,
-        IrteV1 {
-            low: 0x30_0001,
-            high: 0x4_00ff,
-            unit: 0,
-            index: 0,
-            owner: 0,
-            flags: IRTE_OWN,
-        },
-    );
+    state.irtes.insert(0, IrteV1 { low: 0x30_0001, high: 0x4_00ff, unit: 0, index: 0, owner: 0, flags: IRTE_OWN });
 }
 
 fn guest(state: &mut State) {
@@ -382,24 +312,11 @@ fn guest(state: &mut State) {
         state: GUEST_RUNNING,
         power: POWER_NONE,
     });
-    let segment = |selector, attributes| SegmentV1 {
-        base: 0,
-        limit: u32::MAX,
-        selector,
-        attributes,
-    };
+    let segment = |selector, attributes| SegmentV1 { base: 0, limit: u32::MAX, selector, attributes };
     let mut segments = [segment(0x18, 0xc93); 8];
     segments[1] = segment(0x10, 0xa9b);
-    segments[6] = SegmentV1 {
-        attributes: SEGMENT_UNUSABLE,
-        ..SegmentV1::default()
-    };
-    segments[7] = SegmentV1 {
-        base: 0xffff_fe00_0000_3000,
-        limit: 0x4087,
-        selector: 0x40,
-        attributes: 0x8b,
-    };
+    segments[6] = SegmentV1 { attributes: SEGMENT_UNUSABLE, ..SegmentV1::default() };
+    segments[7] = SegmentV1 { base: 0xffff_fe00_0000_3000, limit: 0x4087, selector: 0x40, attributes: 0x8b };
     state.vcpus.push(VcpuV1 {
         guest: GUEST,
         registers: core::array::from_fn(|index| 0x1111_1111_1111_1111 * index as u64),
@@ -479,18 +396,8 @@ fn guest(state: &mut State) {
         ..VcpuMsrsV1::new_zeroed()
     });
     state.cpuids.extend([
-        CpuidV1 {
-            guest: GUEST,
-            leaf: 0,
-            subleaf: 0,
-            values: [0xd, 0x6874_7541, 0x444d_4163, 0x6974_6e65],
-        },
-        CpuidV1 {
-            guest: GUEST,
-            leaf: 0x4000_0000,
-            subleaf: 0,
-            values: [0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x4d],
-        },
+        CpuidV1 { guest: GUEST, leaf: 0, subleaf: 0, values: [0xd, 0x6874_7541, 0x444d_4163, 0x6974_6e65] },
+        CpuidV1 { guest: GUEST, leaf: 0x4000_0000, subleaf: 0, values: [0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x4d] },
     ]);
     state.ioapics.push(IoapicV1 {
         guest: GUEST,
@@ -512,19 +419,10 @@ fn guest(state: &mut State) {
         fcr: 1,
         ..UartV1::new_zeroed()
     });
-    let mut input = UartInputV1 {
-        guest: GUEST,
-        port: 0x3f8,
-        offset: 0,
-        bytes: [0; UART_PIECE],
-    };
+    let mut input = UartInputV1 { guest: GUEST, port: 0x3f8, offset: 0, bytes: [0; UART_PIECE] };
     input.bytes[..2].copy_from_slice(b"ls");
     state.uart_inputs.push(input);
-    state.pci_hosts.push(PciHostV1 {
-        guest: GUEST,
-        address: 0x8000_1810,
-        reserved: [0; 4],
-    });
+    state.pci_hosts.push(PciHostV1 { guest: GUEST, address: 0x8000_1810, reserved: [0; 4] });
     state.legacies.push(LegacyV1 {
         guest: GUEST,
         pit_loaded_ns: [0, 0, 5_000],
@@ -534,12 +432,7 @@ fn guest(state: &mut State) {
         port_61: 1,
         ..LegacyV1::new_zeroed()
     });
-    state.totals.push(TotalsV1 {
-        committed: 2,
-        refused: 1,
-        faults: 4,
-        ..TotalsV1::new_zeroed()
-    });
+    state.totals.push(TotalsV1 { committed: 2, refused: 1, faults: 4, ..TotalsV1::new_zeroed() });
 }
 
 fn management(state: &mut State) {
@@ -565,10 +458,7 @@ pub fn write(state: &State) -> Vec<u8> {
 
 /// Likewise, into a region of the caller's.
 pub fn write_to(state: &State, region: &mut [u8]) {
-    let generation = state
-        .machine
-        .first()
-        .map_or(GENERATION, |machine| machine.generation);
+    let generation = state.machine.first().map_or(GENERATION, |machine| machine.generation);
     let mut writer = Writer::new(region, BASE, generation, 1).unwrap();
     state.write_plan(&mut writer).unwrap();
     let draft = writer.mark().unwrap();

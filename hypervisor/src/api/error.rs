@@ -106,12 +106,7 @@ pub struct ApiError {
 impl ApiError {
     /// A refusal without a report.
     pub fn new(code: Code, blame: Blame, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            blame,
-            report_id: None,
-        }
+        Self { code, message: message.into(), blame, report_id: None }
     }
 
     /// A refusal that the client caused.
@@ -122,10 +117,7 @@ impl ApiError {
     /// The same refusal, with the report it is written up in.
     #[must_use]
     pub fn with_report(self, id: u64) -> Self {
-        Self {
-            report_id: Some(id),
-            ..self
-        }
+        Self { report_id: Some(id), ..self }
     }
 }
 

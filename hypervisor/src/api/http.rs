@@ -148,8 +148,7 @@ impl Connection {
     /// Since when the client has asked for nothing; `None` while it does.
     #[must_use]
     pub fn idle_since(&self) -> Option<u64> {
-        (self.state == State::Head && self.held == 0 && self.output.is_empty())
-            .then_some(self.idle_since)
+        (self.state == State::Head && self.held == 0 && self.output.is_empty()).then_some(self.idle_since)
     }
 
     /// Requests answered.
@@ -247,12 +246,7 @@ impl Connection {
         }
     }
 
-    fn step_head(
-        &mut self,
-        now: u64,
-        channel: &mut dyn Channel,
-        handler: &mut dyn Handler,
-    ) -> Step {
+    fn step_head(&mut self, now: u64, channel: &mut dyn Channel, handler: &mut dyn Handler) -> Step {
         if self.unseen {
             self.unseen = false;
             match request::parse(self.input.get(..self.held).unwrap_or_default()) {
@@ -274,10 +268,9 @@ impl Connection {
                 Step::Again
             }
             Err(ChannelError::WouldBlock) if now < self.deadline => Step::Wait,
-            Err(ChannelError::WouldBlock) if !was_idle => self.refuse(
-                now,
-                ApiError::operator(Code::Timeout, "the request head took too long"),
-            ),
+            Err(ChannelError::WouldBlock) if !was_idle => {
+                self.refuse(now, ApiError::operator(Code::Timeout, "the request head took too long"))
+            }
             Err(_) => {
                 self.close(now, channel);
                 Step::Again
@@ -297,14 +290,10 @@ impl Connection {
             }
             Begin::Body => {
                 if request.expect_continue && self.held == 0 && length > 0 {
-                    self.output
-                        .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                    self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
                     self.output_until = now.saturating_add(self.timeouts.response);
                 }
-                self.state = State::Body {
-                    missing: length,
-                    until: now.saturating_add(self.timeouts.body),
-                };
+                self.state = State::Body { missing: length, until: now.saturating_add(self.timeouts.body) };
                 self.deadline = now.saturating_add(self.timeouts.body_gap);
                 Step::Again
             }
@@ -331,10 +320,7 @@ impl Connection {
                 self.last = true;
                 return self.respond(now, &response);
             }
-            self.state = State::Body {
-                missing: missing - take as u64,
-                until,
-            };
+            self.state = State::Body { missing: missing - take as u64, until };
             return Step::Again;
         }
         match self.fill(channel) {
@@ -345,21 +331,12 @@ impl Connection {
             Err(ChannelError::WouldBlock) if now < self.deadline.min(until) => Step::Wait,
             Ok(()) | Err(ChannelError::WouldBlock) => {
                 handler.abort();
-                self.refuse(
-                    now,
-                    ApiError::operator(Code::Timeout, "the request body took too long"),
-                )
+                self.refuse(now, ApiError::operator(Code::Timeout, "the request body took too long"))
             }
             Err(ChannelError::Closed) => {
                 // The client may have closed only its half: tell it.
                 handler.abort();
-                self.refuse(
-                    now,
-                    ApiError::operator(
-                        Code::BadRequest,
-                        "the body is shorter than its Content-Length",
-                    ),
-                )
+                self.refuse(now, ApiError::operator(Code::BadRequest, "the body is shorter than its Content-Length"))
             }
         }
     }
@@ -403,9 +380,7 @@ impl Connection {
 
     fn close(&mut self, now: u64, channel: &mut dyn Channel) {
         channel.close();
-        self.state = State::Closing {
-            until: now.saturating_add(self.timeouts.linger.saturating_mul(10)),
-        };
+        self.state = State::Closing { until: now.saturating_add(self.timeouts.linger.saturating_mul(10)) };
         self.deadline = now.saturating_add(self.timeouts.linger);
     }
 
@@ -423,11 +398,7 @@ impl Connection {
         let free = self.input.get_mut(self.held..).unwrap_or_default();
         let read = channel.read(free)?.min(free.len());
         self.held += read;
-        if read == 0 {
-            Err(ChannelError::WouldBlock)
-        } else {
-            Ok(())
-        }
+        if read == 0 { Err(ChannelError::WouldBlock) } else { Ok(()) }
     }
 
     /// Forgets the first `count` bytes of the input.

@@ -14,15 +14,8 @@ use super::request::Request;
 use super::response::Response;
 use super::testing::MemoryChannel;
 
-const TIMEOUTS: Timeouts = Timeouts {
-    idle: 1_000,
-    head: 500,
-    body_gap: 300,
-    body: 2_000,
-    write: 400,
-    response: 1_500,
-    linger: 200,
-};
+const TIMEOUTS: Timeouts =
+    Timeouts { idle: 1_000, head: 500, body_gap: 300, body: 2_000, write: 400, response: 1_500, linger: 200 };
 
 /// Takes bodies on POST, answers everything with the path.
 #[derive(Default)]
@@ -41,11 +34,7 @@ impl Handler for Echo {
             self.body.clear();
             return Begin::Body;
         }
-        Begin::Respond(Response::new(
-            200,
-            "text/plain",
-            self.path.clone().into_bytes(),
-        ))
+        Begin::Respond(Response::new(200, "text/plain", self.path.clone().into_bytes()))
     }
 
     fn body(&mut self, chunk: &[u8]) -> Result<(), Response> {
@@ -91,10 +80,7 @@ fn refusal(request: &[u8]) -> (String, String) {
     let (text, channel) = exchange(request, &mut Echo::default());
     assert!(channel.closed, "{text}");
     let (head, body) = text.split_once("\r\n\r\n").expect("a response");
-    assert!(
-        head.contains("Connection: close") && head.contains("application/json"),
-        "{head}"
-    );
+    assert!(head.contains("Connection: close") && head.contains("application/json"), "{head}");
     (head.lines().next().unwrap().into(), body.into())
 }
 
@@ -108,10 +94,7 @@ fn get_and_keep_alive() {
 
 #[test]
 fn http_1_0_and_close() {
-    for request in [
-        &b"GET /a HTTP/1.0\r\n\r\n"[..],
-        b"GET /a HTTP/1.1\r\nHost: b\r\nConnection: x, Close\r\n\r\n",
-    ] {
+    for request in [&b"GET /a HTTP/1.0\r\n\r\n"[..], b"GET /a HTTP/1.1\r\nHost: b\r\nConnection: x, Close\r\n\r\n"] {
         let (text, channel) = exchange(request, &mut Echo::default());
         assert_eq!(text, response("200 OK", "/a", "close"));
         assert!(channel.closed);
@@ -120,14 +103,8 @@ fn http_1_0_and_close() {
 
 #[test]
 fn head_has_a_length_but_no_body() {
-    let (text, _) = exchange(
-        b"HEAD /abc HTTP/1.1\r\nHost: b\r\n\r\n",
-        &mut Echo::default(),
-    );
-    assert!(
-        text.contains("Content-Length: 4\r\n") && text.ends_with("\r\n\r\n"),
-        "{text}"
-    );
+    let (text, _) = exchange(b"HEAD /abc HTTP/1.1\r\nHost: b\r\n\r\n", &mut Echo::default());
+    assert!(text.contains("Content-Length: 4\r\n") && text.ends_with("\r\n\r\n"), "{text}");
 }
 
 #[test]
@@ -135,18 +112,15 @@ fn pipelined_requests_are_answered_in_order() {
     let request = b"GET /1 HTTP/1.1\r\nHost: b\r\n\r\nPOST /2 HTTP/1.1\r\nHost: b\r\nContent-Length: 3\r\n\r\nxyz\
         GET /3 HTTP/1.1\r\nHost: b\r\n\r\n";
     let (text, _) = exchange(request, &mut Echo::default());
-    let expected: String = ["/1", "xyz", "/3"]
-        .iter()
-        .map(|body| response("200 OK", body, "keep-alive"))
-        .collect();
+    let expected: String = ["/1", "xyz", "/3"].iter().map(|body| response("200 OK", body, "keep-alive")).collect();
     assert_eq!(text, expected);
 }
 
 #[test]
 fn split_at_every_byte() {
-    let request = b"POST /up HTTP/1.1\r\nHost: b\r\nContent-Length: 10\r\n\r\n0123456789GET /x HTTP/1.1\r\nHost: b\r\n\r\n";
-    let expected =
-        response("200 OK", "0123456789", "keep-alive") + &response("200 OK", "/x", "keep-alive");
+    let request =
+        b"POST /up HTTP/1.1\r\nHost: b\r\nContent-Length: 10\r\n\r\n0123456789GET /x HTTP/1.1\r\nHost: b\r\n\r\n";
+    let expected = response("200 OK", "0123456789", "keep-alive") + &response("200 OK", "/x", "keep-alive");
     for split in 0..=request.len() {
         let mut handler = Echo::default();
         let mut connection = Connection::new(TIMEOUTS, 0);
@@ -218,19 +192,15 @@ fn the_longest_head_passes() {
     let mut head = b"GET / HTTP/1.1\r\nHost: b\r\nX: ".to_vec();
     head.resize(8192 - 4, b'a');
     head.extend_from_slice(b"\r\n\r\n");
-    assert_eq!(
-        exchange(&head, &mut Echo::default()).0,
-        response("200 OK", "/", "keep-alive")
-    );
+    assert_eq!(exchange(&head, &mut Echo::default()).0, response("200 OK", "/", "keep-alive"));
 }
 
 #[test]
 fn expect_continue() {
     let mut handler = Echo::default();
     let mut connection = Connection::new(TIMEOUTS, 0);
-    let mut channel = MemoryChannel::with(
-        b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n",
-    );
+    let mut channel =
+        MemoryChannel::with(b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
     connection.poll(0, &mut channel, &mut handler);
     assert_eq!(channel.take_text(), "HTTP/1.1 100 Continue\r\n\r\n");
     channel.push(b"ok");
@@ -238,8 +208,7 @@ fn expect_continue() {
     assert_eq!(channel.take_text(), response("200 OK", "ok", "keep-alive"));
 
     // Refused before the body: no invitation to send it.
-    let request =
-        b"POST /refused HTTP/1.1\r\nHost: b\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+    let request = b"POST /refused HTTP/1.1\r\nHost: b\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
     let (text, channel) = exchange(request, &mut Echo::default());
     assert_eq!(text, response("200 OK", "/refused", "close"));
     assert!(channel.closed);
@@ -247,19 +216,12 @@ fn expect_continue() {
 
 #[test]
 fn a_refused_body_is_drained_so_that_the_response_arrives() {
-    let mut handler = Echo {
-        refuse_at: Some(100),
-        ..Echo::default()
-    };
+    let mut handler = Echo { refuse_at: Some(100), ..Echo::default() };
     let mut connection = Connection::new(TIMEOUTS, 0);
-    let mut channel =
-        MemoryChannel::with(b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 100000\r\n\r\n");
+    let mut channel = MemoryChannel::with(b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 100000\r\n\r\n");
     channel.push(&[7; 50_000]);
     connection.poll(0, &mut channel, &mut handler);
-    assert_eq!(
-        channel.text(),
-        response("413 Unknown", "", "close").replace("Unknown", "Content Too Large")
-    );
+    assert_eq!(channel.text(), response("413 Unknown", "", "close").replace("Unknown", "Content Too Large"));
     assert!(channel.closed && !channel.aborted && channel.incoming.is_empty());
     assert_eq!(handler.aborted, 0, "the handler itself ended the body");
     // The client goes on sending for a while: tolerated, but not for ever.
@@ -275,13 +237,9 @@ fn a_refused_body_is_drained_so_that_the_response_arrives() {
 
 #[test]
 fn a_pending_answer_is_asked_for_again() {
-    let mut handler = Echo {
-        pending: 3,
-        ..Echo::default()
-    };
+    let mut handler = Echo { pending: 3, ..Echo::default() };
     let mut connection = Connection::new(TIMEOUTS, 0);
-    let mut channel =
-        MemoryChannel::with(b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 1\r\n\r\nz");
+    let mut channel = MemoryChannel::with(b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 1\r\n\r\nz");
     for now in [100, 110, 120] {
         assert_eq!(connection.poll(now, &mut channel, &mut handler), now + 10);
         assert!(channel.outgoing.is_empty());
@@ -315,8 +273,7 @@ fn slow_clients() {
     assert!(channel.text().starts_with("HTTP/1.1 408 "));
 
     // A body that stops.
-    let mut channel =
-        MemoryChannel::with(b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 9\r\n\r\n123");
+    let mut channel = MemoryChannel::with(b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 9\r\n\r\n123");
     let mut connection = Connection::new(TIMEOUTS, 0);
     assert_eq!(connection.poll(0, &mut channel, &mut handler), 300);
     connection.poll(300, &mut channel, &mut handler);
@@ -324,8 +281,7 @@ fn slow_clients() {
     assert_eq!(handler.aborted, 1);
 
     // A body that trickles.
-    let mut channel =
-        MemoryChannel::with(b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 999\r\n\r\n");
+    let mut channel = MemoryChannel::with(b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 999\r\n\r\n");
     let mut connection = Connection::new(TIMEOUTS, 0);
     for now in (0..2_500).step_by(250) {
         channel.push(b"x");
@@ -385,8 +341,7 @@ impl crate::net::channel::Channel for OneWrite<'_> {
 fn a_client_that_leaves() {
     // In the middle of a body.
     let mut handler = Echo::default();
-    let mut channel =
-        MemoryChannel::with(b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 9\r\n\r\n123");
+    let mut channel = MemoryChannel::with(b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 9\r\n\r\n123");
     channel.client_done = true;
     let mut connection = Connection::new(TIMEOUTS, 0);
     connection.poll(0, &mut channel, &mut handler);
@@ -394,8 +349,7 @@ fn a_client_that_leaves() {
     assert_eq!(handler.aborted, 1);
 
     // By a reset: the server abandons the connection.
-    let mut channel =
-        MemoryChannel::with(b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 9\r\n\r\n123");
+    let mut channel = MemoryChannel::with(b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 9\r\n\r\n123");
     let mut connection = Connection::new(TIMEOUTS, 0);
     connection.poll(0, &mut channel, &mut handler);
     connection.abandon(&mut handler);

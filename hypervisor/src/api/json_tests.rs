@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::error::Blame;
 use super::testing::{FakeControl, exits, status};
 use super::types::{
-    Device, Domain, Fault, Guest, GuestState, Guests, Hex, Interrupt, Iommu, Outcome, Outcomes,
-    Phases, Progress, Report, Unit, Upgrade, UpgradeState, Vcpu,
+    Device, Domain, Fault, Guest, GuestState, Guests, Hex, Interrupt, Iommu, Outcome, Outcomes, Phases, Progress,
+    Report, Unit, Upgrade, UpgradeState, Vcpu,
 };
 
 fn json<T: Serialize>(value: &T) -> String {
@@ -26,12 +26,7 @@ fn guests() -> Guests {
             state: GuestState::Running,
             reason: None,
             memory_mib: 512,
-            vcpus: vec![Vcpu {
-                index: 0,
-                pcpu: 1,
-                exits: exits(&[("io", 7), ("cpuid", 3)]),
-                state: "running".into(),
-            }],
+            vcpus: vec![Vcpu { index: 0, pcpu: 1, exits: exits(&[("io", 7), ("cpuid", 3)]), state: "running".into() }],
             devices: vec!["0000:03:00.0".into()],
             kernel: "vmlinuz".into(),
             on_upgrade: "preserve".into(),
@@ -61,18 +56,8 @@ fn iommu() -> Iommu {
             table_root: Hex(0x30_0000),
             levels: 4,
         }],
-        devices: vec![Device {
-            bdf: "0000:03:00.0".into(),
-            owner: "web".into(),
-            domain: Hex(0x1_0001),
-            did: 2,
-        }],
-        interrupts: vec![Interrupt {
-            index: 5,
-            source: "0000:03:00.0".into(),
-            vector: 65,
-            destination: 1,
-        }],
+        devices: vec![Device { bdf: "0000:03:00.0".into(), owner: "web".into(), domain: Hex(0x1_0001), did: 2 }],
+        interrupts: vec![Interrupt { index: 5, source: "0000:03:00.0".into(), vector: 65, destination: 1 }],
         faults: vec![Fault {
             unit: Hex(0xfed9_0000),
             source: "0000:05:00.0".into(),
@@ -95,17 +80,7 @@ fn report() -> Report {
         reason: "deadline".into(),
         blame: Some(Blame::Baton),
         pause_ticks: 1000,
-        phases: Phases {
-            stage: 1,
-            plan: 2,
-            warm: 3,
-            freeze: 4,
-            switch: 5,
-            verify: 6,
-            commit: 7,
-            run: 8,
-            retire: 9,
-        },
+        phases: Phases { stage: 1, plan: 2, warm: 3, freeze: 4, switch: 5, verify: 6, commit: 7, run: 8, retire: 9 },
         iommu_faults: 0,
         interrupts_pending: 2,
         interrupts_delivered: 2,
@@ -125,10 +100,7 @@ fn guests_body() {
         json(&guests()),
         r#"{"guests":[{"name":"web","state":"running","reason":null,"memory_mib":512,"vcpus":[{"index":0,"pcpu":1,"exits":{"cpuid":3,"io":7},"state":"running"}],"devices":["0000:03:00.0"],"kernel":"vmlinuz","on_upgrade":"preserve"}]}"#
     );
-    assert_eq!(
-        json(&[GuestState::Stopped, GuestState::Refused]),
-        r#"["stopped","refused"]"#
-    );
+    assert_eq!(json(&[GuestState::Stopped, GuestState::Refused]), r#"["stopped","refused"]"#);
 }
 
 #[test]
@@ -143,10 +115,7 @@ fn iommu_body() {
 fn upgrade_body() {
     let upgrade = Upgrade {
         state: UpgradeState::Staging,
-        progress: Progress {
-            received: 5,
-            total: 10,
-        },
+        progress: Progress { received: 5, total: 10 },
         id: Some(5),
         last: Some(report()),
         history: vec![],
@@ -156,41 +125,16 @@ fn upgrade_body() {
         r#"{"state":"staging","progress":{"received":5,"total":10},"id":5,"last":{"id":4,"from":"aa","to":"bb","from_version":"0.1.0","to_version":"0.1.1","generation":3,"outcome":"rolled_back","reason":"deadline","blame":"baton","pause_ticks":1000,"phases":{"stage":1,"plan":2,"warm":3,"freeze":4,"switch":5,"verify":6,"commit":7,"run":8,"retire":9},"iommu_faults":0,"interrupts_pending":2,"interrupts_delivered":2,"notes":["note"]},"history":[]}"#
     );
     use UpgradeState as S;
-    let states = [
-        S::Idle,
-        S::Planning,
-        S::Warming,
-        S::Freezing,
-        S::Switching,
-        S::Verifying,
-        S::Retiring,
-        S::RollingBack,
-    ];
+    let states =
+        [S::Idle, S::Planning, S::Warming, S::Freezing, S::Switching, S::Verifying, S::Retiring, S::RollingBack];
     assert_eq!(
         json(&states),
         r#"["idle","planning","warming","freezing","switching","verifying","retiring","rolling_back"]"#
     );
-    let outcomes = [
-        Outcome::Committed,
-        Outcome::RolledBack,
-        Outcome::Refused,
-        Outcome::Cancelled,
-    ];
-    assert_eq!(
-        json(&outcomes),
-        r#"["committed","rolled_back","refused","cancelled"]"#
-    );
-    let blames = [
-        Blame::Operator,
-        Blame::Guest,
-        Blame::Firmware,
-        Blame::Hardware,
-        Blame::Baton,
-    ];
-    assert_eq!(
-        json(&blames),
-        r#"["operator","guest","firmware","hardware","baton"]"#
-    );
+    let outcomes = [Outcome::Committed, Outcome::RolledBack, Outcome::Refused, Outcome::Cancelled];
+    assert_eq!(json(&outcomes), r#"["committed","rolled_back","refused","cancelled"]"#);
+    let blames = [Blame::Operator, Blame::Guest, Blame::Firmware, Blame::Hardware, Blame::Baton];
+    assert_eq!(json(&blames), r#"["operator","guest","firmware","hardware","baton"]"#);
 }
 
 #[test]
@@ -200,12 +144,7 @@ fn metrics_body() {
     let control = FakeControl {
         guests,
         iommu: iommu(),
-        outcomes: Outcomes {
-            committed: 3,
-            rolled_back: 1,
-            refused: 2,
-            cancelled: 0,
-        },
+        outcomes: Outcomes { committed: 3, rolled_back: 1, refused: 2, cancelled: 0 },
         ..FakeControl::default()
     };
     let body = String::from_utf8(super::metrics::response(&control).body).expect("text");
@@ -229,9 +168,6 @@ fn metrics_body() {
     .map(ToString::to_string);
     assert_eq!(samples, expected);
     for line in body.lines().filter(|line| line.starts_with("# TYPE")) {
-        assert!(
-            line.ends_with(" counter") || line.ends_with(" gauge"),
-            "{line}"
-        );
+        assert!(line.ends_with(" counter") || line.ends_with(" gauge"), "{line}");
     }
 }

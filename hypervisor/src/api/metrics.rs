@@ -12,11 +12,7 @@ pub(super) fn response(control: &dyn Control) -> Response {
     let mut text = String::new();
     // Writing to a String does not fail.
     let _written = write(&mut text, control);
-    Response::new(
-        200,
-        "text/plain; version=0.0.4; charset=utf-8",
-        text.into_bytes(),
-    )
+    Response::new(200, "text/plain; version=0.0.4; charset=utf-8", text.into_bytes())
 }
 
 /// A label value: backslash, quote and line feed are escaped.
@@ -43,53 +39,21 @@ fn head(out: &mut String, name: &str, kind: &str, help: &str) -> fmt::Result {
 fn write(out: &mut String, control: &dyn Control) -> fmt::Result {
     let status = control.status();
     head(out, "baton_info", "gauge", "The running image.")?;
-    writeln!(
-        out,
-        "baton_info{{version=\"{}\",build_id=\"{}\"}} 1",
-        Label(&status.version),
-        Label(&status.build_id)
-    )?;
-    head(
-        out,
-        "baton_uptime_seconds",
-        "gauge",
-        "Time since the running image took over.",
-    )?;
-    writeln!(
-        out,
-        "baton_uptime_seconds {}.{:03}",
-        status.uptime_ms / 1000,
-        status.uptime_ms % 1000
-    )?;
-    head(
-        out,
-        "baton_generation",
-        "counter",
-        "Upgrades since power-on.",
-    )?;
+    writeln!(out, "baton_info{{version=\"{}\",build_id=\"{}\"}} 1", Label(&status.version), Label(&status.build_id))?;
+    head(out, "baton_uptime_seconds", "gauge", "Time since the running image took over.")?;
+    writeln!(out, "baton_uptime_seconds {}.{:03}", status.uptime_ms / 1000, status.uptime_ms % 1000)?;
+    head(out, "baton_generation", "counter", "Upgrades since power-on.")?;
     writeln!(out, "baton_generation {}", status.generation)?;
-    head(
-        out,
-        "baton_memory_bytes",
-        "gauge",
-        "The machine's memory by owner.",
-    )?;
+    head(out, "baton_memory_bytes", "gauge", "The machine's memory by owner.")?;
     let memory = status.memory;
-    for (owner, bytes) in [
-        ("hypervisor", memory.hypervisor_bytes),
-        ("guest", memory.guest_bytes),
-        ("free", memory.free_bytes),
-    ] {
+    for (owner, bytes) in
+        [("hypervisor", memory.hypervisor_bytes), ("guest", memory.guest_bytes), ("free", memory.free_bytes)]
+    {
         writeln!(out, "baton_memory_bytes{{owner=\"{owner}\"}} {bytes}")?;
     }
 
     let outcomes = control.outcomes();
-    head(
-        out,
-        "baton_upgrades_total",
-        "counter",
-        "Upgrades since power-on by outcome.",
-    )?;
+    head(out, "baton_upgrades_total", "counter", "Upgrades since power-on by outcome.")?;
     for (outcome, count) in [
         ("committed", outcomes.committed),
         ("rolled_back", outcomes.rolled_back),
@@ -99,50 +63,22 @@ fn write(out: &mut String, control: &dyn Control) -> fmt::Result {
         writeln!(out, "baton_upgrades_total{{outcome=\"{outcome}\"}} {count}")?;
     }
     if let Some(report) = control.upgrade_progress().last {
-        head(
-            out,
-            "baton_upgrade_last_pause_ticks",
-            "gauge",
-            "Guest pause of the last upgrade in TSC ticks.",
-        )?;
+        head(out, "baton_upgrade_last_pause_ticks", "gauge", "Guest pause of the last upgrade in TSC ticks.")?;
         writeln!(out, "baton_upgrade_last_pause_ticks {}", report.pause_ticks)?;
     }
 
-    head(
-        out,
-        "baton_iommu_faults_total",
-        "counter",
-        "IOMMU faults since power-on.",
-    )?;
+    head(out, "baton_iommu_faults_total", "counter", "IOMMU faults since power-on.")?;
     for unit in &control.iommu().units {
-        writeln!(
-            out,
-            "baton_iommu_faults_total{{unit=\"{:#x}\"}} {}",
-            unit.base.0, unit.faults_total
-        )?;
+        writeln!(out, "baton_iommu_faults_total{{unit=\"{:#x}\"}} {}", unit.base.0, unit.faults_total)?;
     }
 
     let guests = control.guests().guests;
-    head(
-        out,
-        "baton_guest_running",
-        "gauge",
-        "1 while the guest runs.",
-    )?;
+    head(out, "baton_guest_running", "gauge", "1 while the guest runs.")?;
     for guest in &guests {
         let running = u8::from(guest.state == GuestState::Running);
-        writeln!(
-            out,
-            "baton_guest_running{{guest=\"{}\"}} {running}",
-            Label(&guest.name)
-        )?;
+        writeln!(out, "baton_guest_running{{guest=\"{}\"}} {running}", Label(&guest.name))?;
     }
-    head(
-        out,
-        "baton_guest_exits_total",
-        "counter",
-        "Exits to the hypervisor since the running image took over.",
-    )?;
+    head(out, "baton_guest_exits_total", "counter", "Exits to the hypervisor since the running image took over.")?;
     for guest in &guests {
         for vcpu in &guest.vcpus {
             for (reason, count) in &vcpu.exits {

@@ -67,10 +67,7 @@ pub fn parse(input: &[u8]) -> Result<Head, ApiError> {
     let length = match parsed.parse(visible) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) if visible.len() == HEAD_LIMIT => {
-            return Err(ApiError::operator(
-                Code::HeadTooLarge,
-                format!("the request head exceeds {HEAD_LIMIT} bytes"),
-            ));
+            return Err(ApiError::operator(Code::HeadTooLarge, format!("the request head exceeds {HEAD_LIMIT} bytes")));
         }
         Ok(httparse::Status::Partial) => return Ok(Head::Partial),
         Err(httparse::Error::TooManyHeaders) => {
@@ -80,27 +77,18 @@ pub fn parse(input: &[u8]) -> Result<Head, ApiError> {
             ));
         }
         Err(httparse::Error::Version) => {
-            return Err(ApiError::operator(
-                Code::HttpVersion,
-                "only HTTP/1.1 and HTTP/1.0 are spoken here",
-            ));
+            return Err(ApiError::operator(Code::HttpVersion, "only HTTP/1.1 and HTTP/1.0 are spoken here"));
         }
         Err(error) => return Err(bad(format!("not an HTTP/1.1 request: {error}"))),
     };
-    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version)
-    else {
+    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(bad("not an HTTP/1.1 request"));
     };
     let request = check(method, target, minor, parsed.headers)?;
     Ok(Head::Complete(request, length))
 }
 
-fn check(
-    method: &str,
-    target: &str,
-    minor: u8,
-    fields: &[httparse::Header<'_>],
-) -> Result<Request, ApiError> {
+fn check(method: &str, target: &str, minor: u8, fields: &[httparse::Header<'_>]) -> Result<Request, ApiError> {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
@@ -115,9 +103,7 @@ fn check(
     let mut keep_alive = minor >= 1;
     for field in fields {
         let name = field.name;
-        let value = core::str::from_utf8(field.value)
-            .map(str::trim)
-            .unwrap_or_default();
+        let value = core::str::from_utf8(field.value).map(str::trim).unwrap_or_default();
         if name.eq_ignore_ascii_case("host") {
             hosts += 1;
         } else if name.eq_ignore_ascii_case("content-length") {
@@ -125,16 +111,12 @@ fn check(
             if content_length.is_some() {
                 return Err(bad("more than one Content-Length"));
             }
-            content_length =
-                Some(decimal(value).ok_or_else(|| bad("Content-Length is not a number"))?);
+            content_length = Some(decimal(value).ok_or_else(|| bad("Content-Length is not a number"))?);
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             chunked = true;
         } else if name.eq_ignore_ascii_case("expect") {
             if !value.eq_ignore_ascii_case("100-continue") {
-                return Err(ApiError::operator(
-                    Code::ExpectationFailed,
-                    "only 100-continue can be expected",
-                ));
+                return Err(ApiError::operator(Code::ExpectationFailed, "only 100-continue can be expected"));
             }
             expect_continue = minor >= 1;
         } else if name.eq_ignore_ascii_case("connection") {
@@ -146,9 +128,7 @@ fn check(
         }
     }
     if chunked && content_length.is_some() {
-        return Err(bad(
-            "Transfer-Encoding and Content-Length exclude each other",
-        ));
+        return Err(bad("Transfer-Encoding and Content-Length exclude each other"));
     }
     if chunked {
         return Err(ApiError::operator(

@@ -31,33 +31,20 @@ impl Response {
     pub fn json<T: Serialize>(status: u16, body: &T) -> Self {
         match serde_json::to_vec(body) {
             Ok(body) => Self::new(status, "application/json", body),
-            Err(_) => Self::new(
-                Code::Internal.status(),
-                "application/json",
-                FALLBACK.to_vec(),
-            ),
+            Err(_) => Self::new(Code::Internal.status(), "application/json", FALLBACK.to_vec()),
         }
     }
 
     /// Any body.
     #[must_use]
     pub fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
-        Self {
-            status,
-            content_type,
-            body,
-            allow: None,
-            close: false,
-        }
+        Self { status, content_type, body, allow: None, close: false }
     }
 
     /// The connection ends with this response.
     #[must_use]
     pub fn closing(self) -> Self {
-        Self {
-            close: true,
-            ..self
-        }
+        Self { close: true, ..self }
     }
 
     /// Appends the response to `output`. `head_only` leaves the body out, as HEAD demands.

@@ -93,62 +93,28 @@ impl<'a> Routes<'a> {
                 "no such path: there are /v1/status, /v1/guests, /v1/iommu, /v1/upgrade and /metrics",
             ));
         };
-        let upload = matches!(
-            (resource, request.method),
-            (Resource::Upgrade, Method::Post)
-        );
-        if !upload
-            && request
-                .query
-                .as_deref()
-                .is_some_and(|query| !query.is_empty())
-        {
-            return Err(ApiError::operator(
-                Code::BadRequest,
-                "this request takes no parameters",
-            ));
+        let upload = matches!((resource, request.method), (Resource::Upgrade, Method::Post));
+        if !upload && request.query.as_deref().is_some_and(|query| !query.is_empty()) {
+            return Err(ApiError::operator(Code::BadRequest, "this request takes no parameters"));
         }
         if !upload && request.content_length.unwrap_or(0) > 0 {
-            return Err(ApiError::operator(
-                Code::BadRequest,
-                "this request takes no body",
-            ));
+            return Err(ApiError::operator(Code::BadRequest, "this request takes no body"));
         }
         let response = match (request.method, resource) {
-            (Method::Get | Method::Head, Resource::Status) => {
-                Response::json(200, &self.control.status())
-            }
-            (Method::Get | Method::Head, Resource::Guests) => {
-                Response::json(200, &self.control.guests())
-            }
-            (Method::Get | Method::Head, Resource::Iommu) => {
-                Response::json(200, &self.control.iommu())
-            }
-            (Method::Get | Method::Head, Resource::Upgrade) => {
-                Response::json(200, &self.control.upgrade_progress())
-            }
+            (Method::Get | Method::Head, Resource::Status) => Response::json(200, &self.control.status()),
+            (Method::Get | Method::Head, Resource::Guests) => Response::json(200, &self.control.guests()),
+            (Method::Get | Method::Head, Resource::Iommu) => Response::json(200, &self.control.iommu()),
+            (Method::Get | Method::Head, Resource::Upgrade) => Response::json(200, &self.control.upgrade_progress()),
             (Method::Get | Method::Head, Resource::Metrics) => metrics::response(self.control),
             (Method::Post, Resource::Upgrade) => return self.begin_upload(request),
             (Method::Delete, Resource::Upgrade) => {
                 let id = self.control.cancel()?;
                 self.exchange.cancelled = Some(id);
-                Response::json(
-                    200,
-                    &Cancelled {
-                        id: id.0,
-                        state: "cancelled",
-                    },
-                )
+                Response::json(200, &Cancelled { id: id.0, state: "cancelled" })
             }
             _ => {
-                let error = ApiError::operator(
-                    Code::MethodNotAllowed,
-                    "the path does not know this method",
-                );
-                Response {
-                    allow: Some(resource.allow()),
-                    ..Response::from(error)
-                }
+                let error = ApiError::operator(Code::MethodNotAllowed, "the path does not know this method");
+                Response { allow: Some(resource.allow()), ..Response::from(error) }
             }
         };
         Ok(Begin::Respond(response))
@@ -158,10 +124,7 @@ impl<'a> Routes<'a> {
         let dry_run = dry_run(request.query.as_deref().unwrap_or(""))?;
         let length = match request.content_length {
             None => {
-                return Err(ApiError::operator(
-                    Code::LengthRequired,
-                    "send the image with a Content-Length",
-                ));
+                return Err(ApiError::operator(Code::LengthRequired, "send the image with a Content-Length"));
             }
             Some(0) => return Err(ApiError::operator(Code::BadImage, "the image is empty")),
             Some(length) => length,
@@ -174,8 +137,7 @@ impl<'a> Routes<'a> {
 
 impl Handler for Routes<'_> {
     fn begin(&mut self, request: &Request) -> Begin {
-        self.route(request)
-            .unwrap_or_else(|error| Begin::Respond(error.into()))
+        self.route(request).unwrap_or_else(|error| Begin::Respond(error.into()))
     }
 
     fn body(&mut self, chunk: &[u8]) -> Result<(), Response> {
@@ -198,23 +160,11 @@ impl Handler for Routes<'_> {
             Ok(Poll::Ready(Finished::Accepted(state))) if !upload.dry_run => {
                 self.exchange.accepted = Some(upload.id);
                 // The switch waits for the end of this connection.
-                Response::json(
-                    202,
-                    &Accepted {
-                        id: upload.id.0,
-                        state,
-                    },
-                )
-                .closing()
+                Response::json(202, &Accepted { id: upload.id.0, state }).closing()
             }
             Ok(Poll::Ready(Finished::Accepted(_))) => {
                 self.control.abort_upload(upload.id);
-                ApiError::new(
-                    Code::Internal,
-                    super::error::Blame::Baton,
-                    "a dry run was taken for an upgrade",
-                )
-                .into()
+                ApiError::new(Code::Internal, super::error::Blame::Baton, "a dry run was taken for an upgrade").into()
             }
             Err(error) => error.into(),
         };
@@ -231,12 +181,7 @@ impl Handler for Routes<'_> {
 
 /// A body without an upload: the connection and the routes disagree.
 fn lost() -> Response {
-    ApiError::new(
-        Code::Internal,
-        super::error::Blame::Baton,
-        "the upload is not known",
-    )
-    .into()
+    ApiError::new(Code::Internal, super::error::Blame::Baton, "the upload is not known").into()
 }
 
 /// The only parameter there is.
@@ -245,9 +190,6 @@ fn dry_run(query: &str) -> Result<bool, ApiError> {
         "" | "dry_run=0" | "dry_run=false" => Ok(false),
         "dry_run=1" | "dry_run=true" => Ok(true),
         // A misspelt dry run must not become an upgrade.
-        _ => Err(ApiError::operator(
-            Code::BadRequest,
-            "the only parameter is dry_run, 0 or 1",
-        )),
+        _ => Err(ApiError::operator(Code::BadRequest, "the only parameter is dry_run, 0 or 1")),
     }
 }

@@ -46,20 +46,9 @@ impl<N: Nic> Management<N> {
     ///
     /// # Errors
     /// When the configuration cannot be used; the NIC is given back.
-    pub fn new(
-        nic: N,
-        config: &StackConfig,
-        timeouts: Timeouts,
-        now_ms: u64,
-    ) -> Result<Self, (StackError, N)> {
+    pub fn new(nic: N, config: &StackConfig, timeouts: Timeouts, now_ms: u64) -> Result<Self, (StackError, N)> {
         let stack = Stack::new(nic, config, now_ms)?;
-        Ok(Self {
-            stack,
-            slots: Default::default(),
-            timeouts,
-            pending: None,
-            stopped: false,
-        })
+        Ok(Self { stack, slots: Default::default(), timeouts, pending: None, stopped: false })
     }
 
     /// The address in use, for the console and for the next image.
@@ -93,9 +82,7 @@ impl<N: Nic> Management<N> {
                 self.stack.recycle(slot);
             }
         }
-        next = next
-            .min(self.make_room(now_ms))
-            .min(self.start_pending(now_ms, control));
+        next = next.min(self.make_room(now_ms)).min(self.start_pending(now_ms, control));
         let own = (next != u64::MAX).then(|| next.saturating_sub(now_ms));
         match (delay, own) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -136,9 +123,7 @@ impl<N: Nic> Management<N> {
     /// Polls one slot; returns when it wants to be polled again.
     fn poll_slot(&mut self, index: usize, now: u64, control: &mut dyn Control) -> u64 {
         let state = self.stack.slot_state(index);
-        let (Some(slot), Some(mut channel)) =
-            (self.slots.get_mut(index), self.stack.channel(index))
-        else {
+        let (Some(slot), Some(mut channel)) = (self.slots.get_mut(index), self.stack.channel(index)) else {
             return u64::MAX;
         };
         if state != SlotState::Opening {
@@ -147,9 +132,7 @@ impl<N: Nic> Management<N> {
         match state {
             SlotState::Listening | SlotState::Closed => u64::MAX,
             SlotState::Opening => {
-                let until = *slot
-                    .handshake_until
-                    .get_or_insert(now.saturating_add(HANDSHAKE_MS));
+                let until = *slot.handshake_until.get_or_insert(now.saturating_add(HANDSHAKE_MS));
                 if now >= until {
                     channel.abort();
                 }
@@ -157,20 +140,14 @@ impl<N: Nic> Management<N> {
             }
             SlotState::Open => {
                 let timeouts = self.timeouts;
-                let connection = slot
-                    .connection
-                    .get_or_insert_with(|| Connection::new(timeouts, now));
+                let connection = slot.connection.get_or_insert_with(|| Connection::new(timeouts, now));
                 let mut routes = Routes::new(control, &mut slot.exchange);
                 let next = connection.poll(now, &mut channel, &mut routes);
                 if let Some(cancelled) = slot.exchange.cancelled.take() {
                     self.pending = self.pending.filter(|pending| pending.id != cancelled);
                 }
                 if let Some(id) = slot.exchange.accepted.take() {
-                    self.pending = Some(PendingStart {
-                        id,
-                        slot: index,
-                        deadline: now.saturating_add(START_DELAY_MS),
-                    });
+                    self.pending = Some(PendingStart { id, slot: index, deadline: now.saturating_add(START_DELAY_MS) });
                 }
                 next
             }
@@ -194,11 +171,7 @@ impl<N: Nic> Management<N> {
             return u64::MAX;
         }
         // One that is on its way out will do.
-        if self
-            .slots
-            .iter()
-            .any(|slot| slot.connection.as_ref().is_some_and(Connection::responded))
-        {
+        if self.slots.iter().any(|slot| slot.connection.as_ref().is_some_and(Connection::responded)) {
             return u64::MAX;
         }
         let mut oldest: Option<(u64, usize)> = None;
@@ -210,11 +183,7 @@ impl<N: Nic> Management<N> {
             let Some(since) = connection.idle_since() else {
                 continue;
             };
-            let ripe = if connection.served() > 0 {
-                since
-            } else {
-                since.saturating_add(SILENT_MS)
-            };
+            let ripe = if connection.served() > 0 { since } else { since.saturating_add(SILENT_MS) };
             if now < ripe {
                 look_again = look_again.min(ripe);
             } else if oldest.is_none_or(|(other, _)| since < other) {
@@ -224,8 +193,7 @@ impl<N: Nic> Management<N> {
         let Some((_, index)) = oldest else {
             return look_again;
         };
-        if let (Some(slot), Some(mut channel)) =
-            (self.slots.get_mut(index), self.stack.channel(index))
+        if let (Some(slot), Some(mut channel)) = (self.slots.get_mut(index), self.stack.channel(index))
             && let Some(connection) = &mut slot.connection
         {
             connection.end(now, &mut channel);
@@ -240,17 +208,9 @@ impl<N: Nic> Management<N> {
         let Some(pending) = self.pending else {
             return u64::MAX;
         };
-        let responded = match self
-            .slots
-            .get(pending.slot)
-            .and_then(|slot| slot.connection.as_ref())
-        {
+        let responded = match self.slots.get(pending.slot).and_then(|slot| slot.connection.as_ref()) {
             Some(connection) => {
-                connection.responded()
-                    && self
-                        .stack
-                        .channel(pending.slot)
-                        .is_none_or(|channel| channel.flushed())
+                connection.responded() && self.stack.channel(pending.slot).is_none_or(|channel| channel.flushed())
             }
             // The slot is another client's by now, or nobody's.
             None => true,

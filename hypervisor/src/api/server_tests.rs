@@ -29,28 +29,11 @@ impl World {
     fn new() -> Self {
         let (client_nic, server_nic) = wire();
         let (client_wire, server_wire) = (client_nic.shared.clone(), server_nic.shared.clone());
-        let lease = Lease {
-            address: [10, 0, 2, 15],
-            prefix: 24,
-            gateway: None,
-        };
-        let config = StackConfig {
-            addressing: Addressing::Static(lease),
-            port: 443,
-            seed: 7,
-        };
-        let server = Management::new(server_nic, &config, Timeouts::default(), 0)
-            .map_err(|(error, _)| error)
-            .unwrap();
+        let lease = Lease { address: [10, 0, 2, 15], prefix: 24, gateway: None };
+        let config = StackConfig { addressing: Addressing::Static(lease), port: 443, seed: 7 };
+        let server = Management::new(server_nic, &config, Timeouts::default(), 0).map_err(|(error, _)| error).unwrap();
         let control = FakeControl::default();
-        Self {
-            client: ClientHost::new(client_nic),
-            server,
-            client_wire,
-            server_wire,
-            control,
-            now: 0,
-        }
+        Self { client: ClientHost::new(client_nic), server, client_wire, server_wire, control, now: 0 }
     }
 
     fn step(&mut self) {
@@ -72,12 +55,7 @@ impl World {
         self.exchange_on(handle, request, complete)
     }
 
-    fn exchange_on(
-        &mut self,
-        handle: SocketHandle,
-        request: &[u8],
-        complete: &str,
-    ) -> (String, SocketHandle) {
+    fn exchange_on(&mut self, handle: SocketHandle, request: &[u8], complete: &str) -> (String, SocketHandle) {
         let mut sent = 0;
         let mut response = Vec::new();
         for _ in 0..60_000 {
@@ -86,18 +64,12 @@ impl World {
             self.client.receive(handle, &mut response);
             let text = String::from_utf8_lossy(&response);
             if !complete.is_empty() && text.ends_with(complete)
-                || !self.client.socket(handle).may_recv()
-                    && self.client.socket(handle).may_send()
-                    && sent > 0
+                || !self.client.socket(handle).may_recv() && self.client.socket(handle).may_send() && sent > 0
             {
                 return (text.into(), handle);
             }
         }
-        panic!(
-            "no response after {} ms: {}",
-            self.now,
-            String::from_utf8_lossy(&response)
-        );
+        panic!("no response after {} ms: {}", self.now, String::from_utf8_lossy(&response));
     }
 
     fn get(&mut self, path: &str) -> (String, SocketHandle) {
@@ -107,16 +79,11 @@ impl World {
 }
 
 fn image(length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|index| (index * 7 + index / 251) as u8)
-        .collect()
+    (0..length).map(|index| (index * 7 + index / 251) as u8).collect()
 }
 
 fn post(image: &[u8]) -> Vec<u8> {
-    let head = alloc::format!(
-        "POST /v1/upgrade HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n",
-        image.len()
-    );
+    let head = alloc::format!("POST /v1/upgrade HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", image.len());
     [head.as_bytes(), image].concat()
 }
 
@@ -137,17 +104,11 @@ fn an_upgrade_of_a_mebibyte_starts_after_its_response_arrived() {
     let image = image(1 << 20);
     let (text, handle) = world.exchange(&post(&image), "");
     assert!(text.starts_with("HTTP/1.1 202 Accepted\r\n"), "{text}");
-    assert!(
-        text.ends_with("{\"id\":1,\"state\":\"planning\"}"),
-        "{text}"
-    );
+    assert!(text.ends_with("{\"id\":1,\"state\":\"planning\"}"), "{text}");
     assert!(world.control.received == image);
     world.client.socket(handle).close();
     world.steps(10);
-    assert_eq!(
-        world.control.diary,
-        ["begin 1048576", "finish 1", "start 1"]
-    );
+    assert_eq!(world.control.diary, ["begin 1048576", "finish 1", "start 1"]);
     assert!(world.now < 1_000, "{} ms", world.now);
     world.steps(1_000);
     assert_eq!(world.control.diary.len(), 3, "started once");
@@ -178,11 +139,7 @@ fn an_accepted_upgrade_starts_even_if_the_client_vanishes() {
         world.now += 10;
         assert!(world.now < began + 2_000);
     }
-    assert!(
-        (500..=520).contains(&(world.now - began)),
-        "{}",
-        world.now - began
-    );
+    assert!((500..=520).contains(&(world.now - began)), "{}", world.now - began);
 }
 
 #[test]
@@ -192,9 +149,7 @@ fn a_cancelled_upgrade_does_not_start() {
     let other = world.client.connect(443);
     world.steps(20);
     world.client.send(handle, &post(b"image"));
-    world
-        .client
-        .send(other, b"DELETE /v1/upgrade HTTP/1.1\r\nHost: h\r\n\r\n");
+    world.client.send(other, b"DELETE /v1/upgrade HTTP/1.1\r\nHost: h\r\n\r\n");
     world.steps(1_000);
     assert_eq!(world.control.diary, ["begin 5", "finish 1", "cancel"]);
 }
@@ -204,10 +159,7 @@ fn a_client_that_dies_in_an_upload_frees_it() {
     let mut world = World::new();
     let handle = world.client.connect(443);
     world.steps(20);
-    world.client.send(
-        handle,
-        b"POST /v1/upgrade HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\npart",
-    );
+    world.client.send(handle, b"POST /v1/upgrade HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\npart");
     world.steps(20);
     world.client.socket(handle).abort();
     world.steps(20);
@@ -217,10 +169,7 @@ fn a_client_that_dies_in_an_upload_frees_it() {
     let mut world = World::new();
     let handle = world.client.connect(443);
     world.steps(20);
-    world.client.send(
-        handle,
-        b"POST /v1/upgrade HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\npart",
-    );
+    world.client.send(handle, b"POST /v1/upgrade HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\npart");
     world.steps(20);
     world.client_wire.lose_every.set(1);
     world.steps(11_000);
@@ -248,19 +197,12 @@ fn a_client_that_dies_while_its_image_is_verified_is_noticed() {
 fn many_connections_one_after_the_other() {
     let mut world = World::new();
     for _ in 0..20 {
-        let (text, handle) = world.exchange(
-            b"GET /v1/guests HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
-            "]}",
-        );
+        let (text, handle) = world.exchange(b"GET /v1/guests HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "]}");
         assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
         world.client.socket(handle).close();
         world.steps(10);
     }
-    assert!(
-        world.now < 2_000,
-        "no slot rests in TIME-WAIT: {} ms",
-        world.now
-    );
+    assert!(world.now < 2_000, "no slot rests in TIME-WAIT: {} ms", world.now);
 }
 
 #[test]
@@ -270,15 +212,8 @@ fn idle_clients_make_room() {
     let idle: Vec<_> = (0..4).map(|_| world.get("/v1/guests").1).collect();
     world.steps(50);
     let closed = |world: &mut World, handle| !world.client.socket(handle).may_recv();
-    let gone: Vec<bool> = idle
-        .iter()
-        .map(|handle| closed(&mut world, *handle))
-        .collect();
-    assert_eq!(
-        gone,
-        [true, false, false, false],
-        "only the one that has been idle longest"
-    );
+    let gone: Vec<bool> = idle.iter().map(|handle| closed(&mut world, *handle)).collect();
+    assert_eq!(gone, [true, false, false, false], "only the one that has been idle longest");
     // Its client does not react; the slot is taken from it, and a fifth is served.
     world.steps(3_000);
     let (text, _) = world.get("/v1/guests");
@@ -302,11 +237,7 @@ fn a_refused_upload_gets_its_answer_whole() {
     let (text, handle) = world.exchange(&post(&image(400_000)), "}}");
     assert!(text.starts_with("HTTP/1.1 409 Conflict\r\n"), "{text}");
     assert!(text.contains("{\"error\":{\"code\":\"busy\""), "{text}");
-    assert_ne!(
-        world.client.socket(handle).state(),
-        tcp::State::Closed,
-        "no reset overtook it"
-    );
+    assert_ne!(world.client.socket(handle).state(), tcp::State::Closed, "no reset overtook it");
 }
 
 #[test]
@@ -314,31 +245,18 @@ fn stop_and_restart() {
     let mut world = World::new();
     let handle = world.client.connect(443);
     world.steps(20);
-    world.client.send(
-        handle,
-        b"POST /v1/upgrade HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\npart",
-    );
+    world.client.send(handle, b"POST /v1/upgrade HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\npart");
     world.steps(20);
     world.server.stop(&mut world.control).expect("stops");
     assert!(world.server_wire.stopped.get());
-    let (sent, polled) = (
-        world.server_wire.sent.get(),
-        world.server_wire.acknowledged.get(),
-    );
+    let (sent, polled) = (world.server_wire.sent.get(), world.server_wire.acknowledged.get());
     world.server_wire.hung.set(true);
     world.steps(10_000);
     assert_eq!(world.server_wire.sent.get(), sent);
     assert_eq!(world.server_wire.acknowledged.get(), polled);
-    assert_eq!(
-        world.server_wire.starts.get(),
-        0,
-        "the watchdog leaves a stopped card alone"
-    );
+    assert_eq!(world.server_wire.starts.get(), 0, "the watchdog leaves a stopped card alone");
     assert_eq!(world.control.diary, ["begin 1000", "abort 1"]);
     world.server.restart().expect("starts");
     assert!(!world.server_wire.stopped.get());
-    assert!(
-        world.get("/v1/status").0.starts_with("HTTP/1.1 200 "),
-        "same address, new connections"
-    );
+    assert!(world.get("/v1/status").0.starts_with("HTTP/1.1 200 "), "same address, new connections");
 }

@@ -14,8 +14,7 @@ use crate::net::channel::{Channel, ChannelError, ChannelResult};
 use super::control::{Control, Finished, UploadId};
 use super::error::{ApiError, Code};
 use super::types::{
-    Boot, Guests, HandoverVersions, Iommu, Memory, Outcomes, Plan, PlanObject, Progress, Status,
-    Upgrade, UpgradeState,
+    Boot, Guests, HandoverVersions, Iommu, Memory, Outcomes, Plan, PlanObject, Progress, Status, Upgrade, UpgradeState,
 };
 
 /// A byte stream in memory.
@@ -37,10 +36,7 @@ pub(crate) struct MemoryChannel {
 
 impl MemoryChannel {
     pub fn with(bytes: &[u8]) -> Self {
-        Self {
-            incoming: bytes.iter().copied().collect(),
-            ..Self::default()
-        }
+        Self { incoming: bytes.iter().copied().collect(), ..Self::default() }
     }
 
     pub fn push(&mut self, bytes: &[u8]) {
@@ -59,11 +55,7 @@ impl MemoryChannel {
 }
 
 fn limited(length: usize, limit: usize) -> usize {
-    if limit == 0 {
-        length
-    } else {
-        length.min(limit)
-    }
+    if limit == 0 { length } else { length.min(limit) }
 }
 
 impl Channel for MemoryChannel {
@@ -73,11 +65,7 @@ impl Channel for MemoryChannel {
         }
         let count = limited(buffer.len().min(self.incoming.len()), self.read_limit);
         if count == 0 && !buffer.is_empty() {
-            return Err(if self.client_done {
-                ChannelError::Closed
-            } else {
-                ChannelError::WouldBlock
-            });
+            return Err(if self.client_done { ChannelError::Closed } else { ChannelError::WouldBlock });
         }
         for (slot, byte) in buffer.iter_mut().zip(self.incoming.drain(..count)) {
             *slot = byte;
@@ -142,23 +130,12 @@ pub(crate) fn status() -> Status {
         build_id: "ab".repeat(32),
         build_name: "first".into(),
         generation: 2,
-        handover: HandoverVersions {
-            writes: 1,
-            reads: [1, 2],
-        },
+        handover: HandoverVersions { writes: 1, reads: [1, 2] },
         uptime_ms: 12_345,
         tsc_khz: 1_000_000,
         pcpus: 2,
-        boot: Boot {
-            via: "ipxe".into(),
-            ticks_to_guest: 77,
-        },
-        memory: Memory {
-            total_bytes: 1000,
-            hypervisor_bytes: 100,
-            guest_bytes: 500,
-            free_bytes: 400,
-        },
+        boot: Boot { via: "ipxe".into(), ticks_to_guest: 77 },
+        memory: Memory { total_bytes: 1000, hypervisor_bytes: 100, guest_bytes: 500, free_bytes: 400 },
     }
 }
 
@@ -177,15 +154,8 @@ impl Control for FakeControl {
 
     fn upgrade_progress(&self) -> Upgrade {
         Upgrade {
-            state: if self.running.is_some() {
-                UpgradeState::Staging
-            } else {
-                UpgradeState::Idle
-            },
-            progress: Progress {
-                received: self.received.len() as u64,
-                total: 0,
-            },
+            state: if self.running.is_some() { UpgradeState::Staging } else { UpgradeState::Idle },
+            progress: Progress { received: self.received.len() as u64, total: 0 },
             id: self.running.map(|id| id.0),
             last: None,
             history: vec![],
@@ -197,10 +167,7 @@ impl Control for FakeControl {
     }
 
     fn begin_upgrade(&mut self, length: u64, dry_run: bool) -> Result<UploadId, ApiError> {
-        self.note(alloc::format!(
-            "begin {length}{}",
-            if dry_run { " dry" } else { "" }
-        ));
+        self.note(alloc::format!("begin {length}{}", if dry_run { " dry" } else { "" }));
         if let Some(error) = self.begin_error.clone() {
             return Err(error);
         }
@@ -244,12 +211,7 @@ impl Control for FakeControl {
                 preserved: true,
                 reason: String::new(),
             };
-            let plan = Plan {
-                ok: true,
-                objects: vec![object],
-                estimated_pause_ticks: 5,
-                memory_bytes: 6,
-            };
+            let plan = Plan { ok: true, objects: vec![object], estimated_pause_ticks: 5, memory_bytes: 6 };
             return Ok(Poll::Ready(Finished::Plan(Box::new(plan))));
         }
         Ok(Poll::Ready(Finished::Accepted(UpgradeState::Planning)))
@@ -266,16 +228,11 @@ impl Control for FakeControl {
 
     fn cancel(&mut self) -> Result<UploadId, ApiError> {
         self.note("cancel".into());
-        self.running
-            .take()
-            .ok_or_else(|| ApiError::operator(Code::NotRunning, "no upgrade is running"))
+        self.running.take().ok_or_else(|| ApiError::operator(Code::NotRunning, "no upgrade is running"))
     }
 }
 
 /// Exits by reason.
 pub(crate) fn exits(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
-    pairs
-        .iter()
-        .map(|(reason, count)| ((*reason).to_string(), *count))
-        .collect()
+    pairs.iter().map(|(reason, count)| ((*reason).to_string(), *count)).collect()
 }

@@ -19,10 +19,7 @@ pub fn add_guests(
     warnings: &mut Vec<ConfigWarning>,
 ) {
     if tables.is_empty() {
-        warnings.push(ConfigWarning {
-            line: None,
-            message: "there is no [[guest]]; no guest is started".into(),
-        });
+        warnings.push(ConfigWarning { line: None, message: "there is no [[guest]]; no guest is started".into() });
     }
     for (index, table) in tables.iter().enumerate() {
         let (who, guest) = match values::guest_name(table) {
@@ -30,12 +27,7 @@ pub fn add_guests(
             Err(complaint) => (format!("guest number {}", index + 1), Err(complaint)),
         };
         let checked = guest.and_then(|guest| {
-            conflict(&guest, config).map_or(Ok(guest), |text| {
-                Err(Complaint {
-                    at: Some(table.span()),
-                    text,
-                })
-            })
+            conflict(&guest, config).map_or(Ok(guest), |text| Err(Complaint { at: Some(table.span()), text }))
         });
         match checked {
             Ok(mut guest) => {
@@ -57,36 +49,18 @@ fn conflict(guest: &Guest, config: &Config) -> Option<String> {
         return Some("another guest has this name; give it one of its own".into());
     }
     for device in &guest.devices {
-        if config
-            .management
-            .as_ref()
-            .is_some_and(|management| management.nic == *device)
-        {
-            return Some(format!(
-                "device {device} is the management network's; remove it from devices"
-            ));
+        if config.management.as_ref().is_some_and(|management| management.nic == *device) {
+            return Some(format!("device {device} is the management network's; remove it from devices"));
         }
-        if let Some(other) = config
-            .guests
-            .iter()
-            .find(|other| other.devices.contains(device))
-        {
-            return Some(format!(
-                "device {device} is guest '{}''s already; remove it from one of them",
-                other.name
-            ));
+        if let Some(other) = config.guests.iter().find(|other| other.devices.contains(device)) {
+            return Some(format!("device {device} is guest '{}''s already; remove it from one of them", other.name));
         }
     }
     None
 }
 
 /// A serial port shows one guest: a later one runs without.
-fn share_console(
-    guest: &mut Guest,
-    line: Option<usize>,
-    config: &Config,
-    warnings: &mut Vec<ConfigWarning>,
-) {
+fn share_console(guest: &mut Guest, line: Option<usize>, config: &Config, warnings: &mut Vec<ConfigWarning>) {
     let port = guest.console;
     if port == Console::None {
         return;

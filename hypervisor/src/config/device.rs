@@ -56,11 +56,7 @@ impl core::str::FromStr for DeviceSelector {
         if vendor == 0xFFFF {
             return Err(SelectorError);
         }
-        Ok(Self::Id {
-            vendor,
-            device: hex4(device)?,
-            nth,
-        })
+        Ok(Self::Id { vendor, device: hex4(device)?, nth })
     }
 }
 
@@ -77,16 +73,8 @@ impl fmt::Display for DeviceSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bdf(bdf) => write!(f, "{bdf}"),
-            Self::Id {
-                vendor,
-                device,
-                nth: 0,
-            } => write!(f, "{vendor:04x}:{device:04x}"),
-            Self::Id {
-                vendor,
-                device,
-                nth,
-            } => write!(f, "{vendor:04x}:{device:04x}#{nth}"),
+            Self::Id { vendor, device, nth: 0 } => write!(f, "{vendor:04x}:{device:04x}"),
+            Self::Id { vendor, device, nth } => write!(f, "{vendor:04x}:{device:04x}#{nth}"),
         }
     }
 }

@@ -18,11 +18,7 @@ pub struct ConfigError {
 
 impl ConfigError {
     pub(super) fn new(line: Option<usize>, cause: &str, remedy: &'static str) -> Self {
-        Self {
-            line,
-            cause: cause.to_owned(),
-            remedy,
-        }
+        Self { line, cause: cause.to_owned(), remedy }
     }
 
     pub(super) fn from_toml(text: &str, error: &toml::de::Error) -> Self {
@@ -35,11 +31,7 @@ impl ConfigError {
         } else {
             "correct the line"
         };
-        Self {
-            line: error.span().map(|span| line_of(text, &span)),
-            cause,
-            remedy,
-        }
+        Self { line: error.span().map(|span| line_of(text, &span)), cause, remedy }
     }
 }
 

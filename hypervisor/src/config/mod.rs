@@ -149,11 +149,7 @@ pub fn parse_bytes(bytes: &[u8]) -> Result<(Config, Vec<ConfigWarning>), ConfigE
         Err(error) => {
             let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
-            Err(ConfigError::new(
-                Some(line),
-                "the text is not UTF-8",
-                "save the file as UTF-8",
-            ))
+            Err(ConfigError::new(Some(line), "the text is not UTF-8", "save the file as UTF-8"))
         }
     }
 }
@@ -164,14 +160,9 @@ pub fn parse_bytes(bytes: &[u8]) -> Result<(Config, Vec<ConfigWarning>), ConfigE
 /// [`ConfigError`] for what cannot be read as a whole: the syntax is broken or a key is unknown.
 pub fn parse(text: &str) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
     if text.len() > MAX_FILE_BYTES {
-        return Err(ConfigError::new(
-            None,
-            "the file has more than 1 MiB",
-            "make it smaller",
-        ));
+        return Err(ConfigError::new(None, "the file has more than 1 MiB", "make it smaller"));
     }
-    let file: file::File =
-        toml::from_str(text).map_err(|error| ConfigError::from_toml(text, &error))?;
+    let file: file::File = toml::from_str(text).map_err(|error| ConfigError::from_toml(text, &error))?;
     let mut warnings = Vec::new();
     let mut config = Config {
         management: values::management(text, file.management, &mut warnings),

@@ -18,10 +18,7 @@ impl Config {
         self.guests.retain(|guest| {
             let absent = guest.pcpus.iter().find(|pcpu| **pcpu >= pcpu_count);
             if let Some(pcpu) = absent {
-                warnings.push(ConfigWarning {
-                    line: None,
-                    message: refusal(guest, *pcpu, pcpu_count),
-                });
+                warnings.push(ConfigWarning { line: None, message: refusal(guest, *pcpu, pcpu_count) });
             }
             absent.is_none()
         });
@@ -34,11 +31,7 @@ impl Config {
             }
         }
         let first = u32::from(pcpu_count > 1);
-        for guest in self
-            .guests
-            .iter_mut()
-            .filter(|guest| guest.pcpus.is_empty())
-        {
+        for guest in self.guests.iter_mut().filter(|guest| guest.pcpus.is_empty()) {
             for _ in 0..guest.vcpus {
                 let load = |pcpu: &u32| loads.get(*pcpu as usize).copied().unwrap_or(u32::MAX);
                 // `min_by_key` takes the first of equals: the last pCPU, counted down.

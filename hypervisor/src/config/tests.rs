@@ -43,39 +43,20 @@ fn guest(name: &str, rest: &str) -> String {
 /// Names of the guests that start, and the warnings as the operator reads them.
 fn outcome(text: &str) -> (Vec<String>, Vec<String>) {
     let (config, warnings) = parse(text).unwrap();
-    (
-        config
-            .guests
-            .iter()
-            .map(|guest| guest.name.clone())
-            .collect(),
-        warnings.iter().map(ToString::to_string).collect(),
-    )
+    (config.guests.iter().map(|guest| guest.name.clone()).collect(), warnings.iter().map(ToString::to_string).collect())
 }
 
 /// The warning for one guest with these lines; guests before and after it start.
 fn complaint(lines: &str) -> String {
-    let text = format!(
-        "{MANAGEMENT}{}[[guest]]\n{lines}\n{}",
-        guest("first", ""),
-        guest("last", "")
-    );
+    let text = format!("{MANAGEMENT}{}[[guest]]\n{lines}\n{}", guest("first", ""), guest("last", ""));
     let (names, warnings) = outcome(&text);
-    assert_eq!(
-        (names.as_slice(), warnings.len()),
-        (&["first".into(), "last".into()][..], 1),
-        "{warnings:?}"
-    );
+    assert_eq!((names.as_slice(), warnings.len()), (&["first".into(), "last".into()][..], 1), "{warnings:?}");
     warnings[0].clone()
 }
 
 fn management_warning(lines: &str) -> String {
     let (config, warnings) = parse(&format!("[management]\n{lines}\n{}", guest("a", ""))).unwrap();
-    assert_eq!(
-        (config.management, config.guests.len(), warnings.len()),
-        (None, 1, 1),
-        "{warnings:?}"
-    );
+    assert_eq!((config.management, config.guests.len(), warnings.len()), (None, 1, 1), "{warnings:?}");
     warnings[0].to_string()
 }
 
@@ -84,42 +65,19 @@ fn the_example_says_everything() {
     let (config, warnings) = parse(EXAMPLE).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     let management = config.management.unwrap();
-    assert_eq!(
-        management.nic,
-        DeviceSelector::Id {
-            vendor: 0x8086,
-            device: 0x10D3,
-            nth: 0
-        }
-    );
+    assert_eq!(management.nic, DeviceSelector::Id { vendor: 0x8086, device: 0x10D3, nth: 0 });
     assert_eq!(
         management.address,
-        Address::Static {
-            address: Ipv4Addr::new(10, 0, 2, 15),
-            prefix: 24,
-            gateway: Some(Ipv4Addr::new(10, 0, 2, 2))
-        }
+        Address::Static { address: Ipv4Addr::new(10, 0, 2, 15), prefix: 24, gateway: Some(Ipv4Addr::new(10, 0, 2, 2)) }
     );
-    assert_eq!(
-        (management.port, config.upgrade.deadline_ms, config.iommu),
-        (8080, 20, IommuMode::Auto)
-    );
+    assert_eq!((management.port, config.upgrade.deadline_ms, config.iommu), (8080, 20, IommuMode::Auto));
     let guest = &config.guests[0];
-    assert_eq!(
-        (guest.memory.memory_bytes(), guest.vcpus, &guest.pcpus[..]),
-        (512 << 20, 2, &[1, 2][..])
-    );
-    assert_eq!(
-        (guest.kernel.as_str(), guest.initrd.as_deref()),
-        ("vmlinuz", Some("initrd.cpio"))
-    );
+    assert_eq!((guest.memory.memory_bytes(), guest.vcpus, &guest.pcpus[..]), (512 << 20, 2, &[1, 2][..]));
+    assert_eq!((guest.kernel.as_str(), guest.initrd.as_deref()), ("vmlinuz", Some("initrd.cpio")));
     assert_eq!(guest.command_line, "console=ttyS0");
     let devices: Vec<_> = guest.devices.iter().map(ToString::to_string).collect();
     assert_eq!(devices, ["1b36:0010", "0000:03:00.0", "8086:10c9#1"]);
-    assert_eq!(
-        (guest.on_upgrade, guest.console),
-        (OnUpgrade::Stop, Console::Com2)
-    );
+    assert_eq!((guest.on_upgrade, guest.console), (OnUpgrade::Stop, Console::Com2));
 }
 
 #[test]
@@ -128,20 +86,11 @@ fn defaults() {
     assert!(warnings.is_empty());
     let management = config.management.unwrap();
     assert_eq!((management.address, management.port), (Address::Dhcp, 80));
-    assert_eq!(
-        (config.upgrade.deadline_ms, config.iommu),
-        (50, IommuMode::Auto)
-    );
+    assert_eq!((config.upgrade.deadline_ms, config.iommu), (50, IommuMode::Auto));
     let guest = &config.guests[0];
-    assert_eq!(
-        (guest.vcpus, guest.pcpus.len(), guest.initrd.as_deref()),
-        (1, 0, None)
-    );
+    assert_eq!((guest.vcpus, guest.pcpus.len(), guest.initrd.as_deref()), (1, 0, None));
     assert_eq!((guest.command_line.as_str(), guest.devices.len()), ("", 0));
-    assert_eq!(
-        (guest.on_upgrade, guest.console),
-        (OnUpgrade::Preserve, Console::None)
-    );
+    assert_eq!((guest.on_upgrade, guest.console), (OnUpgrade::Preserve, Console::None));
 }
 
 #[test]
@@ -153,28 +102,15 @@ fn unknown_keys_and_syntax_errors_refuse_the_file() {
     );
     let text = refusal(&guest("a", "memory = 5"));
     assert!(
-        text.starts_with(
-            "baton.toml line 5: unknown field `memory`, expected one of `name`, `memory_mib`"
-        ),
+        text.starts_with("baton.toml line 5: unknown field `memory`, expected one of `name`, `memory_mib`"),
         "{text}"
     );
     let text = refusal("[managment]\n");
-    assert!(
-        text.contains("line 1: unknown field `managment`, expected one of `management`"),
-        "{text}"
-    );
+    assert!(text.contains("line 1: unknown field `managment`, expected one of `management`"), "{text}");
     assert!(refusal("[guest]\nname = \"a\"\n").ends_with("write [[guest]] with two brackets"));
     assert!(refusal("[upgrade\n").starts_with("baton.toml line 1: "));
-    assert!(
-        refusal("[upgrade]\ndeadline_ms = 1\ndeadline_ms = 2\n")
-            .starts_with("baton.toml line 3: duplicate key")
-    );
-    for text in [
-        "[upgrade\n",
-        "a = \"\"\"\n\n",
-        "[[guest]]\nname = 'a\nb'\n",
-        "x",
-    ] {
+    assert!(refusal("[upgrade]\ndeadline_ms = 1\ndeadline_ms = 2\n").starts_with("baton.toml line 3: duplicate key"));
+    for text in ["[upgrade\n", "a = \"\"\"\n\n", "[[guest]]\nname = 'a\nb'\n", "x"] {
         assert!(!refusal(text).contains('\n'));
     }
 }
@@ -204,11 +140,7 @@ fn nothing_at_all() {
 
 #[test]
 fn a_bad_value_costs_one_guest() {
-    let with = |line: &str| {
-        complaint(&format!(
-            "name = \"b\"\nmemory_mib = 64\nkernel = \"k\"\n{line}"
-        ))
-    };
+    let with = |line: &str| complaint(&format!("name = \"b\"\nmemory_mib = 64\nkernel = \"k\"\n{line}"));
     assert_eq!(
         complaint("name = \"b\"\nmemory_mib = 0\nkernel = \"k\""),
         "baton.toml line 11: guest 'b' is not started: memory_mib = 0; write a whole number from 2 to 261120"
@@ -218,74 +150,37 @@ fn a_bad_value_costs_one_guest() {
         "baton.toml line 11: guest 'b' is not started: memory_mib = \"512\"; write a whole number from 2 to 261120"
     );
     assert!(
-        complaint("name = \"b\"\nkernel = \"k\"")
-            .contains("line 9: guest 'b' is not started: memory_mib is missing")
+        complaint("name = \"b\"\nkernel = \"k\"").contains("line 9: guest 'b' is not started: memory_mib is missing")
     );
+    assert!(complaint("name = \"b\"\nmemory_mib = 64").contains("kernel is missing; write the name of the module"));
     assert!(
-        complaint("name = \"b\"\nmemory_mib = 64")
-            .contains("kernel is missing; write the name of the module")
+        with("vcpus = 0").contains("line 13: guest 'b' is not started: vcpus = 0; write a whole number from 1 to 255")
     );
-    assert!(with("vcpus = 0").contains(
-        "line 13: guest 'b' is not started: vcpus = 0; write a whole number from 1 to 255"
-    ));
     assert!(with("vcpus = 256").contains("vcpus = 256"));
-    assert!(
-        with("vcpus = 2\npcpus = [1]").contains("pcpus = [...]; write a list of 2 pCPU numbers")
-    );
+    assert!(with("vcpus = 2\npcpus = [1]").contains("pcpus = [...]; write a list of 2 pCPU numbers"));
     assert!(with("pcpus = [-1]").contains("pcpus"));
     assert!(with("pcpus = 1").contains("pcpus = 1;"));
     assert!(with("initrd = \"\"").contains("initrd = \"\"; write the name of a module"));
     assert!(with("command_line = 5").contains("command_line = 5; write a text"));
     assert!(with("command_line = \"a\\u0000b\"").contains("without zero bytes"));
-    assert!(
-        with("on_upgrade = \"restart\"")
-            .contains("on_upgrade = \"restart\"; write \"preserve\" or \"stop\"")
-    );
-    assert!(
-        with("console = true").contains("console = true; write \"com1\" or \"com2\" or \"none\"")
-    );
+    assert!(with("on_upgrade = \"restart\"").contains("on_upgrade = \"restart\"; write \"preserve\" or \"stop\""));
+    assert!(with("console = true").contains("console = true; write \"com1\" or \"com2\" or \"none\""));
     assert!(with("devices = \"03:00.0\"").contains("write a list"));
-    assert!(
-        with("devices = [\"03:00\"]")
-            .contains("devices has an entry = \"03:00\"; write a place like")
-    );
-    assert!(
-        with("devices = [\"03:00.0\", \"0000:03:00.0\"]").contains("0000:03:00.0 is in it twice")
-    );
+    assert!(with("devices = [\"03:00\"]").contains("devices has an entry = \"03:00\"; write a place like"));
+    assert!(with("devices = [\"03:00.0\", \"0000:03:00.0\"]").contains("0000:03:00.0 is in it twice"));
 }
 
 #[test]
 fn names() {
-    for name in [
-        "",
-        "Upper",
-        "white space",
-        "under_score",
-        "a-name-that-is-longer-than-31-byte",
-        "ä",
-    ] {
-        let text = complaint(&format!(
-            "name = \"{name}\"\nmemory_mib = 64\nkernel = \"k\""
-        ));
-        assert!(
-            text.contains("line 10: guest number 2 is not started: name = "),
-            "{text}"
-        );
+    for name in ["", "Upper", "white space", "under_score", "a-name-that-is-longer-than-31-byte", "ä"] {
+        let text = complaint(&format!("name = \"{name}\"\nmemory_mib = 64\nkernel = \"k\""));
+        assert!(text.contains("line 10: guest number 2 is not started: name = "), "{text}");
     }
     let longest = "a-name-with-just-31-characters-";
     assert_eq!(longest.len(), 31);
-    assert_eq!(
-        outcome(&format!("{MANAGEMENT}{}", guest(longest, ""))).0,
-        [longest]
-    );
-    assert!(
-        complaint("memory_mib = 64\nkernel = \"k\"")
-            .contains("guest number 2 is not started: name is missing")
-    );
-    assert!(
-        complaint("name = \"first\"\nmemory_mib = 64\nkernel = \"k\"")
-            .contains("another guest has this name")
-    );
+    assert_eq!(outcome(&format!("{MANAGEMENT}{}", guest(longest, ""))).0, [longest]);
+    assert!(complaint("memory_mib = 64\nkernel = \"k\"").contains("guest number 2 is not started: name is missing"));
+    assert!(complaint("name = \"first\"\nmemory_mib = 64\nkernel = \"k\"").contains("another guest has this name"));
 }
 
 #[test]
@@ -298,95 +193,43 @@ fn a_device_has_one_owner() {
     );
     let (names, warnings) = outcome(&text);
     assert_eq!(names, ["a"]);
-    assert!(
-        warnings[0].contains("guest 'b' is not started: device 1b36:0010 is guest 'a''s already"),
-        "{warnings:?}"
-    );
-    assert!(
-        warnings[1]
-            .contains("guest 'c' is not started: device 8086:10d3 is the management network's")
-    );
+    assert!(warnings[0].contains("guest 'b' is not started: device 1b36:0010 is guest 'a''s already"), "{warnings:?}");
+    assert!(warnings[1].contains("guest 'c' is not started: device 8086:10d3 is the management network's"));
 }
 
 #[test]
 fn a_serial_port_shows_one_guest() {
-    let text = format!(
-        "{MANAGEMENT}{}{}",
-        guest("a", "console = \"com2\""),
-        guest("b", "console = \"com2\"")
-    );
+    let text = format!("{MANAGEMENT}{}{}", guest("a", "console = \"com2\""), guest("b", "console = \"com2\""));
     let (config, warnings) = parse(&text).unwrap();
-    assert_eq!(
-        (config.guests[0].console, config.guests[1].console),
-        (Console::Com2, Console::None)
-    );
-    assert!(
-        warnings[0]
-            .to_string()
-            .contains("line 9: the console of guest 'b' is not shown"),
-        "{warnings:?}"
-    );
+    assert_eq!((config.guests[0].console, config.guests[1].console), (Console::Com2, Console::None));
+    assert!(warnings[0].to_string().contains("line 9: the console of guest 'b' is not shown"), "{warnings:?}");
 }
 
 #[test]
 fn without_good_management_guests_start() {
     assert!(management_warning("address = \"dhcp\"").contains("management.nic is missing"));
-    assert!(
-        management_warning("nic = \"8086:10d3\"")
-            .contains("management.address is missing; write \"dhcp\"")
-    );
+    assert!(management_warning("nic = \"8086:10d3\"").contains("management.address is missing; write \"dhcp\""));
     let text = management_warning("nic = \"8086:10d\"\naddress = \"dhcp\"");
-    assert!(
-        text.contains("line 2: this machine cannot be managed"),
-        "{text}"
-    );
+    assert!(text.contains("line 2: this machine cannot be managed"), "{text}");
     let with = |lines: &str| management_warning(&format!("nic = \"8086:10d3\"\n{lines}"));
-    for address in [
-        "10.0.2.15",
-        "10.0.2.15/0",
-        "10.0.2.15/33",
-        "10.0.2/24",
-        "",
-        "fe80::1/64",
-    ] {
+    for address in ["10.0.2.15", "10.0.2.15/0", "10.0.2.15/33", "10.0.2/24", "", "fe80::1/64"] {
         let text = with(&format!("address = \"{address}\""));
-        assert!(
-            text.contains("write \"dhcp\" or an address with its prefix"),
-            "{text}"
-        );
+        assert!(text.contains("write \"dhcp\" or an address with its prefix"), "{text}");
     }
-    for address in [
-        "10.0.2.0/24",
-        "10.0.2.255/24",
-        "127.0.0.1/8",
-        "224.0.0.5/24",
-        "0.0.0.0/32",
-    ] {
+    for address in ["10.0.2.0/24", "10.0.2.255/24", "127.0.0.1/8", "224.0.0.5/24", "0.0.0.0/32"] {
         let text = with(&format!("address = \"{address}\""));
         assert!(text.contains("not an address of a host"), "{text}");
     }
     for gateway in ["10.0.3.1", "10.0.2.15", "router"] {
-        let text = with(&format!(
-            "address = \"10.0.2.15/24\"\ngateway = \"{gateway}\""
-        ));
-        assert!(
-            text.contains("line 4: ") && text.contains("management.gateway = "),
-            "{text}"
-        );
+        let text = with(&format!("address = \"10.0.2.15/24\"\ngateway = \"{gateway}\""));
+        assert!(text.contains("line 4: ") && text.contains("management.gateway = "), "{text}");
     }
-    assert!(
-        with("address = \"dhcp\"\nport = 0")
-            .contains("port = 0; write a whole number from 1 to 65535")
-    );
+    assert!(with("address = \"dhcp\"\nport = 0").contains("port = 0; write a whole number from 1 to 65535"));
 }
 
 #[test]
 fn a_gateway_beside_dhcp_is_ignored() {
-    let (config, warnings) = parse(&format!(
-        "{MANAGEMENT}gateway = \"10.0.2.2\"\n{}",
-        guest("a", "")
-    ))
-    .unwrap();
+    let (config, warnings) = parse(&format!("{MANAGEMENT}gateway = \"10.0.2.2\"\n{}", guest("a", ""))).unwrap();
     assert_eq!(config.management.unwrap().address, Address::Dhcp);
     assert_eq!(
         warnings[0].to_string(),
@@ -402,74 +245,31 @@ fn the_guides_example_is_good() {
     let (example, _) = behind.split_once("```").unwrap();
     let (config, warnings) = parse(example).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
-    assert_eq!(
-        (config.guests.len(), config.guests[0].kernel.as_str()),
-        (1, "vmlinuz")
-    );
+    assert_eq!((config.guests.len(), config.guests[0].kernel.as_str()), (1, "vmlinuz"));
 }
 
 #[test]
 fn a_bad_choice_falls_back_to_the_safe_one() {
-    let text = format!(
-        "{MANAGEMENT}[upgrade]\ndeadline_ms = 0\n[iommu]\nmode = \"off\"\n{}",
-        guest("a", "")
-    );
+    let text = format!("{MANAGEMENT}[upgrade]\ndeadline_ms = 0\n[iommu]\nmode = \"off\"\n{}", guest("a", ""));
     let (config, warnings) = parse(&text).unwrap();
-    assert_eq!(
-        (
-            config.upgrade.deadline_ms,
-            config.iommu,
-            config.guests.len()
-        ),
-        (50, IommuMode::Auto, 1)
-    );
-    assert!(
-        warnings[0]
-            .to_string()
-            .contains("line 5: the deadline of upgrades is 50 ms")
-    );
-    assert!(
-        warnings[1]
-            .to_string()
-            .contains("line 7: the IOMMU is used if there is one: iommu.mode = \"off\"")
-    );
-    assert_eq!(
-        parse("[iommu]\nmode = \"none\"\n").unwrap().0.iommu,
-        IommuMode::None
-    );
+    assert_eq!((config.upgrade.deadline_ms, config.iommu, config.guests.len()), (50, IommuMode::Auto, 1));
+    assert!(warnings[0].to_string().contains("line 5: the deadline of upgrades is 50 ms"));
+    assert!(warnings[1].to_string().contains("line 7: the IOMMU is used if there is one: iommu.mode = \"off\""));
+    assert_eq!(parse("[iommu]\nmode = \"none\"\n").unwrap().0.iommu, IommuMode::None);
 }
 
 #[test]
 fn selectors() {
-    let parse = |text: &str| {
-        text.parse::<DeviceSelector>()
-            .map(|selector| selector.to_string())
-    };
+    let parse = |text: &str| text.parse::<DeviceSelector>().map(|selector| selector.to_string());
     assert_eq!(parse("03:00.0").as_deref(), Ok("0000:03:00.0"));
     assert_eq!(parse("0001:FF:1f.7").as_deref(), Ok("0001:ff:1f.7"));
     assert_eq!(parse("8086:10D3#12").as_deref(), Ok("8086:10d3#12"));
-    for text in [
-        "",
-        ":",
-        "8086",
-        "8086:10d3#",
-        "8086:10d3#-1",
-        "8086:10d3#65536",
-        "8086:10d3#+1",
-        "+086:10d3",
-        "ffff:0000",
-    ] {
+    for text in
+        ["", ":", "8086", "8086:10d3#", "8086:10d3#-1", "8086:10d3#65536", "8086:10d3#+1", "+086:10d3", "ffff:0000"]
+    {
         assert_eq!(parse(text), Err(SelectorError), "{text}");
     }
-    for text in [
-        "03:20.0",
-        "03:00.8",
-        "3:0.",
-        ".",
-        "0:1:2:3.4",
-        "03:00.0#1",
-        "100:00.0",
-    ] {
+    for text in ["03:20.0", "03:00.8", "3:0.", ".", "0:1:2:3.4", "03:00.0#1", "100:00.0"] {
         assert_eq!(parse(text), Err(SelectorError), "{text}");
     }
 }
@@ -477,42 +277,21 @@ fn selectors() {
 #[test]
 fn placement() {
     let place = |pcpus: u32, guests: &[&str]| {
-        let guests: String = (b'a'..)
-            .zip(guests)
-            .map(|(name, rest)| guest(&(name as char).to_string(), rest))
-            .collect();
+        let guests: String =
+            (b'a'..).zip(guests).map(|(name, rest)| guest(&(name as char).to_string(), rest)).collect();
         let (mut config, _) = parse(&format!("{MANAGEMENT}{guests}")).unwrap();
-        let warnings: Vec<_> = config
-            .place(pcpus)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        (
-            config
-                .guests
-                .iter()
-                .map(|guest| guest.pcpus.clone())
-                .collect::<Vec<_>>(),
-            warnings,
-        )
+        let warnings: Vec<_> = config.place(pcpus).iter().map(ToString::to_string).collect();
+        (config.guests.iter().map(|guest| guest.pcpus.clone()).collect::<Vec<_>>(), warnings)
     };
     assert_eq!(place(1, &["", "vcpus = 2"]).0, [&[0][..], &[0, 0]]);
-    assert_eq!(
-        place(4, &["vcpus = 2", "", ""]).0,
-        [&[3, 2][..], &[1], &[3]]
-    );
+    assert_eq!(place(4, &["vcpus = 2", "", ""]).0, [&[3, 2][..], &[1], &[3]]);
     // What is asked for comes first, wherever it stands.
-    assert_eq!(
-        place(4, &["", "pcpus = [3]", "vcpus = 2"]).0,
-        [&[2][..], &[3], &[1, 3]]
-    );
+    assert_eq!(place(4, &["", "pcpus = [3]", "vcpus = 2"]).0, [&[2][..], &[3], &[1, 3]]);
     let (placed, warnings) = place(2, &["pcpus = [2]", "pcpus = [0]"]);
     assert_eq!(placed, [[0]]);
     assert_eq!(
         warnings,
-        [
-            "baton.toml: guest 'a' is not started: it asks for pCPU 2 and this machine has 2 (0 to 1); change its pcpus"
-        ]
+        ["baton.toml: guest 'a' is not started: it asks for pCPU 2 and this machine has 2 (0 to 1); change its pcpus"]
     );
 }
 

@@ -13,8 +13,8 @@ use toml::{Spanned, Value};
 use super::file::{self, Field};
 use super::message::line_of;
 use super::{
-    Address, ConfigWarning, Console, DEFAULT_DEADLINE_MS, DEFAULT_PORT, DeviceSelector, Guest,
-    IommuMode, MAX_VCPUS, Management, OnUpgrade, Upgrade,
+    Address, ConfigWarning, Console, DEFAULT_DEADLINE_MS, DEFAULT_PORT, DeviceSelector, Guest, IommuMode, MAX_VCPUS,
+    Management, OnUpgrade, Upgrade,
 };
 
 const MIB: u64 = 1 << 20;
@@ -38,19 +38,13 @@ struct Reader {
 
 impl Reader {
     fn missing(&self, key: &str, remedy: &str) -> Complaint {
-        Complaint {
-            at: self.at.clone(),
-            text: format!("{key} is missing; {remedy}"),
-        }
+        Complaint { at: self.at.clone(), text: format!("{key} is missing; {remedy}") }
     }
 }
 
 /// A complaint about a value that is there.
 fn wrong(value: &Spanned<Value>, key: &str, remedy: &str) -> Complaint {
-    Complaint {
-        at: Some(value.span()),
-        text: format!("{key} = {}; {remedy}", shown(value.get_ref())),
-    }
+    Complaint { at: Some(value.span()), text: format!("{key} = {}; {remedy}", shown(value.get_ref())) }
 }
 
 /// A value as the operator wrote it, kept short.
@@ -58,11 +52,7 @@ fn shown(value: &Value) -> String {
     const LONGEST: usize = 40;
     match value {
         Value::String(text) => {
-            let mut short: String = text
-                .chars()
-                .take(LONGEST)
-                .flat_map(char::escape_debug)
-                .collect();
+            let mut short: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
             if text.chars().nth(LONGEST).is_some() {
                 short.push_str("...");
             }
@@ -81,11 +71,7 @@ fn shown(value: &Value) -> String {
 fn integer(value: &Spanned<Value>, key: &str, least: i64, most: i64) -> Result<i64, Complaint> {
     match value.get_ref() {
         Value::Integer(number) if (least..=most).contains(number) => Ok(*number),
-        _ => Err(wrong(
-            value,
-            key,
-            &format!("write a whole number from {least} to {most}"),
-        )),
+        _ => Err(wrong(value, key, &format!("write a whole number from {least} to {most}"))),
     }
 }
 
@@ -108,17 +94,11 @@ fn text<'a>(value: &'a Spanned<Value>, key: &str, remedy: &str) -> Result<&'a st
 fn selector(value: &Spanned<Value>, key: &str) -> Result<DeviceSelector, Complaint> {
     let remedy = |error| format!("{error}");
     let name = text(value, key, &remedy(super::SelectorError))?;
-    name.parse()
-        .map_err(|error| wrong(value, key, &remedy(error)))
+    name.parse().map_err(|error| wrong(value, key, &remedy(error)))
 }
 
 /// One of a few words, or the first one where there is none.
-fn word<T: Copy>(
-    field: &Field,
-    key: &str,
-    words: &[(&str, T)],
-    default: T,
-) -> Result<T, Complaint> {
+fn word<T: Copy>(field: &Field, key: &str, words: &[(&str, T)], default: T) -> Result<T, Complaint> {
     let Some(value) = field else {
         return Ok(default);
     };
@@ -127,10 +107,7 @@ fn word<T: Copy>(
         _ => None,
     };
     found.map(|(_, meaning)| *meaning).ok_or_else(|| {
-        let allowed: Vec<String> = words
-            .iter()
-            .map(|(word, _)| format!("\"{word}\""))
-            .collect();
+        let allowed: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
         wrong(value, key, &format!("write {}", allowed.join(" or ")))
     })
 }
@@ -143,30 +120,22 @@ pub fn management(
 ) -> Option<Management> {
     const CONSEQUENCE: &str = "this machine cannot be managed or upgraded over the network";
     let Some(table) = table else {
-        warnings.push(ConfigWarning {
-            line: None,
-            message: format!("there is no [management] with a nic; {CONSEQUENCE}"),
-        });
+        warnings
+            .push(ConfigWarning { line: None, message: format!("there is no [management] with a nic; {CONSEQUENCE}") });
         return None;
     };
-    let reader = Reader {
-        at: Some(table.span()),
-    };
+    let reader = Reader { at: Some(table.span()) };
     match read_management(&reader, table.get_ref()) {
         Ok(management) => {
             if let (Address::Dhcp, Some(gateway)) = (management.address, &table.get_ref().gateway) {
                 warnings.push(ConfigWarning {
                     line: Some(line_of(text, &gateway.span())),
-                    message: "management.gateway has no effect, DHCP gives the gateway; remove it"
-                        .to_owned(),
+                    message: "management.gateway has no effect, DHCP gives the gateway; remove it".to_owned(),
                 });
             }
             Some(management)
         }
-        Err(Complaint {
-            at,
-            text: complaint,
-        }) => {
+        Err(Complaint { at, text: complaint }) => {
             warnings.push(ConfigWarning {
                 line: at.map(|span| line_of(text, &span)),
                 message: format!("{CONSEQUENCE}: management.{complaint}"),
@@ -186,11 +155,7 @@ fn read_management(reader: &Reader, table: &file::Management) -> Result<Manageme
         None => return Err(reader.missing("address", ADDRESS_REMEDY)),
     };
     let port = number(&table.port, "port", 1, u16::MAX.into(), DEFAULT_PORT.into())?;
-    Ok(Management {
-        nic,
-        address,
-        port: u16::try_from(port).unwrap_or(DEFAULT_PORT),
-    })
+    Ok(Management { nic, address, port: u16::try_from(port).unwrap_or(DEFAULT_PORT) })
 }
 
 const ADDRESS_REMEDY: &str = "write \"dhcp\" or an address with its prefix like \"10.0.2.15/24\"";
@@ -203,75 +168,47 @@ fn read_address(value: &Spanned<Value>, gateway: &Field) -> Result<Address, Comp
     }
     let (address, prefix) = written.split_once('/').ok_or_else(bad)?;
     let address: Ipv4Addr = address.parse().map_err(|_| bad())?;
-    let prefix: u8 = prefix
-        .parse()
-        .ok()
-        .filter(|prefix| (1..=32).contains(prefix))
-        .ok_or_else(bad)?;
+    let prefix: u8 = prefix.parse().ok().filter(|prefix| (1..=32).contains(prefix)).ok_or_else(bad)?;
     let network_mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
     let host = address.to_bits() & !network_mask;
     // The all-zero and all-one hosts are the network and its broadcast, but for /31 and /32 (RFC 3021).
     let is_host = prefix > 30 || (host != 0 && host != !network_mask);
-    if !is_host
-        || address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-        || address.is_broadcast()
+    if !is_host || address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast()
     {
-        return Err(wrong(
-            value,
-            "address",
-            "it is not an address of a host; write this machine's own address",
-        ));
+        return Err(wrong(value, "address", "it is not an address of a host; write this machine's own address"));
     }
     let gateway = match gateway {
         None => None,
         Some(field) => {
             const REMEDY: &str = "write the router's address, one in the network of address";
-            let router: Ipv4Addr = text(field, "gateway", REMEDY)?
-                .parse()
-                .map_err(|_| wrong(field, "gateway", REMEDY))?;
+            let router: Ipv4Addr =
+                text(field, "gateway", REMEDY)?.parse().map_err(|_| wrong(field, "gateway", REMEDY))?;
             if router == address || (router.to_bits() ^ address.to_bits()) & network_mask != 0 {
                 return Err(wrong(field, "gateway", REMEDY));
             }
             Some(router)
         }
     };
-    Ok(Address::Static {
-        address,
-        prefix,
-        gateway,
-    })
+    Ok(Address::Static { address, prefix, gateway })
 }
 
 /// `[upgrade]`; a bad deadline is replaced by the default.
-pub fn upgrade(
-    text: &str,
-    table: Option<file::Upgrade>,
-    warnings: &mut Vec<ConfigWarning>,
-) -> Upgrade {
+pub fn upgrade(text: &str, table: Option<file::Upgrade>, warnings: &mut Vec<ConfigWarning>) -> Upgrade {
     let field = table.and_then(|table| table.deadline_ms);
     let most = u32::try_from(MAX_DEADLINE_MS).unwrap_or(u32::MAX);
-    let deadline_ms = number(&field, "deadline_ms", 1, most, DEFAULT_DEADLINE_MS).unwrap_or_else(
-        |Complaint { at, text: why }| {
+    let deadline_ms =
+        number(&field, "deadline_ms", 1, most, DEFAULT_DEADLINE_MS).unwrap_or_else(|Complaint { at, text: why }| {
             warnings.push(ConfigWarning {
                 line: at.map(|span| line_of(text, &span)),
-                message: format!(
-                    "the deadline of upgrades is {DEFAULT_DEADLINE_MS} ms: upgrade.{why}"
-                ),
+                message: format!("the deadline of upgrades is {DEFAULT_DEADLINE_MS} ms: upgrade.{why}"),
             });
             DEFAULT_DEADLINE_MS
-        },
-    );
+        });
     Upgrade { deadline_ms }
 }
 
 /// `[iommu]`; a bad mode is replaced by the safe one.
-pub fn iommu(
-    text: &str,
-    table: Option<file::Iommu>,
-    warnings: &mut Vec<ConfigWarning>,
-) -> IommuMode {
+pub fn iommu(text: &str, table: Option<file::Iommu>, warnings: &mut Vec<ConfigWarning>) -> IommuMode {
     let field = table.and_then(|table| table.mode);
     let words = [("auto", IommuMode::Auto), ("none", IommuMode::None)];
     word(&field, "mode", &words, IommuMode::Auto).unwrap_or_else(|Complaint { at, text: why }| {
@@ -287,10 +224,7 @@ pub fn iommu(
 pub fn guest_name(table: &Spanned<file::Guest>) -> Result<&str, Complaint> {
     const REMEDY: &str = "write 1 to 31 characters of a-z, 0-9 and '-'";
     let Some(value) = &table.get_ref().name else {
-        return Err(Reader {
-            at: Some(table.span()),
-        }
-        .missing("name", REMEDY));
+        return Err(Reader { at: Some(table.span()) }.missing("name", REMEDY));
     };
     let name = text(value, "name", REMEDY)?;
     let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -302,19 +236,13 @@ pub fn guest_name(table: &Spanned<file::Guest>) -> Result<&str, Complaint> {
 
 /// A `[[guest]]` whose name is good.
 pub fn guest(name: &str, table: &Spanned<file::Guest>) -> Result<Guest, Complaint> {
-    let reader = Reader {
-        at: Some(table.span()),
-    };
+    let reader = Reader { at: Some(table.span()) };
     let table = table.get_ref();
     let vcpus = number(&table.vcpus, "vcpus", 1, MAX_VCPUS, 1)?;
     let module = |value: &Spanned<Value>, key| {
         const REMEDY: &str = "write the name of a module";
         let name = text(value, key, REMEDY)?;
-        if name.is_empty() {
-            Err(wrong(value, key, REMEDY))
-        } else {
-            Ok(name.to_owned())
-        }
+        if name.is_empty() { Err(wrong(value, key, REMEDY)) } else { Ok(name.to_owned()) }
     };
     let kernel = match &table.kernel {
         Some(value) => module(value, "kernel")?,
@@ -326,11 +254,7 @@ pub fn guest(name: &str, table: &Spanned<file::Guest>) -> Result<Guest, Complain
         Some(value) => Some(module(value, "initrd")?),
         None => None,
     };
-    let consoles = [
-        ("com1", Console::Com1),
-        ("com2", Console::Com2),
-        ("none", Console::None),
-    ];
+    let consoles = [("com1", Console::Com1), ("com2", Console::Com2), ("none", Console::None)];
     let on_upgrade = [("preserve", OnUpgrade::Preserve), ("stop", OnUpgrade::Stop)];
     Ok(Guest {
         name: name.to_owned(),
@@ -341,12 +265,7 @@ pub fn guest(name: &str, table: &Spanned<file::Guest>) -> Result<Guest, Complain
         initrd,
         command_line: command_line(&table.command_line)?,
         devices: devices(&table.devices)?,
-        on_upgrade: word(
-            &table.on_upgrade,
-            "on_upgrade",
-            &on_upgrade,
-            OnUpgrade::Preserve,
-        )?,
+        on_upgrade: word(&table.on_upgrade, "on_upgrade", &on_upgrade, OnUpgrade::Preserve)?,
         console: word(&table.console, "console", &consoles, Console::None)?,
     })
 }
@@ -368,17 +287,9 @@ fn pcpus(field: &Field, vcpus: u32) -> Result<Vec<u32>, Complaint> {
     let Value::Array(list) = value.get_ref() else {
         return Err(wrong(value, "pcpus", &remedy));
     };
-    let numbers: Option<Vec<u32>> = list
-        .iter()
-        .map(|entry| {
-            entry
-                .as_integer()
-                .and_then(|number| u32::try_from(number).ok())
-        })
-        .collect();
-    numbers
-        .filter(|numbers| numbers.len() as u64 == u64::from(vcpus))
-        .ok_or_else(|| wrong(value, "pcpus", &remedy))
+    let numbers: Option<Vec<u32>> =
+        list.iter().map(|entry| entry.as_integer().and_then(|number| u32::try_from(number).ok())).collect();
+    numbers.filter(|numbers| numbers.len() as u64 == u64::from(vcpus)).ok_or_else(|| wrong(value, "pcpus", &remedy))
 }
 
 fn command_line(field: &Field) -> Result<String, Complaint> {
@@ -389,11 +300,7 @@ fn command_line(field: &Field) -> Result<String, Complaint> {
     let line = text(value, "command_line", REMEDY)?;
     // A zero byte would end it early; a line break hides the rest from whoever reads the file.
     if line.contains(['\0', '\n', '\r']) {
-        return Err(wrong(
-            value,
-            "command_line",
-            "write it without zero bytes and line breaks",
-        ));
+        return Err(wrong(value, "command_line", "write it without zero bytes and line breaks"));
     }
     Ok(line.to_owned())
 }
@@ -403,24 +310,13 @@ fn devices(field: &Field) -> Result<Vec<DeviceSelector>, Complaint> {
         return Ok(Vec::new());
     };
     let Value::Array(list) = value.get_ref() else {
-        return Err(wrong(
-            value,
-            "devices",
-            "write a list like [\"0000:03:00.0\"]",
-        ));
+        return Err(wrong(value, "devices", "write a list like [\"0000:03:00.0\"]"));
     };
     let mut devices = Vec::new();
     for entry in list {
-        let device = selector(
-            &Spanned::new(value.span(), entry.clone()),
-            "devices has an entry",
-        )?;
+        let device = selector(&Spanned::new(value.span(), entry.clone()), "devices has an entry")?;
         if devices.contains(&device) {
-            return Err(wrong(
-                value,
-                "devices",
-                &format!("{device} is in it twice; remove one"),
-            ));
+            return Err(wrong(value, "devices", &format!("{device} is in it twice; remove one")));
         }
         devices.push(device);
     }

@@ -63,11 +63,7 @@ impl GuestClock {
             return Err(ClockStateError);
         }
         let (multiplier, shift) = scale(state.tsc_khz);
-        Ok(Self {
-            state,
-            multiplier,
-            shift,
-        })
+        Ok(Self { state, multiplier, shift })
     }
 
     /// The numbers.
@@ -118,10 +114,7 @@ impl GuestClock {
         let seconds = (self.state.wall_base_ns / NS_PER_S) as u32;
         let nanoseconds = (self.state.wall_base_ns % NS_PER_S) as u32;
         let mut bytes = [0; 12];
-        for (place, word) in bytes
-            .chunks_exact_mut(4)
-            .zip([version, seconds, nanoseconds])
-        {
+        for (place, word) in bytes.chunks_exact_mut(4).zip([version, seconds, nanoseconds]) {
             place.copy_from_slice(&word.to_le_bytes());
         }
         bytes
@@ -143,10 +136,7 @@ fn scale(khz: u32) -> (u32, i8) {
         shift += 1;
     }
     // NS_PER_S < ticks <= 2 * NS_PER_S, so the quotient is in [2^31, 2^32).
-    (
-        u32::try_from((NS_PER_S << 32) / ticks.max(1)).unwrap_or(u32::MAX),
-        shift,
-    )
+    (u32::try_from((NS_PER_S << 32) / ticks.max(1)).unwrap_or(u32::MAX), shift)
 }
 
 /// Where one vCPU registered its clock. Numbers only.
@@ -173,10 +163,7 @@ impl VcpuClock {
     /// Whether `msr` is a clock MSR.
     #[must_use]
     pub const fn owns_msr(msr: u32) -> bool {
-        matches!(
-            msr,
-            MSR_WALL_CLOCK | MSR_SYSTEM_TIME | MSR_WALL_CLOCK_OLD | MSR_SYSTEM_TIME_OLD
-        )
+        matches!(msr, MSR_WALL_CLOCK | MSR_SYSTEM_TIME | MSR_WALL_CLOCK_OLD | MSR_SYSTEM_TIME_OLD)
     }
 
     /// RDMSR.
@@ -248,9 +235,7 @@ fn publish(address: u64, version: u32, bytes: &[u8], write: WriteMemory<'_>) {
         return;
     };
     // A hole in the middle of the structure leaves it odd: its reader waits, by its own fault.
-    if write(address, &version.wrapping_sub(1).to_le_bytes()).is_ok()
-        && write(body_address, body).is_ok()
-    {
+    if write(address, &version.wrapping_sub(1).to_le_bytes()).is_ok() && write(body_address, body).is_ok() {
         let _gone = write(address, &version.to_le_bytes());
     }
 }
@@ -261,12 +246,7 @@ mod tests {
     use alloc::vec::Vec;
 
     fn clock(khz: u32) -> GuestClock {
-        let state = ClockState {
-            base_tsc: 1_000,
-            base_ns: 500,
-            wall_base_ns: 1_700_000_000_123_456_789,
-            tsc_khz: khz,
-        };
+        let state = ClockState { base_tsc: 1_000, base_ns: 500, wall_base_ns: 1_700_000_000_123_456_789, tsc_khz: khz };
         GuestClock::new(state).expect("a frequency")
     }
 
@@ -291,10 +271,7 @@ mod tests {
     fn time_passes() {
         let clock = clock(2_000_000);
         assert_eq!(clock.system_time(1_000), 500);
-        assert_eq!(
-            clock.system_time(1_000 + 2_000_000_000),
-            500 + 1_000_000_000
-        );
+        assert_eq!(clock.system_time(1_000 + 2_000_000_000), 500 + 1_000_000_000);
         assert_eq!(clock.system_time(0), 500);
         // 3 GHz: a year is off by less than 0.1 s, the multiplier has 32 bits.
         let year = super::tests::clock(3_000_000).system_time(1_000 + 3_000_000_000 * 31_536_000);
@@ -311,20 +288,15 @@ mod tests {
         let mut write = |address: GuestPhys, bytes: &[u8]| {
             let start = address.get() as usize - 0x1000;
             memory[start..start + bytes.len()].copy_from_slice(bytes);
-            versions.push(u32::from_le_bytes([
-                memory[0], memory[1], memory[2], memory[3],
-            ]));
+            versions.push(u32::from_le_bytes([memory[0], memory[1], memory[2], memory[3]]));
             Ok(())
         };
-        assert_eq!(
-            vcpu.msr_write(0x4B56_4D01, 0x1001, &clock(2_400_000), &mut write),
-            Ok(())
-        );
+        assert_eq!(vcpu.msr_write(0x4B56_4D01, 0x1001, &clock(2_400_000), &mut write), Ok(()));
         assert_eq!(vcpu.msr_read(0x4B56_4D01), Ok(0x1001));
         assert_eq!(versions, [1, 1, 2]);
         let expected = [
-            2, 0, 0, 0, 0, 0, 0, 0, 0xE8, 3, 0, 0, 0, 0, 0, 0, 0xF4, 1, 0, 0, 0, 0, 0, 0, 0x55,
-            0x55, 0x55, 0xD5, 0xFF, 1, 0, 0,
+            2, 0, 0, 0, 0, 0, 0, 0, 0xE8, 3, 0, 0, 0, 0, 0, 0, 0xF4, 1, 0, 0, 0, 0, 0, 0, 0x55, 0x55, 0x55, 0xD5, 0xFF,
+            1, 0, 0,
         ];
         assert_eq!(memory[..32], expected);
         assert_eq!(memory[32], 0xEE);
@@ -340,13 +312,7 @@ mod tests {
         };
         assert_eq!(vcpu.msr_write(0x11, 0x2000, &clock(1), &mut write), Ok(()));
         // 1700000000 = 0x6553F100, 123456789 = 0x075BCD15.
-        assert_eq!(
-            written[1],
-            (
-                0x2004,
-                [0x00, 0xF1, 0x53, 0x65, 0x15, 0xCD, 0x5B, 0x07].to_vec()
-            )
-        );
+        assert_eq!(written[1], (0x2004, [0x00, 0xF1, 0x53, 0x65, 0x15, 0xCD, 0x5B, 0x07].to_vec()));
         assert_eq!(written[2], (0x2000, [2, 0, 0, 0].to_vec()));
     }
 
@@ -358,18 +324,9 @@ mod tests {
             writes += 1;
             Err(NotMemory)
         };
-        assert_eq!(
-            vcpu.msr_write(0x4B56_4D01, 0x1000, &clock(1), &mut write),
-            Ok(())
-        );
-        assert_eq!(
-            vcpu.msr_write(0x4B56_4D01, u64::MAX, &clock(1), &mut write),
-            Ok(())
-        );
-        assert_eq!(
-            vcpu.msr_write(0x4B56_4D02, 1, &clock(1), &mut write),
-            Err(GeneralProtection)
-        );
+        assert_eq!(vcpu.msr_write(0x4B56_4D01, 0x1000, &clock(1), &mut write), Ok(()));
+        assert_eq!(vcpu.msr_write(0x4B56_4D01, u64::MAX, &clock(1), &mut write), Ok(()));
+        assert_eq!(vcpu.msr_write(0x4B56_4D02, 1, &clock(1), &mut write), Err(GeneralProtection));
         assert_eq!(writes, 0, "beyond the address space");
     }
 }

@@ -60,14 +60,7 @@ impl Ioapic {
     /// After reset: all pins masked. `id` as the MADT says.
     #[must_use]
     pub const fn new(id: u8) -> Self {
-        Self {
-            state: IoapicState {
-                entries: [MASKED; PINS],
-                lines: 0,
-                id: (id as u32 & 0xF) << 24,
-                select: 0,
-            },
-        }
+        Self { state: IoapicState { entries: [MASKED; PINS], lines: 0, id: (id as u32 & 0xF) << 24, select: 0 } }
     }
 
     /// The line of `pin` is now asserted or not (after polarity: true is active).
@@ -77,11 +70,7 @@ impl Ioapic {
         };
         let bit = 1u32 << pin;
         let was = self.state.lines & bit != 0;
-        self.state.lines = if asserted {
-            self.state.lines | bit
-        } else {
-            self.state.lines & !bit
-        };
+        self.state.lines = if asserted { self.state.lines | bit } else { self.state.lines & !bit };
         if entry & LEVEL != 0 {
             self.serve_level(pin, deliver);
         } else if asserted && !was && entry & MASKED == 0 {
@@ -140,10 +129,7 @@ impl Ioapic {
             REGISTER_ID => self.state.id,
             REGISTER_VERSION => VERSION,
             REGISTER_ARBITRATION => self.state.id,
-            _ => match index
-                .checked_sub(REGISTER_TABLE)
-                .and_then(|n| self.state.entries.get(usize::from(n / 2)))
-            {
+            _ => match index.checked_sub(REGISTER_TABLE).and_then(|n| self.state.entries.get(usize::from(n / 2))) {
                 Some(entry) if index & 1 == 0 => *entry as u32,
                 Some(entry) => (*entry >> 32) as u32,
                 None => 0,
@@ -156,10 +142,7 @@ impl Ioapic {
             self.state.id = value & 0x0F00_0000;
             return;
         }
-        let Some(pin) = index
-            .checked_sub(REGISTER_TABLE)
-            .map(|n| usize::from(n / 2))
-        else {
+        let Some(pin) = index.checked_sub(REGISTER_TABLE).map(|n| usize::from(n / 2)) else {
             return;
         };
         let Some(entry) = self.state.entries.get_mut(pin) else {
@@ -192,9 +175,10 @@ impl Ioapic {
         let legal = state.lines >> PINS == 0
             && state.id & !0x0F00_0000 == 0
             && state.select <= 0xFF
-            && state.entries.iter().all(|entry| {
-                entry & !(WRITABLE | REMOTE_IRR) == 0 && entry & (LEVEL | REMOTE_IRR) != REMOTE_IRR
-            });
+            && state
+                .entries
+                .iter()
+                .all(|entry| entry & !(WRITABLE | REMOTE_IRR) == 0 && entry & (LEVEL | REMOTE_IRR) != REMOTE_IRR);
         if !legal {
             return Err(IoapicStateError);
         }
@@ -206,9 +190,7 @@ impl Ioapic {
 /// Sends what `entry` says; false if it says nothing a CPU could take.
 fn deliver_entry(entry: u64, deliver: Deliver<'_>) -> bool {
     let mode = match DeliveryMode::from_bits((entry >> 8) as u32) {
-        Some(mode @ (DeliveryMode::Fixed | DeliveryMode::LowestPriority | DeliveryMode::Nmi)) => {
-            mode
-        }
+        Some(mode @ (DeliveryMode::Fixed | DeliveryMode::LowestPriority | DeliveryMode::Nmi)) => mode,
         _ => return false,
     };
     deliver(InterruptMessage {
@@ -230,10 +212,7 @@ mod tests {
     fn program(ioapic: &mut Ioapic, pin: u32, entry: u64) -> Vec<InterruptMessage> {
         let mut sent = Vec::new();
         // Linux writes the high half first, then the low half that unmasks.
-        for (register, value) in [
-            (0x11 + 2 * pin, (entry >> 32) as u32),
-            (0x10 + 2 * pin, entry as u32),
-        ] {
+        for (register, value) in [(0x11 + 2 * pin, (entry >> 32) as u32), (0x10 + 2 * pin, entry as u32)] {
             ioapic.write(0x00, register, &mut |message| sent.push(message));
             ioapic.write(0x10, value, &mut |message| sent.push(message));
         }
@@ -328,20 +307,8 @@ mod tests {
         let mut again = 0;
         new.end_of_interrupt(0x31, &mut |_| again += 1);
         assert_eq!(again, 1);
-        assert_eq!(
-            new.restore(&IoapicState {
-                lines: 1 << 24,
-                ..state
-            }),
-            Err(IoapicStateError)
-        );
-        assert_eq!(
-            new.restore(&IoapicState {
-                entries: [1 << 20; PINS],
-                ..state
-            }),
-            Err(IoapicStateError)
-        );
+        assert_eq!(new.restore(&IoapicState { lines: 1 << 24, ..state }), Err(IoapicStateError));
+        assert_eq!(new.restore(&IoapicState { entries: [1 << 20; PINS], ..state }), Err(IoapicStateError));
     }
 
     proptest! {

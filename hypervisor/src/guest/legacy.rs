@@ -1,9 +1,7 @@
 //! What software pokes that was written for an old PC: enough to let it find nothing and go on, and
 //! the ports that end a guest.
 
-use guest_loader::layout::{
-    POWER_OFF_VALUE, RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT,
-};
+use guest_loader::layout::{POWER_OFF_VALUE, RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT};
 
 /// A reset register apart from 0xCF9, for guests whose ACPI names it.
 pub const ALTERNATE_RESET_PORT: u16 = 0x604;
@@ -70,11 +68,7 @@ impl PitChannelState {
     }
 
     fn period(&self) -> u128 {
-        if self.reload == 0 {
-            0x1_0000
-        } else {
-            u128::from(self.reload)
-        }
+        if self.reload == 0 { 0x1_0000 } else { u128::from(self.reload) }
     }
 
     fn count(&self, now_ns: u64) -> u16 {
@@ -87,11 +81,7 @@ impl PitChannelState {
     }
 
     fn read(&mut self, now_ns: u64) -> u8 {
-        let count = if self.is_latched != 0 {
-            self.latched
-        } else {
-            self.count(now_ns)
-        };
+        let count = if self.is_latched != 0 { self.latched } else { self.count(now_ns) };
         let high = match self.access {
             1 => false,
             2 => true,
@@ -103,11 +93,7 @@ impl PitChannelState {
         if self.high_next == 0 {
             self.is_latched = 0;
         }
-        if high {
-            (count >> 8) as u8
-        } else {
-            count as u8
-        }
+        if high { (count >> 8) as u8 } else { count as u8 }
     }
 
     fn write(&mut self, value: u8, now_ns: u64) {
@@ -136,12 +122,7 @@ impl PitChannelState {
             }
             return;
         }
-        *self = Self {
-            access,
-            mode: value >> 1 & 7,
-            loaded_ns: now_ns,
-            ..Self::default()
-        };
+        *self = Self { access, mode: value >> 1 & 7, loaded_ns: now_ns, ..Self::default() };
     }
 }
 
@@ -177,11 +158,7 @@ impl Legacy {
             },
             0x61 => {
                 self.state.refresh ^= 0x10;
-                let done = self
-                    .state
-                    .pit
-                    .last()
-                    .is_some_and(|channel| channel.is_done(now_ns));
+                let done = self.state.pit.last().is_some_and(|channel| channel.is_done(now_ns));
                 self.state.port_61 | self.state.refresh & 0x10 | if done { 0x20 } else { 0 }
             }
             0x71 => cmos(self.state.cmos_index, wall_ns),
@@ -275,16 +252,11 @@ const fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let era = shifted / 146_097;
     let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
     (year, month, day)
 }
@@ -329,17 +301,8 @@ mod tests {
     fn real_time_clock() {
         // 2026-02-28T23:59:58Z is 1772323198 (date -u -d).
         let time = 1_772_323_198_000_000_000;
-        let expected = [
-            (0, 0x58),
-            (2, 0x59),
-            (4, 0x23),
-            (6, 7),
-            (7, 0x28),
-            (8, 0x02),
-            (9, 0x26),
-            (0x32, 0x20),
-            (0x0D, 0x80),
-        ];
+        let expected =
+            [(0, 0x58), (2, 0x59), (4, 0x23), (6, 7), (7, 0x28), (8, 0x02), (9, 0x26), (0x32, 0x20), (0x0D, 0x80)];
         let mut legacy = Legacy::default();
         for (index, value) in expected {
             assert_eq!(legacy.write(0x70, 0x80 | index, 0), None);

@@ -144,9 +144,7 @@ impl InterruptFabric {
     /// A fabric for `vcpus` CPUs, whose APIC ids are their indices.
     #[must_use]
     pub fn new(vcpus: u32, sink: Box<dyn IpiSink>) -> Self {
-        let targets = (0..vcpus)
-            .map(|_| Arc::new(PendingVectors::new()))
-            .collect();
+        let targets = (0..vcpus).map(|_| Arc::new(PendingVectors::new())).collect();
         Self { targets, sink }
     }
 
@@ -194,10 +192,7 @@ mod tests {
     #[test]
     fn msi_of_linux() {
         // Linux x86_vector: physical CPU 2, vector 0x31, edge, fixed.
-        let message = InterruptMessage::from_msi(MsiMessage {
-            address: 0xFEE0_2000,
-            data: 0x31,
-        });
+        let message = InterruptMessage::from_msi(MsiMessage { address: 0xFEE0_2000, data: 0x31 });
         assert_eq!(
             message,
             Some(InterruptMessage {
@@ -208,38 +203,16 @@ mod tests {
             })
         );
         // Logical, lowest priority, redirection hint: FEE0100C / 0141.
-        let message = InterruptMessage::from_msi(MsiMessage {
-            address: 0xFEE0_100C,
-            data: 0x141,
-        })
-        .expect("valid");
+        let message = InterruptMessage::from_msi(MsiMessage { address: 0xFEE0_100C, data: 0x141 }).expect("valid");
         assert_eq!(message.mode, DeliveryMode::LowestPriority);
         assert_eq!(message.destination, Destination::Logical(1));
     }
 
     #[test]
     fn msi_outside_the_interrupt_range_is_refused() {
-        assert_eq!(
-            InterruptMessage::from_msi(MsiMessage {
-                address: 0xFED0_0000,
-                data: 0x31
-            }),
-            None
-        );
-        assert_eq!(
-            InterruptMessage::from_msi(MsiMessage {
-                address: 0x1_FEE0_0000,
-                data: 0x31
-            }),
-            None
-        );
-        assert_eq!(
-            InterruptMessage::from_msi(MsiMessage {
-                address: 0xFEE0_0000,
-                data: 0x331
-            }),
-            None
-        );
+        assert_eq!(InterruptMessage::from_msi(MsiMessage { address: 0xFED0_0000, data: 0x31 }), None);
+        assert_eq!(InterruptMessage::from_msi(MsiMessage { address: 0x1_FEE0_0000, data: 0x31 }), None);
+        assert_eq!(InterruptMessage::from_msi(MsiMessage { address: 0xFEE0_0000, data: 0x331 }), None);
     }
 
     #[test]

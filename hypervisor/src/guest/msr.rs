@@ -35,12 +35,7 @@ struct Rule {
 }
 
 const fn rule(first: u32, last: u32, name: &'static str, policy: Policy) -> Rule {
-    Rule {
-        first,
-        last,
-        name,
-        policy,
-    }
+    Rule { first, last, name, policy }
 }
 
 use Policy::{Constant, Emulate, Fault, Ignore};
@@ -64,24 +59,14 @@ const RULES: &[Rule] = &[
     rule(0x48, 0x49, "IA32_SPEC_CTRL, IA32_PRED_CMD", Fault),
     // Microcode belongs to the host; the revision is shown so that a guest can judge its mitigations.
     rule(0x79, 0x79, "IA32_BIOS_UPDT_TRIG", Ignore(0)),
-    rule(
-        0x8B,
-        0x8B,
-        "IA32_BIOS_SIGN_ID, PATCH_LEVEL",
-        Emulate(Microcode),
-    ),
+    rule(0x8B, 0x8B, "IA32_BIOS_SIGN_ID, PATCH_LEVEL", Emulate(Microcode)),
     // No turbo, no CPUID faulting.
     rule(0xCE, 0xCE, "MSR_PLATFORM_INFO", Constant(0)),
     // Eight variable ranges, fixed ranges, write combining. The ranges are remembered and have no effect: the type
     // of guest memory comes from the nested page table and the guest's PAT.
     rule(0xFE, 0xFE, "IA32_MTRRCAP", Constant(0x508)),
     // Not announced.
-    rule(
-        0x10A,
-        0x10B,
-        "IA32_ARCH_CAPABILITIES, IA32_FLUSH_CMD",
-        Fault,
-    ),
+    rule(0x10A, 0x10B, "IA32_ARCH_CAPABILITIES, IA32_FLUSH_CMD", Fault),
     rule(0x122, 0x122, "IA32_TSX_CTRL", Fault),
     rule(0x140, 0x140, "MISC_FEATURES_ENABLES", Fault),
     // Machine check without banks: nothing to report, nothing to configure.
@@ -92,32 +77,17 @@ const RULES: &[Rule] = &[
     rule(0x198, 0x19C, "IA32_PERF_STATUS to IA32_THERM_STATUS", Fault),
     // Fast strings on; branch trace and PEBS unavailable.
     rule(0x1A0, 0x1A0, "IA32_MISC_ENABLE", Emulate(MiscEnable)),
-    rule(
-        0x1B0,
-        0x1B2,
-        "IA32_ENERGY_PERF_BIAS, package thermal",
-        Fault,
-    ),
+    rule(0x1B0, 0x1B2, "IA32_ENERGY_PERF_BIAS, package thermal", Fault),
     // No last branch record; Linux writes 0 at boot.
     rule(0x1D9, 0x1D9, "IA32_DEBUGCTL", Ignore(0)),
-    rule(
-        0x200,
-        0x20F,
-        "IA32_MTRR_PHYSBASE, IA32_MTRR_PHYSMASK",
-        Emulate(MtrrVariable),
-    ),
+    rule(0x200, 0x20F, "IA32_MTRR_PHYSBASE, IA32_MTRR_PHYSMASK", Emulate(MtrrVariable)),
     rule(0x250, 0x250, "IA32_MTRR_FIX64K", Emulate(MtrrFixed(0))),
     rule(0x258, 0x259, "IA32_MTRR_FIX16K", Emulate(MtrrFixed(1))),
     rule(0x268, 0x26F, "IA32_MTRR_FIX4K", Emulate(MtrrFixed(3))),
     rule(0x2FF, 0x2FF, "IA32_MTRR_DEF_TYPE", Emulate(MtrrDefault)),
     // PDCM is not announced.
     rule(0x345, 0x345, "IA32_PERF_CAPABILITIES", Fault),
-    rule(
-        0x38D,
-        0x390,
-        "IA32_FIXED_CTR_CTRL to IA32_PERF_GLOBAL_OVF_CTRL",
-        Fault,
-    ),
+    rule(0x38D, 0x390, "IA32_FIXED_CTR_CTRL to IA32_PERF_GLOBAL_OVF_CTRL", Fault),
     rule(0x480, 0x491, "IA32_VMX capabilities", Fault),
     rule(0x606, 0x64F, "RAPL", Fault),
     // XSAVES is not announced.
@@ -146,12 +116,7 @@ const RULES: &[Rule] = &[
     // One node.
     rule(0xC001_100C, 0xC001_100C, "NODE_ID", Constant(0)),
     // Errata bits: read as not set, Linux may set some.
-    rule(
-        0xC001_1020,
-        0xC001_1023,
-        "LS_CFG, IC_CFG, DC_CFG, BU_CFG",
-        Ignore(0),
-    ),
+    rule(0xC001_1020, 0xC001_1023, "LS_CFG, IC_CFG, DC_CFG, BU_CFG", Ignore(0)),
     // LFENCE serializes (bit 1): true of every CPU with SVM and NPT in long mode after Linux or firmware set it; the
     // host sets it, a guest finds it set.
     rule(0xC001_1029, 0xC001_1029, "DE_CFG", Ignore(2)),
@@ -243,23 +208,10 @@ impl Msrs {
     /// The guest has no such MSR.
     pub fn read(&mut self, msr: u32) -> Result<u64, GeneralProtection> {
         match Self::find(msr) {
-            Some((
-                Rule {
-                    policy: Constant(value) | Ignore(value),
-                    ..
-                },
-                _,
-            )) => Ok(*value),
-            Some((
-                Rule {
-                    policy: Emulate(register),
-                    ..
-                },
-                index,
-            )) => self
-                .register(*register, index)
-                .map(|value| *value)
-                .ok_or(GeneralProtection),
+            Some((Rule { policy: Constant(value) | Ignore(value), .. }, _)) => Ok(*value),
+            Some((Rule { policy: Emulate(register), .. }, index)) => {
+                self.register(*register, index).map(|value| *value).ok_or(GeneralProtection)
+            }
             _ => Err(GeneralProtection),
         }
     }
@@ -281,14 +233,7 @@ impl Msrs {
             MiscEnable => value & !(1 << 11 | 1 << 12) | MISC_ENABLE_RESET & (1 << 11 | 1 << 12),
             Hwcr if value & !HWCR_WRITABLE == 0 => value & HWCR_KEPT,
             MtrrDefault if value & !0xCFF == 0 && is_memory_type(value) => value,
-            MtrrFixed(_)
-                if value
-                    .to_le_bytes()
-                    .iter()
-                    .all(|byte| is_memory_type(u64::from(*byte))) =>
-            {
-                value
-            }
+            MtrrFixed(_) if value.to_le_bytes().iter().all(|byte| is_memory_type(u64::from(*byte))) => value,
             // Base: a type and a page number; mask: a valid bit and a page number.
             MtrrVariable if index & 1 == 0 && value & 0xF00 == 0 && is_memory_type(value) => value,
             MtrrVariable if index & 1 == 1 && value & 0x7FF == 0 => value,
@@ -325,11 +270,7 @@ mod tests {
         for pair in RULES.windows(2) {
             assert!(pair[0].last < pair[1].first, "{}", pair[1].name);
         }
-        assert!(
-            RULES
-                .iter()
-                .all(|rule| rule.first <= rule.last && !rule.name.is_empty())
-        );
+        assert!(RULES.iter().all(|rule| rule.first <= rule.last && !rule.name.is_empty()));
     }
 
     #[test]
@@ -363,30 +304,12 @@ mod tests {
     #[test]
     fn linux_boot_on_intel() {
         let mut msrs = Msrs::new(0x25 << 32);
-        for (msr, value) in [
-            (0x17, 0),
-            (0x34, 0),
-            (0x3A, 1),
-            (0x8B, 0x25 << 32),
-            (0xCE, 0),
-            (0x1A0, 0x1801),
-            (0x1D9, 0),
-        ] {
+        for (msr, value) in
+            [(0x17, 0), (0x34, 0), (0x3A, 1), (0x8B, 0x25 << 32), (0xCE, 0), (0x1A0, 0x1801), (0x1D9, 0)]
+        {
             assert_eq!(msrs.read(msr), Ok(value), "{msr:#x}");
         }
-        for msr in [
-            0x3B,
-            0x48,
-            0x10A,
-            0x140,
-            0x186,
-            0x345,
-            0x480,
-            0x606,
-            0xDA0,
-            0xC000_0104,
-            0x9999,
-        ] {
+        for msr in [0x3B, 0x48, 0x10A, 0x140, 0x186, 0x345, 0x480, 0x606, 0xDA0, 0xC000_0104, 0x9999] {
             assert_eq!(msrs.read(msr), Err(GeneralProtection), "{msr:#x}");
             assert_eq!(msrs.write(msr, 0), Err(GeneralProtection), "{msr:#x}");
         }
@@ -398,23 +321,13 @@ mod tests {
     #[test]
     fn memory_type_ranges_are_remembered_and_checked() {
         let mut msrs = Msrs::new(0);
-        for (msr, value) in [
-            (0x200, 0xC000_0000),
-            (0x201, 0xFF_C000_0800),
-            (0x2FF, 0xC00),
-            (0x268, 0x0505_0505_0505_0505),
-        ] {
+        for (msr, value) in
+            [(0x200, 0xC000_0000), (0x201, 0xFF_C000_0800), (0x2FF, 0xC00), (0x268, 0x0505_0505_0505_0505)]
+        {
             assert_eq!(msrs.write(msr, value), Ok(()), "{msr:#x}");
             assert_eq!(msrs.read(msr), Ok(value), "{msr:#x}");
         }
-        for (msr, value) in [
-            (0x200, 2),
-            (0x200, 0x100),
-            (0x201, 0x400),
-            (0x2FF, 0x1000),
-            (0x2FF, 3),
-            (0x250, 0x02),
-        ] {
+        for (msr, value) in [(0x200, 2), (0x200, 0x100), (0x201, 0x400), (0x2FF, 0x1000), (0x2FF, 3), (0x250, 0x02)] {
             assert_eq!(msrs.write(msr, value), Err(GeneralProtection), "{msr:#x}");
         }
         let mut new = Msrs::new(0);

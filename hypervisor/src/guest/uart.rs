@@ -89,14 +89,9 @@ impl core::fmt::Display for UartStateError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::InputTooLong(length) => {
-                write!(
-                    f,
-                    "UART record has {length} bytes of input, at most {INPUT_LIMIT} fit; the record is damaged"
-                )
+                write!(f, "UART record has {length} bytes of input, at most {INPUT_LIMIT} fit; the record is damaged")
             }
-            Self::Reserved => {
-                f.write_str("UART record has reserved bits set; the record is damaged")
-            }
+            Self::Reserved => f.write_str("UART record has reserved bits set; the record is damaged"),
         }
     }
 }
@@ -265,11 +260,7 @@ impl Uart {
             self.input.drain(..depth.min(self.input.len()));
         }
         // Without the enable bit the other bits are not programmed (PC16550D 8.5).
-        self.fifo_control = if value & FCR_ENABLE == 0 {
-            0
-        } else {
-            value & 0xC1
-        };
+        self.fifo_control = if value & FCR_ENABLE == 0 { 0 } else { value & 0xC1 };
     }
 
     fn write_modem_control(&mut self, value: u8) {
@@ -277,15 +268,10 @@ impl Uart {
         let mut lines = MSR_CONNECTED;
         if value & MCR_LOOP != 0 {
             // Outputs come back as inputs (PC16550D 8.6).
-            lines = [
-                (MCR_RTS, MSR_CTS),
-                (MCR_DTR, MSR_DSR),
-                (MCR_OUT1, MSR_RI),
-                (MCR_OUT2, MSR_DCD),
-            ]
-            .iter()
-            .filter(|(output, _)| value & output != 0)
-            .fold(0, |lines, (_, input)| lines | input);
+            lines = [(MCR_RTS, MSR_CTS), (MCR_DTR, MSR_DSR), (MCR_OUT1, MSR_RI), (MCR_OUT2, MSR_DCD)]
+                .iter()
+                .filter(|(output, _)| value & output != 0)
+                .fold(0, |lines, (_, input)| lines | input);
         }
         let changed = (self.modem_status ^ lines) & 0xF0;
         // The ring indicator's delta bit tells only of the trailing edge.
@@ -469,18 +455,9 @@ mod tests {
         assert_eq!(new.restore(&state), Ok(()));
         assert_eq!(new.save(), state);
         assert_eq!(new.read(0), b'a');
-        let long = UartState {
-            input: alloc::vec![0; 4097],
-            ..state.clone()
-        };
+        let long = UartState { input: alloc::vec![0; 4097], ..state.clone() };
         assert_eq!(new.restore(&long), Err(UartStateError::InputTooLong(4097)));
-        assert_eq!(
-            new.restore(&UartState {
-                interrupt_enable: 0x10,
-                ..state
-            }),
-            Err(UartStateError::Reserved)
-        );
+        assert_eq!(new.restore(&UartState { interrupt_enable: 0x10, ..state }), Err(UartStateError::Reserved));
     }
 
     proptest! {

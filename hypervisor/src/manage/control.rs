@@ -25,9 +25,7 @@ pub struct Machine {
 impl Machine {
     /// Idle.
     pub const fn new() -> Self {
-        Self {
-            uploads: Uploads::new(),
-        }
+        Self { uploads: Uploads::new() }
     }
 }
 
@@ -157,15 +155,9 @@ mod tests {
     fn refusals_have_the_codes_of_the_api() {
         assert_eq!(code(&Refused::Image(NoteError::Digest)).status(), 422);
         assert_eq!(code(&Refused::Image(NoteError::Magic)).as_str(), "bad_image");
-        let slot = NoteError::Slot {
-            needs: 9 << 20,
-            room: 8 << 20,
-        };
+        let slot = NoteError::Slot { needs: 9 << 20, room: 8 << 20 };
         assert_eq!(code(&Refused::Image(slot)).as_str(), "too_large");
-        let version = Refusal::TooNew {
-            writes: 1,
-            reads: 60_000,
-        };
+        let version = Refusal::TooNew { writes: 1, reads: 60_000 };
         assert_eq!(code(&Refused::Version(version)).as_str(), "version_range");
     }
 }

@@ -22,11 +22,7 @@ pub struct Keyboard {
 impl Keyboard {
     /// Nobody listens.
     pub const fn new() -> Self {
-        Self {
-            guest: None,
-            typed: Vec::new(),
-            due: 0,
-        }
+        Self { guest: None, typed: Vec::new(), due: 0 }
     }
 
     /// Looks for the guest; now and then.

@@ -38,14 +38,7 @@ impl Link {
         if !card.isolated() {
             log::warn!("no IOMMU translates for the management NIC: it reaches all memory");
         }
-        let mut link = Self {
-            card,
-            server,
-            settings,
-            lease: None,
-            up: true,
-            due: 0,
-        };
+        let mut link = Self { card, server, settings, lease: None, up: true, due: 0 };
         link.watch_lease();
         Ok(link)
     }
@@ -61,11 +54,7 @@ impl Link {
             return (self.due, false);
         }
         let delay = self.server.poll(time::uptime_ms(), machine);
-        let delay = if self.card.interrupts() {
-            delay
-        } else {
-            Some(delay.unwrap_or(POLL_MS).min(POLL_MS))
-        };
+        let delay = if self.card.interrupts() { delay } else { Some(delay.unwrap_or(POLL_MS).min(POLL_MS)) };
         self.due = delay.map_or(u64::MAX, |ms| now.saturating_add(time::ms_to_ticks(ms)));
         (self.due, self.watch_lease())
     }

@@ -49,12 +49,8 @@ struct Manager {
 }
 
 /// Locked only for as long as [`tend`] works, never across an upgrade.
-static MANAGER: SpinMutex<Manager> = SpinMutex::new(Manager {
-    link: None,
-    machine: Machine::new(),
-    keyboard: Keyboard::new(),
-    faults_due: 0,
-});
+static MANAGER: SpinMutex<Manager> =
+    SpinMutex::new(Manager { link: None, machine: Machine::new(), keyboard: Keyboard::new(), faults_due: 0 });
 /// When [`tend`] has something to do without being told, in ticks of the TSC.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 static DEADLINE_MS: AtomicU32 = AtomicU32::new(DEFAULT_DEADLINE_MS);
@@ -165,13 +161,7 @@ fn run(core: &mut Core, staged: Staged) {
             Err(reason) => {
                 planned.undo();
                 let phase = Some(Phase::Plan);
-                tell_refused(&report::end(
-                    planned.report,
-                    Outcome::Refused,
-                    phase,
-                    BLAME_MACHINE,
-                    &reason,
-                ));
+                tell_refused(&report::end(planned.report, Outcome::Refused, phase, BLAME_MACHINE, &reason));
             }
         },
     }

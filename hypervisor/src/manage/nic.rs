@@ -67,22 +67,14 @@ pub struct Card {
 
 impl fmt::Display for Card {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let domain = if self.attached {
-            "in a domain of its own"
-        } else {
-            "without an IOMMU"
-        };
+        let domain = if self.attached { "in a domain of its own" } else { "without an IOMMU" };
         let telling = match self.telling {
             Telling::Remapped(_) => "remapped MSI",
             Telling::Direct => "MSI",
             Telling::Polled => "polled",
         };
         let [a, b, c, d, e, g] = self.mac;
-        write!(
-            f,
-            "{} ({a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}), {domain}, {telling}",
-            self.bdf
-        )
+        write!(f, "{} ({a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}), {domain}, {telling}", self.bdf)
     }
 }
 
@@ -120,10 +112,7 @@ impl Card {
             self.enter_domain()?;
         }
         self.tell();
-        Command::MEMORY
-            .union(Command::INTX_DISABLE)
-            .union(Command::BUS_MASTER)
-            .write(ecam, self.bdf);
+        Command::MEMORY.union(Command::INTX_DISABLE).union(Command::BUS_MASTER).write(ecam, self.bdf);
         Ok(())
     }
 
@@ -166,11 +155,9 @@ impl Card {
                 return;
             }
             // Compatibility format (VT-d 5.1.2.1): 8 bits of APIC id.
-            None if apic_id <= 0xff => (
-                Telling::Direct,
-                0xfee0_0000 | u64::from(apic_id) << 12,
-                vector::MANAGEMENT.into(),
-            ),
+            None if apic_id <= 0xff => {
+                (Telling::Direct, 0xfee0_0000 | u64::from(apic_id) << 12, vector::MANAGEMENT.into())
+            }
             None => return,
         };
         self.telling = telling;
@@ -299,11 +286,7 @@ fn claimed(settings: &Settings) -> Result<(Card, Server), String> {
 fn server(bar: MmioRegion, memory: DmaBuffer, settings: &Settings) -> Result<([u8; 6], Server), String> {
     let nic = E1000e::new(bar, memory, TscClock).map_err(|error| error.to_string())?;
     let mac = nic.mac();
-    let config = StackConfig {
-        addressing: settings.addressing,
-        port: settings.port,
-        seed: seed(),
-    };
+    let config = StackConfig { addressing: settings.addressing, port: settings.port, seed: seed() };
     match Management::new(nic, &config, Timeouts::default(), time::uptime_ms()) {
         Ok(server) => Ok((mac, server)),
         Err((error, mut nic)) => {
@@ -374,24 +357,9 @@ mod tests {
             address: HostPhys(address),
             bytes,
         };
-        assert_eq!(
-            registers(&[bar(0, 0xfea0_0000, 0x2_0000)], bdf),
-            Ok(HostPhys(0xfea0_0000))
-        );
-        assert!(
-            registers(&[bar(1, 0xfea0_0000, 0x2_0000)], bdf)
-                .unwrap_err()
-                .contains("BAR 0")
-        );
-        assert!(
-            registers(&[bar(0, 0xfea0_0000, 0x1000)], bdf)
-                .unwrap_err()
-                .contains("0x1000 bytes")
-        );
-        assert!(
-            registers(&[bar(0, 0, 0x2_0000)], bdf)
-                .unwrap_err()
-                .contains("no address")
-        );
+        assert_eq!(registers(&[bar(0, 0xfea0_0000, 0x2_0000)], bdf), Ok(HostPhys(0xfea0_0000)));
+        assert!(registers(&[bar(1, 0xfea0_0000, 0x2_0000)], bdf).unwrap_err().contains("BAR 0"));
+        assert!(registers(&[bar(0, 0xfea0_0000, 0x1000)], bdf).unwrap_err().contains("0x1000 bytes"));
+        assert!(registers(&[bar(0, 0, 0x2_0000)], bdf).unwrap_err().contains("no address"));
     }
 }

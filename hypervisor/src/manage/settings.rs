@@ -27,29 +27,17 @@ impl Settings {
     /// # Errors
     /// There is no such card.
     pub fn from_config(management: &config::Management) -> Result<Self, String> {
-        let function = assign::select(&management.nic).map_err(|_| {
-            format!(
-                "there is no PCI device {}: correct management.nic in baton.toml",
-                management.nic
-            )
-        })?;
+        let function = assign::select(&management.nic)
+            .map_err(|_| format!("there is no PCI device {}: correct management.nic in baton.toml", management.nic))?;
         let addressing = match management.address {
             config::Address::Dhcp => Addressing::Dhcp { previous: None },
-            config::Address::Static {
-                address,
-                prefix,
-                gateway,
-            } => Addressing::Static(Lease {
+            config::Address::Static { address, prefix, gateway } => Addressing::Static(Lease {
                 address: address.octets(),
                 prefix,
                 gateway: gateway.map(|gateway| gateway.octets()),
             }),
         };
-        Ok(Self {
-            nic: function.bdf,
-            port: management.port,
-            addressing,
-        })
+        Ok(Self { nic: function.bdf, port: management.port, addressing })
     }
 
     /// What the image before this one used; `None` when it had no card.
@@ -65,11 +53,7 @@ impl Settings {
             (false, Some(lease)) => Addressing::Static(lease),
             (false, None) => return None,
         };
-        Some(Self {
-            nic: state.nic?,
-            port: state.port,
-            addressing,
-        })
+        Some(Self { nic: state.nic?, port: state.port, addressing })
     }
 
     /// Whether the address comes by DHCP.
@@ -99,11 +83,7 @@ mod tests {
 
     #[test]
     fn the_address_before_an_upgrade_is_used_after_it() {
-        let lease = Lease {
-            address: [10, 0, 2, 15],
-            prefix: 24,
-            gateway: Some([10, 0, 2, 2]),
-        };
+        let lease = Lease { address: [10, 0, 2, 15], prefix: 24, gateway: Some([10, 0, 2, 2]) };
         let dhcp = Settings::from_state(&state()).unwrap();
         assert!(dhcp.dhcp());
         assert_eq!(dhcp.addressing, Addressing::Dhcp { previous: Some(lease) });
@@ -113,10 +93,7 @@ mod tests {
 
     #[test]
     fn without_a_lease_dhcp_starts_anew_and_a_static_address_is_missed() {
-        let nowhere = ManagementState {
-            address: Ipv4Addr::UNSPECIFIED,
-            ..state()
-        };
+        let nowhere = ManagementState { address: Ipv4Addr::UNSPECIFIED, ..state() };
         let dhcp = Settings::from_state(&nowhere).unwrap();
         assert_eq!(dhcp.addressing, Addressing::Dhcp { previous: None });
         assert_eq!(Settings::from_state(&ManagementState { dhcp: false, ..nowhere }), None);

@@ -36,12 +36,7 @@ impl Upload for Counting {
         if length > 100 {
             return Err(ApiError::operator(Code::TooLarge, "more than 100").with_report(7));
         }
-        Ok(Self {
-            id: 7,
-            due: length,
-            received: 0,
-            dry_run,
-        })
+        Ok(Self { id: 7, due: length, received: 0, dry_run })
     }
     fn id(&self) -> UploadId {
         UploadId(self.id)
@@ -50,10 +45,7 @@ impl Upload for Counting {
         self.dry_run
     }
     fn progress(&self) -> Progress {
-        Progress {
-            received: self.received,
-            total: self.due,
-        }
+        Progress { received: self.received, total: self.due }
     }
     fn chunk(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
         if bytes.contains(&0xff) {
@@ -72,12 +64,7 @@ impl Upload for Counting {
         note(format!("cancel {}: {reason}", self.id));
     }
     fn plan(whole: &u64) -> Plan {
-        Plan {
-            ok: true,
-            objects: Vec::new(),
-            estimated_pause_ticks: 0,
-            memory_bytes: *whole,
-        }
+        Plan { ok: true, objects: Vec::new(), estimated_pause_ticks: 0, memory_bytes: *whole }
     }
     fn withdraw(whole: u64, reason: &str) {
         note(format!("withdraw {whole}: {reason}"));
@@ -194,10 +181,7 @@ fn a_lost_client_cancels_its_own_upload_only() {
     assert_eq!(uploads.state(), UpgradeState::Staging);
     uploads.abort(ID);
     assert_eq!(uploads.state(), UpgradeState::Idle);
-    assert_eq!(
-        diary(),
-        vec!["cancel 7: the upload ended before the image was whole".to_string()]
-    );
+    assert_eq!(diary(), vec!["cancel 7: the upload ended before the image was whole".to_string()]);
     uploads.abort(ID);
     assert!(diary().is_empty());
 }

@@ -29,11 +29,7 @@ use crate::{cpu, host, time};
 
 /// The image's version; one that was not sealed has only its crate's.
 pub fn version(note: &Note) -> String {
-    if note.note_offset == 0 {
-        env!("CARGO_PKG_VERSION").into()
-    } else {
-        report::version(note)
-    }
+    if note.note_offset == 0 { env!("CARGO_PKG_VERSION").into() } else { report::version(note) }
 }
 
 /// GET /v1/status.
@@ -53,10 +49,7 @@ pub fn status() -> Status {
         uptime_ms: cpu::tsc().wrapping_sub(host.entered) / time::tsc_khz().max(1),
         tsc_khz: time::tsc_khz(),
         pcpus: u32::try_from(pcpu::count()).unwrap_or(u32::MAX),
-        boot: Boot {
-            via: host.via.clone(),
-            ticks_to_guest: host::ticks_to_guest(),
-        },
+        boot: Boot { via: host.via.clone(), ticks_to_guest: host::ticks_to_guest() },
         memory: memory(&host.regions.lock()),
     }
 }
@@ -75,30 +68,17 @@ fn memory(regions: &RegionMap) -> Memory {
 pub fn guests() -> Guests {
     let running = vm::all();
     let refused = vm::all_refused();
-    Guests {
-        guests: running
-            .iter()
-            .map(|vm| guest(vm))
-            .chain(refused.into_iter().map(never_ran))
-            .collect(),
-    }
+    Guests { guests: running.iter().map(|vm| guest(vm)).chain(refused.into_iter().map(never_ran)).collect() }
 }
 
 fn guest(vm: &Vm) -> Guest {
     let stopped = vm.state() == VmState::Stopped;
     Guest {
         name: vm.name.clone(),
-        state: if stopped {
-            GuestState::Stopped
-        } else {
-            GuestState::Running
-        },
+        state: if stopped { GuestState::Stopped } else { GuestState::Running },
         reason: stopped.then(|| vm.reason()),
         memory_mib: vm.ram.bytes() >> 20,
-        vcpus: (0..)
-            .zip(&vm.vcpus)
-            .map(|(index, shared)| vcpu(index, shared, stopped))
-            .collect(),
+        vcpus: (0..).zip(&vm.vcpus).map(|(index, shared)| vcpu(index, shared, stopped)).collect(),
         devices: vm.devices.iter().map(|device| device.bdf.to_string()).collect(),
         kernel: vm.kernel.clone(),
         on_upgrade: match vm.on_upgrade {
@@ -110,11 +90,8 @@ fn guest(vm: &Vm) -> Guest {
 
 fn vcpu(index: u32, shared: &vm::VcpuShared, stopped: bool) -> Vcpu {
     let counted = *shared.exits.lock();
-    let exits: BTreeMap<String, u64> = counted
-        .iter()
-        .filter(|(_, count)| *count > 0)
-        .map(|(name, count)| (name.into(), count))
-        .collect();
+    let exits: BTreeMap<String, u64> =
+        counted.iter().filter(|(_, count)| *count > 0).map(|(name, count)| (name.into(), count)).collect();
     let halted = shared.halted.load(core::sync::atomic::Ordering::Relaxed);
     let state = match (stopped, halted) {
         (true, _) => "stopped",
@@ -123,12 +100,7 @@ fn vcpu(index: u32, shared: &vm::VcpuShared, stopped: bool) -> Vcpu {
         _ if index != 0 && exits.is_empty() => "waiting",
         _ => "running",
     };
-    Vcpu {
-        index,
-        pcpu: shared.pcpu,
-        exits,
-        state: state.into(),
-    }
+    Vcpu { index, pcpu: shared.pcpu, exits, state: state.into() }
 }
 
 fn never_ran(refused: vm::Refused) -> Guest {
@@ -154,16 +126,10 @@ pub fn iommu() -> Iommu {
 fn shown(units: &Units, owners: &Owners) -> Iommu {
     // Fails while an invalidation is outstanding; what the snapshot alone knows is left out then.
     let snapshot = units.snapshot().unwrap_or_default();
-    let places = || {
-        (0..units.units())
-            .map(UnitIndex)
-            .filter_map(|index| Some((index, units.unit_base(index)?)))
-    };
+    let places = || (0..units.units()).map(UnitIndex).filter_map(|index| Some((index, units.unit_base(index)?)));
     let only = units.units() == 1;
     Iommu {
-        units: places()
-            .map(|(_, base)| unit(base, units::live(base), faults_of(units.faults(), base, only)))
-            .collect(),
+        units: places().map(|(_, base)| unit(base, units::live(base), faults_of(units.faults(), base, only))).collect(),
         domains: units
             .domains()
             .flat_map(|domain| {
@@ -202,10 +168,7 @@ struct Owners(Vec<(u64, String)>);
 
 impl Owners {
     fn now() -> Self {
-        let mut owners: Vec<_> = vm::all()
-            .iter()
-            .map(|vm| (vm::tokens::domain(vm.token), vm.name.clone()))
-            .collect();
+        let mut owners: Vec<_> = vm::all().iter().map(|vm| (vm::tokens::domain(vm.token), vm.name.clone())).collect();
         owners.push((nic::token().0, nic::OWNER.into()));
         Self(owners)
     }
@@ -247,11 +210,7 @@ fn faults_of(log: &FaultLog, unit: HostPhys, only: bool) -> u64 {
 /// The entries that let an interrupt through.
 fn interrupts(snapshot: &Snapshot) -> Vec<Interrupt> {
     let unit_of = |entry: &IrteState| snapshot.units.iter().find(|unit| unit.base == entry.unit);
-    snapshot
-        .irtes
-        .iter()
-        .filter_map(|entry| interrupt(entry, unit_of(entry)?))
-        .collect()
+    snapshot.irtes.iter().filter_map(|entry| interrupt(entry, unit_of(entry)?)).collect()
 }
 
 fn interrupt(state: &IrteState, unit: &UnitState) -> Option<Interrupt> {
@@ -288,13 +247,7 @@ fn fault(line: &FaultLine) -> Fault {
 /// GET /v1/upgrade.
 pub fn upgrade(state: UpgradeState, progress: Progress, id: Option<UploadId>, reports: &[ReportV1]) -> Upgrade {
     let history: Vec<Report> = reports.iter().filter_map(finished).collect();
-    Upgrade {
-        state,
-        progress,
-        id: id.map(|id| id.0),
-        last: history.last().cloned(),
-        history,
-    }
+    Upgrade { state, progress, id: id.map(|id| id.0), last: history.last().cloned(), history }
 }
 
 /// A finished report; those of an image that could not be read were refused when it handed them over.

@@ -22,30 +22,17 @@ fn memory_by_owner() {
     assert_eq!(view.total_bytes, 0x3fee_0000);
     assert_eq!(view.hypervisor_bytes, (16 << 20) + (64 << 10));
     assert_eq!(view.guest_bytes, 512 << 20);
-    assert_eq!(
-        view.total_bytes - view.hypervisor_bytes - view.guest_bytes - view.free_bytes,
-        4096
-    );
+    assert_eq!(view.total_bytes - view.hypervisor_bytes - view.guest_bytes - view.free_bytes, 4096);
 }
 
 /// The registers of QEMU 9's intel-iommu with `intremap=on,eim=on`: GSTS as it shows TES, RTPS, QIES, IRES, IRTPS.
 #[test]
 fn a_unit_by_its_live_registers() {
-    let live = [
-        0xc700_0000,
-        0x7f_e000,
-        0x7f_d80f,
-        0x10,
-        0x00d2_008c_222f_0686,
-        0x00f0_0f5e,
-    ];
+    let live = [0xc700_0000, 0x7f_e000, 0x7f_d80f, 0x10, 0x00d2_008c_222f_0686, 0x00f0_0f5e];
     let unit = unit(HostPhys(0xfed9_0000), live, 3);
     assert_eq!(unit.version, "1.0");
     assert!(unit.translation_enabled && unit.interrupt_remapping_enabled);
-    assert_eq!(
-        (unit.root_table, unit.interrupt_table, unit.faults_total),
-        (Hex(0x7f_e000), Hex(0x7f_d80f), 3)
-    );
+    assert_eq!((unit.root_table, unit.interrupt_table, unit.faults_total), (Hex(0x7f_e000), Hex(0x7f_d80f), 3));
     let off = super::unit(HostPhys(0xfed9_0000), [0x4000_0000, 0, 0, 0x10, 0, 0], 0);
     assert!(!off.translation_enabled && !off.interrupt_remapping_enabled);
 }
@@ -53,18 +40,9 @@ fn a_unit_by_its_live_registers() {
 /// Entries put together by VT-d 9.10: P, V in 23:16, DST in 63:32, SID in 79:64, SVT = 1 in 83:82.
 #[test]
 fn remapping_entries_in_both_apic_modes() {
-    let entry = |low, high, index| IrteState {
-        unit: 0xfed9_0000,
-        low,
-        high,
-        index,
-    };
+    let entry = |low, high, index| IrteState { unit: 0xfed9_0000, low, high, index };
     let snapshot = |irta| Snapshot {
-        units: vec![UnitState {
-            base: 0xfed9_0000,
-            irta,
-            ..UnitState::default()
-        }],
+        units: vec![UnitState { base: 0xfed9_0000, irta, ..UnitState::default() }],
         irtes: vec![
             entry(0x0000_0001_00f3_0001, 0x4_0100, 5),
             entry(0, 0x4_0300, 6),
@@ -74,15 +52,7 @@ fn remapping_entries_in_both_apic_modes() {
     };
     let x2apic = interrupts(&snapshot(0x7f_d809));
     assert_eq!(x2apic.len(), 2, "an entry that is not present lets nothing through");
-    assert_eq!(
-        x2apic[0],
-        Interrupt {
-            index: 5,
-            source: "0000:01:00.0".into(),
-            vector: 0xf3,
-            destination: 1
-        }
-    );
+    assert_eq!(x2apic[0], Interrupt { index: 5, source: "0000:01:00.0".into(), vector: 0xf3, destination: 1 });
     let xapic = interrupts(&snapshot(0x7f_d009));
     assert_eq!((xapic[1].destination, xapic[1].vector, xapic[1].index), (2, 0x31, 7));
 }
@@ -121,33 +91,18 @@ fn phases_of_a_commit_and_its_pause() {
     );
     let view = upgrade(UpgradeState::Idle, Progress::default(), None, &[record]);
     let report = view.last.unwrap();
-    assert_eq!(
-        (report.id, report.generation, report.outcome),
-        (4, 3, Outcome::Committed)
-    );
-    assert_eq!(
-        (report.phases.stage, report.phases.plan, report.phases.warm),
-        (1_000, 200, 700)
-    );
-    assert_eq!(
-        (report.phases.freeze, report.phases.run, report.phases.retire),
-        (10, 14, 450)
-    );
+    assert_eq!((report.id, report.generation, report.outcome), (4, 3, Outcome::Committed));
+    assert_eq!((report.phases.stage, report.phases.plan, report.phases.warm), (1_000, 200, 700));
+    assert_eq!((report.phases.freeze, report.phases.run, report.phases.retire), (10, 14, 450));
     assert_eq!(report.pause_ticks, 50, "FREEZE to the end of RUN");
-    assert_eq!(
-        (report.from_version.as_str(), report.to_version.as_str()),
-        ("0.1.0+1", "")
-    );
+    assert_eq!((report.from_version.as_str(), report.to_version.as_str()), ("0.1.0+1", ""));
     assert!(report.from.starts_with("abab") && report.to.is_empty());
 }
 
 #[test]
 fn what_did_not_commit_stays_in_its_generation() {
     let refused = record(3, &[(Phase::Stage.index(), 100), (END, 150)]);
-    let rolled_back = record(
-        2,
-        &[(0, 100), (3, 200), (4, 210), (Phase::Rollback.index(), 240), (END, 260)],
-    );
+    let rolled_back = record(2, &[(0, 100), (3, 200), (4, 210), (Phase::Rollback.index(), 240), (END, 260)]);
     let under_way = record(0, &[(0, 100)]);
     let view = upgrade(
         UpgradeState::Staging,
@@ -156,14 +111,7 @@ fn what_did_not_commit_stays_in_its_generation() {
         &[refused, rolled_back, under_way],
     );
     assert_eq!(view.history.len(), 2, "one under way has no report yet");
-    assert_eq!(
-        (
-            view.history[0].generation,
-            view.history[0].pause_ticks,
-            view.history[0].phases.stage
-        ),
-        (2, 0, 50)
-    );
+    assert_eq!((view.history[0].generation, view.history[0].pause_ticks, view.history[0].phases.stage), (2, 0, 50));
     assert_eq!((view.history[1].generation, view.history[1].pause_ticks), (2, 60));
     assert_eq!(view.last, view.history.last().cloned());
     assert_eq!((view.id, view.progress.total), (Some(5), 2));

@@ -104,10 +104,7 @@ impl<T: FrameTable> Arena<T> {
     pub fn free(&mut self, frame: HostPhys) -> bool {
         match self.index(frame) {
             Some(index)
-                if !matches!(
-                    FrameTag(self.table.get(index)).kind(),
-                    FrameTag::FREE | FrameTag::FRAME_TABLE
-                ) =>
+                if !matches!(FrameTag(self.table.get(index)).kind(), FrameTag::FREE | FrameTag::FRAME_TABLE) =>
             {
                 self.table.set(index, 0);
                 self.pending[index] = false;
@@ -136,9 +133,11 @@ impl<T: FrameTable> Arena<T> {
 
     /// Frames that nobody has claimed, with their tags.
     pub fn unclaimed(&self) -> impl Iterator<Item = (HostPhys, FrameTag)> {
-        self.pending.iter().enumerate().filter(|(_, pending)| **pending).map(|(index, _)| {
-            (HostPhys(self.base.get() + index as u64 * PAGE_SIZE), FrameTag(self.table.get(index)))
-        })
+        self.pending
+            .iter()
+            .enumerate()
+            .filter(|(_, pending)| **pending)
+            .map(|(index, _)| (HostPhys(self.base.get() + index as u64 * PAGE_SIZE), FrameTag(self.table.get(index))))
     }
 
     fn index(&self, frame: HostPhys) -> Option<usize> {

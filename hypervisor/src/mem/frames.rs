@@ -4,8 +4,8 @@
 
 use core::arch::asm;
 
-use hermit_sync::InterruptTicketMutex;
 use handover::state::machine::FrameTag;
+use hermit_sync::InterruptTicketMutex;
 use machine::access::TableMemory;
 use machine::addr::{HostPhys, PAGE_SIZE};
 

@@ -83,9 +83,13 @@ pub fn build(image: &ImageLayout) -> Result<(), PagingError> {
         flush.complete(&mut memory);
     }
     let trampoline = HostPhys(AP_TRAMPOLINE);
-    table.map(&mut memory, AP_TRAMPOLINE, trampoline, PAGE_SIZE, Permissions::READ_WRITE, Caching::WriteBack)?.complete(&mut memory);
+    table
+        .map(&mut memory, AP_TRAMPOLINE, trampoline, PAGE_SIZE, Permissions::READ_WRITE, Caching::WriteBack)?
+        .complete(&mut memory);
     // One mapping makes the windows' page table; then its entries belong to `window`.
-    table.map(&mut memory, window::BASE, HostPhys(image.base), PAGE_SIZE, Permissions::READ, Caching::WriteBack)?.complete(&mut memory);
+    table
+        .map(&mut memory, window::BASE, HostPhys(image.base), PAGE_SIZE, Permissions::READ, Caching::WriteBack)?
+        .complete(&mut memory);
     let windows = last_table(&memory, table.root(), window::BASE);
     memory.write(windows, 0);
     window::init(windows);

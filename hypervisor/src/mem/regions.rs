@@ -296,10 +296,7 @@ mod tests {
             RegionMap::from_saved([region(0x1000, 0x2000), region(0x2000, 0x1000)].into_iter()),
             Err(RegionError::NotFree)
         );
-        assert_eq!(
-            RegionMap::from_saved([region(u64::MAX - 0xfff, 0x1000)].into_iter()),
-            Err(RegionError::Malformed)
-        );
+        assert_eq!(RegionMap::from_saved([region(u64::MAX - 0xfff, 0x1000)].into_iter()), Err(RegionError::Malformed));
     }
 
     proptest! {

@@ -50,20 +50,14 @@ impl fmt::Display for StackError {
                 Ipv4Address::from(*a)
             ),
             Self::Prefix(prefix) => {
-                write!(
-                    f,
-                    "management prefix /{prefix} is not between 1 and 32: correct it in baton.toml"
-                )
+                write!(f, "management prefix /{prefix} is not between 1 and 32: correct it in baton.toml")
             }
             Self::Gateway(a) => write!(
                 f,
                 "management gateway {} is not in the network of the management address: correct it in baton.toml",
                 Ipv4Address::from(*a)
             ),
-            Self::Port => write!(
-                f,
-                "management port 0 cannot be listened on: choose another in baton.toml"
-            ),
+            Self::Port => write!(f, "management port 0 cannot be listened on: choose another in baton.toml"),
         }
     }
 }
@@ -84,9 +78,7 @@ impl Lease {
         }
         match self.gateway {
             Some(gateway)
-                if !is_host(gateway)
-                    || gateway == self.address
-                    || !self.cidr().contains_addr(&gateway.into()) =>
+                if !is_host(gateway) || gateway == self.address || !self.cidr().contains_addr(&gateway.into()) =>
             {
                 Err(StackError::Gateway(gateway))
             }

@@ -18,11 +18,7 @@ pub(super) struct NicDevice<N> {
 
 impl<N: Nic> NicDevice<N> {
     pub(super) fn new(nic: N) -> Self {
-        Self {
-            nic,
-            received: Box::new([0; MAX_FRAME]),
-            sending: Box::new([0; MAX_FRAME]),
-        }
+        Self { nic, received: Box::new([0; MAX_FRAME]), sending: Box::new([0; MAX_FRAME]) }
     }
 }
 
@@ -72,20 +68,11 @@ impl<N: Nic> Device for NicDevice<N> {
         }
         let length = self.nic.receive(&mut self.received)?;
         let frame = self.received.get(..length)?;
-        Some((
-            Received(frame),
-            Sending {
-                nic: &mut self.nic,
-                buffer: &mut self.sending,
-            },
-        ))
+        Some((Received(frame), Sending { nic: &mut self.nic, buffer: &mut self.sending }))
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<Self::TxToken<'_>> {
-        self.nic.transmit_ready().then_some(Sending {
-            nic: &mut self.nic,
-            buffer: &mut self.sending,
-        })
+        self.nic.transmit_ready().then_some(Sending { nic: &mut self.nic, buffer: &mut self.sending })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

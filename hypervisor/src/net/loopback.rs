@@ -89,9 +89,7 @@ impl Nic for WireNic {
     }
 
     fn acknowledge_interrupt(&mut self) {
-        self.shared
-            .acknowledged
-            .set(self.shared.acknowledged.get() + 1);
+        self.shared.acknowledged.set(self.shared.acknowledged.get() + 1);
     }
 
     fn stop(&mut self) -> Result<(), NicError> {
@@ -117,16 +115,9 @@ impl ClientHost {
         let mut device = NicDevice::new(nic);
         let mut interface = Interface::new(config, &mut device, Instant::from_millis(0));
         interface.update_ip_addrs(|addresses| {
-            addresses
-                .push(IpCidr::new(IpAddress::v4(10, 0, 2, 2), 24))
-                .unwrap();
+            addresses.push(IpCidr::new(IpAddress::v4(10, 0, 2, 2), 24)).unwrap();
         });
-        Self {
-            device,
-            interface,
-            sockets: SocketSet::new(vec![]),
-            next_port: 50_000,
-        }
+        Self { device, interface, sockets: SocketSet::new(vec![]), next_port: 50_000 }
     }
 
     pub fn connect(&mut self, port: u16) -> SocketHandle {
@@ -134,9 +125,7 @@ impl ClientHost {
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_ack_delay(None);
         self.next_port += 1;
-        socket
-            .connect(self.interface.context(), (SERVER, port), self.next_port)
-            .unwrap();
+        socket.connect(self.interface.context(), (SERVER, port), self.next_port).unwrap();
         self.sockets.add(socket)
     }
 
@@ -145,21 +134,13 @@ impl ClientHost {
     }
 
     pub fn poll(&mut self, now_ms: u64) {
-        self.interface.poll(
-            Instant::from_millis(now_ms as i64),
-            &mut self.device,
-            &mut self.sockets,
-        );
+        self.interface.poll(Instant::from_millis(now_ms as i64), &mut self.device, &mut self.sockets);
     }
 
     /// Sends as much as goes; returns how much.
     pub fn send(&mut self, handle: SocketHandle, bytes: &[u8]) -> usize {
         let socket = self.socket(handle);
-        if socket.can_send() {
-            socket.send_slice(bytes).unwrap_or(0)
-        } else {
-            0
-        }
+        if socket.can_send() { socket.send_slice(bytes).unwrap_or(0) } else { 0 }
     }
 
     pub fn receive(&mut self, handle: SocketHandle, into: &mut Vec<u8>) {

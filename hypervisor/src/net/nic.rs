@@ -51,10 +51,7 @@ impl fmt::Display for NicError {
                  another card"
             ),
             Self::DmaTooSmall { needed, given } => {
-                write!(
-                    f,
-                    "management NIC: {given} bytes of DMA memory, {needed} needed (a defect of Baton)"
-                )
+                write!(f, "management NIC: {given} bytes of DMA memory, {needed} needed (a defect of Baton)")
             }
             Self::NotQuiet(ms) => write!(
                 f,

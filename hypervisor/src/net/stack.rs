@@ -4,9 +4,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use smoltcp::iface::{
-    Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet,
-};
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::{dhcpv4, tcp};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{EthernetAddress, IpCidr};
@@ -158,9 +156,7 @@ impl<N: Nic> Stack<N> {
         self.interface.poll_maintenance(now);
         self.more = true;
         for _ in 0..INGRESS_BUDGET {
-            let result =
-                self.interface
-                    .poll_ingress_single(now, &mut self.device, &mut self.sockets);
+            let result = self.interface.poll_ingress_single(now, &mut self.device, &mut self.sockets);
             if matches!(result, PollIngressSingleResult::None) {
                 self.more = false;
                 break;
@@ -174,11 +170,7 @@ impl<N: Nic> Stack<N> {
     pub fn send(&mut self, now_ms: u64) -> Option<u64> {
         let now = instant(now_ms);
         for _ in 0..EGRESS_BUDGET {
-            if matches!(
-                self.interface
-                    .poll_egress(now, &mut self.device, &mut self.sockets),
-                PollResult::None
-            ) {
+            if matches!(self.interface.poll_egress(now, &mut self.device, &mut self.sockets), PollResult::None) {
                 break;
             }
         }
@@ -188,9 +180,7 @@ impl<N: Nic> Stack<N> {
         if self.more {
             return Some(0);
         }
-        self.interface
-            .poll_delay(now, &self.sockets)
-            .map(|delay| delay.total_millis())
+        self.interface.poll_delay(now, &self.sockets).map(|delay| delay.total_millis())
     }
 
     /// Where slot `slot` (below [`SLOTS`]) stands.
@@ -209,9 +199,7 @@ impl<N: Nic> Stack<N> {
     /// The byte stream of slot `slot`, if there is such a slot.
     pub fn channel(&mut self, slot: usize) -> Option<SocketChannel<'_>> {
         let handle = *self.slots.get(slot)?;
-        Some(SocketChannel {
-            socket: self.sockets.get_mut(handle),
-        })
+        Some(SocketChannel { socket: self.sockets.get_mut(handle) })
     }
 
     /// Drops whatever slot `slot` was doing and makes it listen.
@@ -257,15 +245,7 @@ impl<N: Nic> Stack<N> {
                     gateway: config.router.map(|router| router.octets()),
                 };
                 // The server's word is foreign data: a bad router is left out, a bad address refused.
-                [
-                    lease,
-                    Lease {
-                        gateway: None,
-                        ..lease
-                    },
-                ]
-                .into_iter()
-                .find(|lease| lease.check().is_ok())
+                [lease, Lease { gateway: None, ..lease }].into_iter().find(|lease| lease.check().is_ok())
             }
         };
         self.provisional = false;

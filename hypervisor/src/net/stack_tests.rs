@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress, EthernetFrame, EthernetProtocol,
-    EthernetRepr, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
+    DhcpMessageType, DhcpPacket, DhcpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpProtocol,
+    Ipv4Address, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
 };
 
 use super::address::{Addressing, Lease, StackError};
@@ -17,75 +17,27 @@ use super::loopback::{WireNic, wire};
 use super::nic::{MAX_FRAME, Nic};
 use super::stack::{Stack, StackConfig};
 
-const LEASE: Lease = Lease {
-    address: [10, 0, 2, 15],
-    prefix: 24,
-    gateway: Some([10, 0, 2, 2]),
-};
+const LEASE: Lease = Lease { address: [10, 0, 2, 15], prefix: 24, gateway: Some([10, 0, 2, 2]) };
 
 fn stack(nic: WireNic, addressing: Addressing) -> Result<Stack<WireNic>, StackError> {
-    Stack::new(
-        nic,
-        &StackConfig {
-            addressing,
-            port: 80,
-            seed: 1,
-        },
-        0,
-    )
-    .map_err(|(error, _)| error)
+    Stack::new(nic, &StackConfig { addressing, port: 80, seed: 1 }, 0).map_err(|(error, _)| error)
 }
 
 #[test]
 fn configuration_is_checked() {
     let refused = |lease| stack(wire().0, Addressing::Static(lease)).err();
     assert_eq!(refused(LEASE), None);
-    assert_eq!(
-        refused(Lease {
-            gateway: None,
-            prefix: 32,
-            ..LEASE
-        }),
-        None
-    );
-    for address in [
-        [0, 0, 0, 0],
-        [0, 1, 2, 3],
-        [127, 0, 0, 1],
-        [224, 0, 0, 1],
-        [240, 0, 0, 1],
-        [255; 4],
-    ] {
-        assert_eq!(
-            refused(Lease { address, ..LEASE }),
-            Some(StackError::Address(address))
-        );
+    assert_eq!(refused(Lease { gateway: None, prefix: 32, ..LEASE }), None);
+    for address in [[0, 0, 0, 0], [0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 1], [240, 0, 0, 1], [255; 4]] {
+        assert_eq!(refused(Lease { address, ..LEASE }), Some(StackError::Address(address)));
     }
     for prefix in [0, 33, 255] {
-        assert_eq!(
-            refused(Lease { prefix, ..LEASE }),
-            Some(StackError::Prefix(prefix))
-        );
+        assert_eq!(refused(Lease { prefix, ..LEASE }), Some(StackError::Prefix(prefix)));
     }
     for gateway in [[10, 0, 3, 2], [10, 0, 2, 15], [0, 0, 0, 0], [224, 0, 0, 1]] {
-        assert_eq!(
-            refused(Lease {
-                gateway: Some(gateway),
-                ..LEASE
-            }),
-            Some(StackError::Gateway(gateway))
-        );
+        assert_eq!(refused(Lease { gateway: Some(gateway), ..LEASE }), Some(StackError::Gateway(gateway)));
     }
-    let error = Stack::new(
-        wire().0,
-        &StackConfig {
-            addressing: Addressing::Static(LEASE),
-            port: 0,
-            seed: 1,
-        },
-        0,
-    )
-    .err();
+    let error = Stack::new(wire().0, &StackConfig { addressing: Addressing::Static(LEASE), port: 0, seed: 1 }, 0).err();
     let (error, _nic) = error.expect("refused, the NIC given back");
     assert_eq!(error, StackError::Port);
     assert!(error.to_string().contains("baton.toml"));
@@ -93,33 +45,13 @@ fn configuration_is_checked() {
 
 #[test]
 fn a_handed_over_lease_is_used_at_once_unless_it_is_nonsense() {
-    let mut good = stack(
-        wire().0,
-        Addressing::Dhcp {
-            previous: Some(LEASE),
-        },
-    )
-    .unwrap();
+    let mut good = stack(wire().0, Addressing::Dhcp { previous: Some(LEASE) }).unwrap();
     assert_eq!(good.lease(), Some(LEASE));
     good.receive(1);
     good.send(1);
-    assert_eq!(
-        good.lease(),
-        Some(LEASE),
-        "kept while the server has not answered"
-    );
-    let bad = Lease {
-        address: [255; 4],
-        prefix: 99,
-        gateway: None,
-    };
-    let mut none = stack(
-        wire().0,
-        Addressing::Dhcp {
-            previous: Some(bad),
-        },
-    )
-    .unwrap();
+    assert_eq!(good.lease(), Some(LEASE), "kept while the server has not answered");
+    let bad = Lease { address: [255; 4], prefix: 99, gateway: None };
+    let mut none = stack(wire().0, Addressing::Dhcp { previous: Some(bad) }).unwrap();
     none.receive(1);
     assert_eq!(none.lease(), None);
 }
@@ -150,10 +82,7 @@ fn dhcp_answer(frame: &[u8], router: [u8; 4]) -> Option<Vec<u8>> {
         parameter_request_list: None,
         ..request
     };
-    let udp = UdpRepr {
-        src_port: 67,
-        dst_port: 68,
-    };
+    let udp = UdpRepr { src_port: 67, dst_port: 68 };
     let ip = Ipv4Repr {
         src_addr: server,
         dst_addr: Ipv4Address::BROADCAST,
@@ -174,11 +103,7 @@ fn dhcp_answer(frame: &[u8], router: [u8; 4]) -> Option<Vec<u8>> {
         &server.into(),
         &Ipv4Address::BROADCAST.into(),
         answer.buffer_len(),
-        |payload| {
-            answer
-                .emit(&mut DhcpPacket::new_unchecked(payload))
-                .unwrap()
-        },
+        |payload| answer.emit(&mut DhcpPacket::new_unchecked(payload)).unwrap(),
         &caps,
     );
     Some(bytes)
@@ -202,25 +127,10 @@ fn lease_from(router: [u8; 4], previous: Option<Lease>) -> Option<Lease> {
 
 #[test]
 fn dhcp_gives_the_address() {
-    let expected = Lease {
-        address: [10, 0, 2, 77],
-        prefix: 24,
-        gateway: Some([10, 0, 2, 2]),
-    };
+    let expected = Lease { address: [10, 0, 2, 77], prefix: 24, gateway: Some([10, 0, 2, 2]) };
     assert_eq!(lease_from([10, 0, 2, 2], None), Some(expected));
-    assert_eq!(
-        lease_from([10, 0, 2, 2], Some(LEASE)),
-        Some(expected),
-        "the server's word replaces the old lease"
-    );
-    assert_eq!(
-        lease_from([224, 0, 0, 9], None),
-        Some(Lease {
-            gateway: None,
-            ..expected
-        }),
-        "no such router"
-    );
+    assert_eq!(lease_from([10, 0, 2, 2], Some(LEASE)), Some(expected), "the server's word replaces the old lease");
+    assert_eq!(lease_from([224, 0, 0, 9], None), Some(Lease { gateway: None, ..expected }), "no such router");
 }
 
 #[test]
@@ -231,11 +141,7 @@ fn a_hung_card_is_reset_after_five_seconds() {
     shared.hung.set(true);
     for now in [0, 1_000, 4_999] {
         stack.receive(now);
-        assert_eq!(
-            stack.send(now),
-            Some(1),
-            "looked at again soon, but not in a busy loop"
-        );
+        assert_eq!(stack.send(now), Some(1), "looked at again soon, but not in a busy loop");
     }
     assert_eq!((shared.starts.get(), stack.resets()), (0, 0));
     stack.receive(5_000);

@@ -10,7 +10,9 @@ use hermit_sync::SpinMutex;
 use iommu::Token;
 use machine::addr::Iova;
 use machine::paging::Permissions;
-use machine::pci::{self, Bar, BarKind, Bdf, Buses, Command, ConfigSpace, Enumeration, Express, Function, HeaderKind, Msi, Msix};
+use machine::pci::{
+    self, Bar, BarKind, Bdf, Buses, Command, ConfigSpace, Enumeration, Express, Function, HeaderKind, Msi, Msix,
+};
 
 use super::hardware::{HostFunction, TablePlace};
 use super::units;
@@ -18,8 +20,8 @@ use crate::config::{self, DeviceSelector};
 use crate::guest::pci::access::BarDescription;
 use crate::guest::pci::{Passthrough, PciBus};
 use crate::host;
-use crate::upgrade::convert::pci::MsixPlace;
 use crate::time::TscClock;
+use crate::upgrade::convert::pci::MsixPlace;
 use crate::vm::memory::GuestRam;
 
 /// A function that a guest may have.
@@ -80,7 +82,9 @@ pub fn select(selector: &DeviceSelector) -> Result<Function, String> {
             .filter(|function| function.ids.vendor == *vendor && function.ids.device == *device)
             .nth(*nth as usize),
     };
-    function.cloned().ok_or_else(|| format!("there is no PCI device {selector}: correct `devices` in baton.toml, or remove it"))
+    function
+        .cloned()
+        .ok_or_else(|| format!("there is no PCI device {selector}: correct `devices` in baton.toml, or remove it"))
 }
 
 /// Makes `bdf` `owner`'s.
@@ -140,11 +144,15 @@ fn check(selector: &DeviceSelector) -> Result<Function, String> {
         return Err(format!("{bdf} is a bridge: only endpoints can be given to a guest"));
     }
     if units::unit_of(bdf).is_none() {
-        return Err(format!("no IOMMU unit translates for the device {bdf}: the firmware's DMAR table does not name it"));
+        return Err(format!(
+            "no IOMMU unit translates for the device {bdf}: the firmware's DMAR table does not name it"
+        ));
     }
     let express = Express::find(&*host::get().ecam, bdf);
     if !express.is_some_and(|express| express.flr) {
-        return Err(format!("the device {bdf} can't be reset alone (no function level reset): it can't be given to a guest"));
+        return Err(format!(
+            "the device {bdf} can't be reset alone (no function level reset): it can't be given to a guest"
+        ));
     }
     Ok(function)
 }
@@ -182,7 +190,12 @@ fn describe(bars: &[Bar], bdf: Bdf) -> Result<Vec<BarDescription>, String> {
 ///
 /// # Errors
 /// A device is broken or the arena is exhausted.
-pub fn assign(candidates: Vec<Candidate>, token: u64, ram: &GuestRam, bus: &mut PciBus) -> Result<Vec<Assigned>, String> {
+pub fn assign(
+    candidates: Vec<Candidate>,
+    token: u64,
+    ram: &GuestRam,
+    bus: &mut PciBus,
+) -> Result<Vec<Assigned>, String> {
     let mut assigned = Vec::new();
     if candidates.is_empty() {
         return Ok(assigned);
@@ -260,7 +273,14 @@ fn create_domain(token: u64, ram: &GuestRam) -> Result<(), String> {
     let made = units::with(|units, platform| {
         units.create_domain(platform, Token(token))?;
         for extent in &ram.extents {
-            units.map(platform, Token(token), Iova(extent.guest.get()), extent.host, extent.bytes, Permissions::READ_WRITE)?;
+            units.map(
+                platform,
+                Token(token),
+                Iova(extent.guest.get()),
+                extent.host,
+                extent.bytes,
+                Permissions::READ_WRITE,
+            )?;
         }
         Ok::<(), iommu::Error>(())
     });

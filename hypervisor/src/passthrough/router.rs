@@ -115,7 +115,8 @@ impl InterruptRouter for Router {
         };
         let apic_id = pcpu::all().iter().find(|pcpu| pcpu.index == way.pcpu).map(|pcpu| pcpu.apic_id);
         let target = InterruptTarget::fixed(way.vector, apic_id.ok_or(RouteError::Exhausted)?);
-        let set = units::with(|units, platform| units.set_interrupt(platform, way.range.unit, way.range.first, &target));
+        let set =
+            units::with(|units, platform| units.set_interrupt(platform, way.range.unit, way.range.first, &target));
         match set {
             Some(Ok(())) => {
                 WAYS.lock().insert(key, way);

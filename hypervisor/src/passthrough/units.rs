@@ -85,7 +85,8 @@ pub fn init_cold(units: &[Described], routes: Vec<Route>, apic_id: u32) -> Resul
             regs,
         ));
     }
-    let iommu = with_platform(|platform| Iommu::init_cold(configs, routes, platform)).map_err(|error| error.to_string())?;
+    let iommu =
+        with_platform(|platform| Iommu::init_cold(configs, routes, platform)).map_err(|error| error.to_string())?;
     *UNITS.lock() = Some(iommu);
     Ok(())
 }

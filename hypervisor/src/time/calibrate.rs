@@ -1,9 +1,9 @@
 //! Measures TSC and LAPIC timer against the PIT, whose rate is fixed by definition.
 #![expect(unsafe_code, reason = "port I/O")]
 
+use crate::cpu;
 use crate::smp::lapic;
 use crate::time::Rates;
-use crate::cpu;
 
 /// The PIT's rate in Hz (Intel 8254; 14.31818 MHz / 12).
 const PIT_HZ: u64 = 1_193_182;

@@ -53,9 +53,16 @@ fn decode(raw: [u8; 7], mode: u8) -> Option<u64> {
         century @ 19..=21 => u64::from(century),
         _ => 20,
     };
-    let (year, month, day) = (century * 100 + u64::from(number(year)), u64::from(number(month)), u64::from(number(day)));
+    let (year, month, day) =
+        (century * 100 + u64::from(number(year)), u64::from(number(month)), u64::from(number(day)));
     let (minute, second) = (u64::from(number(minute)), u64::from(number(second)));
-    if !(1970..2200).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+    if !(1970..2200).contains(&year)
+        || !(1..=12).contains(&month)
+        || !(1..=31).contains(&day)
+        || hour > 23
+        || minute > 59
+        || second > 60
+    {
         return None;
     }
     Some(((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)

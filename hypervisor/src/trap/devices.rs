@@ -42,7 +42,8 @@ pub fn prepare(pcpu: u32) {
 pub fn bind(pcpu: u32, target: Target) -> Option<u8> {
     let mut tables = TABLES.lock();
     let table = tables.iter_mut().find(|table| table.pcpu == pcpu)?;
-    let free = (vector::DEVICE_FIRST..=vector::DEVICE_LAST).find(|number| table.targets[usize::from(*number)].is_none())?;
+    let free =
+        (vector::DEVICE_FIRST..=vector::DEVICE_LAST).find(|number| table.targets[usize::from(*number)].is_none())?;
     table.targets[usize::from(free)] = Some(target);
     Some(free)
 }

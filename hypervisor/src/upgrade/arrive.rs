@@ -8,11 +8,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use handover::State;
+use handover::graph;
 use handover::jump::{CPU_ARRIVED, CPU_REFUSES, CPU_VERIFIED, JumpBlock};
 use handover::phase::Phase;
 use handover::reader::Stream;
 use handover::state::report::ReportV1;
-use handover::graph;
 use hermit_sync::SpinMutex;
 use machine::addr::HostPhys;
 use machine::paging::Permissions;
@@ -103,7 +103,8 @@ fn verify(boot: &BootInfo, block: Block, jump: JumpBlock, entered: u64) -> Resul
     time::set_epoch_ns(machine.epoch_ns);
     host::set_ticks_to_guest(machine.ticks_to_guest);
     let mut reports = convert::report::load(&state).map_err(|error| error.to_string())?;
-    let mut own = reports.pop().filter(|report| report.outcome == 0).ok_or("the records lack the report of this upgrade")?;
+    let mut own =
+        reports.pop().filter(|report| report.outcome == 0).ok_or("the records lack the report of this upgrade")?;
     if let Some(place) = own.phase_tsc.get_mut(Phase::Verify.index()) {
         *place = entered;
     }
@@ -238,6 +239,12 @@ fn take_over(arrival: Arrival) -> ! {
     }
     report::adopt(reports);
     report::adopt_outcomes(totals.outcomes);
-    retire::later(retire::Leftover { report: own, region: jump.region_base, region_bytes: jump.region_bytes, faults: totals.faults, management });
+    retire::later(retire::Leftover {
+        report: own,
+        region: jump.region_base,
+        region_bytes: jump.region_bytes,
+        faults: totals.faults,
+        management,
+    });
     sched::run(pcpu)
 }

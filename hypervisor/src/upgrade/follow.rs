@@ -5,10 +5,10 @@ use handover::jump::{CPU_ARRIVED, CPU_REFUSES, CPU_VERIFIED};
 
 use super::block::Block;
 use super::retire;
+use crate::cpu;
 use crate::mem::host_map;
 use crate::sched;
 use crate::smp::{lapic, pcpu};
-use crate::cpu;
 
 /// pCPU `index` has entered this image, on its new stack and page tables.
 pub fn arrive(index: u32) -> ! {

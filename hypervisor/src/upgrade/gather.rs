@@ -76,10 +76,15 @@ pub fn planned(vms: &[Arc<Vm>], reports: &[ReportV1]) -> Result<State, String> {
         },
     );
     convert::machine::save_regions(&mut state, host.regions.lock().iter());
-    convert::machine::save_arena(&mut state, ArenaState { base: host.arena, bytes: ARENA_BYTES, frame_table: host.arena });
+    convert::machine::save_arena(
+        &mut state,
+        ArenaState { base: host.arena, bytes: ARENA_BYTES, frame_table: host.arena },
+    );
     convert::machine::save_bridges(&mut state, &bridges(vms));
     let taken = snapshot(vms)?;
-    let space_of = |domain| vms.iter().find(|vm| vm::tokens::domain(vm.token) == domain).map_or(0, |vm| vm::tokens::space(vm.token));
+    let space_of = |domain| {
+        vms.iter().find(|vm| vm::tokens::domain(vm.token) == domain).map_or(0, |vm| vm::tokens::space(vm.token))
+    };
     convert::iommu::save_plan(&mut state, &taken, space_of).map_err(|error| error.to_string())?;
     for vm in vms {
         plan_guest(&mut state, vm).map_err(|error| format!("guest {}: {error}", vm.name))?;
@@ -132,7 +137,8 @@ fn plan_guest(state: &mut State, vm: &Vm) -> Result<(), String> {
 /// The bridges above preserved devices, as they are.
 fn bridges(vms: &[Arc<Vm>]) -> Vec<BridgeState> {
     let ecam = &*host::get().ecam;
-    let mut above: Vec<Bdf> = vms.iter().flat_map(|vm| &vm.devices).flat_map(|device| assign::path_to(device.bdf)).collect();
+    let mut above: Vec<Bdf> =
+        vms.iter().flat_map(|vm| &vm.devices).flat_map(|device| assign::path_to(device.bdf)).collect();
     above.sort_unstable();
     above.dedup();
     let bridge = |bridge: &Bdf| BridgeState {

@@ -127,7 +127,8 @@ fn records(vms: &[Arc<Vm>]) -> Result<State, String> {
 pub fn plan(staged: Staged) -> Result<Planned, Box<ReportV1>> {
     let mut report = staged.report;
     report::enter(&mut report, Phase::Plan);
-    let refuse = |reason: &str| Box::new(report::end(report, Outcome::Refused, Some(Phase::Plan), BLAME_OLD_IMAGE, reason));
+    let refuse =
+        |reason: &str| Box::new(report::end(report, Outcome::Refused, Some(Phase::Plan), BLAME_OLD_IMAGE, reason));
     let vms = gather::preserved().map_err(|reason| refuse(&reason))?;
     let frozen = freeze(&vms).map_err(|reason| refuse(&reason))?;
     let refuse = |reason: &str| {

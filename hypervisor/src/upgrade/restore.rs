@@ -18,14 +18,14 @@ use super::convert::pci::{FunctionPlan, RouteState};
 use crate::firmware::Firmware;
 use crate::guest::clock::GuestClock;
 use crate::guest::cpuid::CpuidTable;
+use crate::host;
 use crate::mem::frames::{self, ArenaFrames};
 use crate::passthrough::router::{Router, Way};
 use crate::passthrough::{Assigned, assign, routes, units};
+use crate::vm::Vm;
 use crate::vm::build::{self, Parts};
 use crate::vm::memory::AddressSpace;
 use crate::vm::runner::Runner;
-use crate::vm::Vm;
-use crate::host;
 
 static RESTORED: SpinMutex<Vec<Arc<Vm>>> = SpinMutex::new(Vec::new());
 
@@ -41,7 +41,11 @@ pub fn take_restored() -> Vec<Arc<Vm>> {
 pub fn bridges(state: &State) -> Result<(), String> {
     let ecam = &*host::get().ecam;
     for bridge in convert::machine::load_bridges(state).map_err(|error| error.to_string())? {
-        let live = [ecam.read32(bridge.bridge, 0), ecam.read8(bridge.bridge, 0x19).into(), ecam.read8(bridge.bridge, 0x1a).into()];
+        let live = [
+            ecam.read32(bridge.bridge, 0),
+            ecam.read8(bridge.bridge, 0x19).into(),
+            ecam.read8(bridge.bridge, 0x1a).into(),
+        ];
         let recorded = [bridge.identity, bridge.secondary.into(), bridge.subordinate.into()];
         if live != recorded {
             return Err(format!("the bridge {} is {live:x?}, recorded is {recorded:x?}", bridge.bridge));
@@ -94,7 +98,8 @@ fn guest(state: &State, token: u64, runners: &mut Vec<(u32, Runner)>) -> Result<
     if owner != Some(FrameTag::new(FrameTag::SPACE_TABLE, planned.number)) {
         return Err(format!("its nested page tables at {} belong to {owner:?}", space.root));
     }
-    let space = AddressSpace::adopt(space.token, planned.number, space.root, space.levels, space.leaves).map_err(|error| error.to_string())?;
+    let space = AddressSpace::adopt(space.token, planned.number, space.root, space.levels, space.leaves)
+        .map_err(|error| error.to_string())?;
     let platform = convert::platform::load(state, token).map_err(text)?;
     let functions = convert::pci::load_plan(state, token).map_err(text)?;
     let (_, routes) = convert::pci::load(state, token).map_err(text)?;

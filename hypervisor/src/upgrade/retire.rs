@@ -53,7 +53,8 @@ pub fn note_pending() {
 
 /// Whether RETIRE is due: somebody runs again, or nobody can.
 pub fn is_due() -> bool {
-    WAITING.load(Ordering::Acquire) && (host::first_entry() != 0 || vm::all().iter().all(|vm| vm.state() != vm::VmState::Running))
+    WAITING.load(Ordering::Acquire)
+        && (host::first_entry() != 0 || vm::all().iter().all(|vm| vm.state() != vm::VmState::Running))
 }
 
 /// Retires the old image. On pCPU 0, while the guests run.
@@ -76,12 +77,7 @@ pub fn run() {
     own.faults = units::fault_count().saturating_sub(leftover.faults);
     own.interrupts_delivered = delivered(own.interrupts_pending);
     let own = report::end(own, Outcome::Committed, None, BLAME_NONE, "");
-    log::info!(
-        "upgrade {}: generation {} runs, pause {} ticks",
-        own.sequence,
-        own.generation,
-        report::pause(&own)
-    );
+    log::info!("upgrade {}: generation {} runs, pause {} ticks", own.sequence, own.generation, report::pause(&own));
     assign::enumerate();
     if let Some(management) = leftover.management {
         manage::init_after_upgrade(&management);

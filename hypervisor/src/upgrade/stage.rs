@@ -155,6 +155,12 @@ impl Staging {
 
     /// The client went away.
     pub fn cancel(&self) -> ReportV1 {
-        report::end(self.report, Outcome::Cancelled, None, BLAME_OPERATOR, "the upload ended before the image was whole")
+        report::end(
+            self.report,
+            Outcome::Cancelled,
+            None,
+            BLAME_OPERATOR,
+            "the upload ended before the image was whole",
+        )
     }
 }

@@ -35,7 +35,11 @@ pub fn execute(core: &mut Core, mut planned: Planned) -> ReportV1 {
     console::set_quiet(true);
     report::enter(&mut planned.report, Phase::Freeze);
     let stopped = freeze::all_others(time::ms_to_ticks(PARK_MS));
-    let outcome = if stopped { attempt(core, &mut planned) } else { Err((Phase::Freeze, String::from("a pCPU did not stop in time"))) };
+    let outcome = if stopped {
+        attempt(core, &mut planned)
+    } else {
+        Err((Phase::Freeze, String::from("a pCPU did not stop in time")))
+    };
     let (phase, reason) = match outcome {
         Err(failed) => failed,
         Ok(()) => (Phase::Verify, block_reason()),

@@ -42,9 +42,7 @@ pub struct ExitCounters {
 
 impl Default for ExitCounters {
     fn default() -> Self {
-        Self {
-            values: [0; NAMES.len()],
-        }
+        Self { values: [0; NAMES.len()] }
     }
 }
 
@@ -70,9 +68,7 @@ impl ExitCounters {
     /// All exits.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.values
-            .iter()
-            .fold(0, |sum, value| sum.wrapping_add(*value))
+        self.values.iter().fold(0, |sum, value| sum.wrapping_add(*value))
     }
 }
 

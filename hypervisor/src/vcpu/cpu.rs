@@ -109,11 +109,7 @@ pub trait VirtualCpu {
     /// Skips an instruction of `length` bytes.
     fn advance(&mut self, length: u8) {
         let next = self.rip().wrapping_add(u64::from(length));
-        self.advance_to(if self.is_64bit() {
-            next
-        } else {
-            next & 0xffff_ffff
-        });
+        self.advance_to(if self.is_64bit() { next } else { next & 0xffff_ffff });
     }
 
     /// Has `event` delivered at the next entry, combined with one that is on its way already.

@@ -51,41 +51,25 @@ impl Event {
     /// The external interrupt `vector`.
     #[must_use]
     pub const fn interrupt(vector: u8) -> Self {
-        Self {
-            kind: EventKind::Interrupt,
-            vector,
-            error_code: None,
-        }
+        Self { kind: EventKind::Interrupt, vector, error_code: None }
     }
 
     /// A non-maskable interrupt.
     #[must_use]
     pub const fn nmi() -> Self {
-        Self {
-            kind: EventKind::Nmi,
-            vector: NMI,
-            error_code: None,
-        }
+        Self { kind: EventKind::Nmi, vector: NMI, error_code: None }
     }
 
     /// An exception without an error code.
     #[must_use]
     pub const fn exception(vector: u8) -> Self {
-        Self {
-            kind: EventKind::Exception,
-            vector,
-            error_code: None,
-        }
+        Self { kind: EventKind::Exception, vector, error_code: None }
     }
 
     /// An exception with an error code.
     #[must_use]
     pub const fn fault(vector: u8, error_code: u32) -> Self {
-        Self {
-            kind: EventKind::Exception,
-            vector,
-            error_code: Some(error_code),
-        }
+        Self { kind: EventKind::Exception, vector, error_code: Some(error_code) }
     }
 
     /// #GP(0).
@@ -166,22 +150,12 @@ mod tests {
         let df = Event::fault(DF, 0);
         assert_eq!(combine(None, gp), Combined::Deliver(gp));
         assert_eq!(combine(Some(gp), gp), Combined::Deliver(df));
-        assert_eq!(
-            combine(Some(gp), pf),
-            Combined::Deliver(pf),
-            "#PF while #GP is delivered is served first"
-        );
+        assert_eq!(combine(Some(gp), pf), Combined::Deliver(pf), "#PF while #GP is delivered is served first");
         assert_eq!(combine(Some(pf), gp), Combined::Deliver(df));
         assert_eq!(combine(Some(pf), pf), Combined::Deliver(df));
         assert_eq!(combine(Some(df), pf), Combined::TripleFault);
-        assert_eq!(
-            combine(Some(Event::exception(DB)), gp),
-            Combined::Deliver(gp)
-        );
-        assert_eq!(
-            combine(Some(Event::interrupt(0x30)), pf),
-            Combined::Deliver(pf)
-        );
+        assert_eq!(combine(Some(Event::exception(DB)), gp), Combined::Deliver(gp));
+        assert_eq!(combine(Some(Event::interrupt(0x30)), pf), Combined::Deliver(pf));
     }
 
     #[test]

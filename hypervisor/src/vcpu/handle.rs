@@ -50,22 +50,28 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::InvalidState => f.write_str("the CPU refused the virtual CPU's state (a bug of the hypervisor: report it)"),
-            Self::NotRam(gpa) => write!(f, "the guest's page tables or code point outside its RAM, at {gpa} (a bug of the guest)"),
-            Self::FetchFromDevice(gpa) => write!(f, "the guest executes device memory or nothing at {gpa} (a bug of the guest)"),
-            Self::MachineCheck => f.write_str("machine check: the hardware reported an error while the guest ran; see the machine's event log"),
-            Self::Control(register) => write!(f, "unexpected exit for CR{register} (a bug of the hypervisor: report it)"),
+            Self::InvalidState => {
+                f.write_str("the CPU refused the virtual CPU's state (a bug of the hypervisor: report it)")
+            }
+            Self::NotRam(gpa) => {
+                write!(f, "the guest's page tables or code point outside its RAM, at {gpa} (a bug of the guest)")
+            }
+            Self::FetchFromDevice(gpa) => {
+                write!(f, "the guest executes device memory or nothing at {gpa} (a bug of the guest)")
+            }
+            Self::MachineCheck => f.write_str(
+                "machine check: the hardware reported an error while the guest ran; see the machine's event log",
+            ),
+            Self::Control(register) => {
+                write!(f, "unexpected exit for CR{register} (a bug of the hypervisor: report it)")
+            }
             Self::Unknown(code) => write!(f, "unknown exit code {code:#x} (a bug of the hypervisor: report it)"),
         }
     }
 }
 
 /// Answers `exit`.
-pub fn handle<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
-    cpu: &mut C,
-    bus: &mut B,
-    exit: Exit,
-) -> Next {
+pub fn handle<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B, exit: Exit) -> Next {
     match try_handle(cpu, bus, exit) {
         Ok(next) => next,
         Err(Stop::Event { event, cr2 }) => {
@@ -83,11 +89,7 @@ pub fn handle<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
     }
 }
 
-fn try_handle<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
-    cpu: &mut C,
-    bus: &mut B,
-    exit: Exit,
-) -> Result<Next, Stop> {
+fn try_handle<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B, exit: Exit) -> Result<Next, Stop> {
     match exit {
         Exit::ExternalInterrupt | Exit::Nmi | Exit::Init => return Ok(Next::ExternalInterrupt),
         Exit::InterruptWindow | Exit::NmiWindow => {}
@@ -137,11 +139,8 @@ fn try_handle<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
         // Intercepted only because their delivery may recurse without end (CVE-2015-5307, CVE-2015-8104).
         Exit::Exception { vector: DB, .. } => cpu.inject(Event::exception(DB)),
         Exit::Exception { vector, error_code } => {
-            let event = if has_error_code(vector) {
-                Event::fault(vector, error_code)
-            } else {
-                Event::exception(vector)
-            };
+            let event =
+                if has_error_code(vector) { Event::fault(vector, error_code) } else { Event::exception(vector) };
             if !event.is_valid() {
                 return Ok(Next::Fatal(Reason::Unknown(u64::from(vector))));
             }
@@ -160,11 +159,7 @@ fn next_rip<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &C, bus: &mut B) -> Re
         return Ok(next);
     }
     let next = cpu.rip().wrapping_add(u64::from(decode::length(cpu, bus)?));
-    Ok(if cpu.is_64bit() {
-        next
-    } else {
-        next & 0xffff_ffff
-    })
+    Ok(if cpu.is_64bit() { next } else { next & 0xffff_ffff })
 }
 
 fn skip<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -> Result<(), Stop> {
@@ -183,10 +178,7 @@ fn pair<C: VirtualCpu + ?Sized>(cpu: &C) -> u64 {
 }
 
 fn view<C: VirtualCpu + ?Sized>(cpu: &C) -> CpuView {
-    CpuView {
-        cr4: cpu.control(Control::Cr4),
-        xcr0: cpu.control(Control::Xcr0),
-    }
+    CpuView { cr4: cpu.control(Control::Cr4), xcr0: cpu.control(Control::Xcr0) }
 }
 
 fn cpuid<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -> Result<(), Stop> {
@@ -231,10 +223,7 @@ fn msr_read<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -
     Ok(())
 }
 
-fn msr_write<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
-    cpu: &mut C,
-    bus: &mut B,
-) -> Result<(), Stop> {
+fn msr_write<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -> Result<(), Stop> {
     let next = next_rip(cpu, bus)?;
     let (number, value) = (low32(cpu, 1), pair(cpu));
     let result = match msr::write(cpu, number, value) {
@@ -248,28 +237,14 @@ fn msr_write<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
     Ok(())
 }
 
-fn hypercall<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
-    cpu: &mut C,
-    bus: &mut B,
-) -> Result<(), Stop> {
+fn hypercall<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -> Result<(), Stop> {
     /// KVM_EPERM: the convention's answer to user space.
     const DENIED: u64 = (-1i64) as u64;
     let next = next_rip(cpu, bus)?;
-    let mask = if cpu.is_64bit() {
-        u64::MAX
-    } else {
-        0xffff_ffff
-    };
+    let mask = if cpu.is_64bit() { u64::MAX } else { 0xffff_ffff };
     let argument = |index| cpu.gpr(index) & mask;
-    let (number, arguments) = (
-        argument(0),
-        [argument(3), argument(1), argument(2), argument(6)],
-    );
-    let result = if cpu.cpl() == 0 {
-        bus.hypercall(number, arguments)
-    } else {
-        DENIED
-    };
+    let (number, arguments) = (argument(0), [argument(3), argument(1), argument(2), argument(6)]);
+    let result = if cpu.cpl() == 0 { bus.hypercall(number, arguments) } else { DENIED };
     cpu.set_gpr(0, result & mask);
     cpu.advance_to(next);
     Ok(())
@@ -285,11 +260,7 @@ fn xsetbv<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -> 
     let value = pair(cpu);
     let [low, _, _, high] = bus.cpuid(0xd, 0, view(cpu));
     let announced = u64::from(low) | u64::from(high) << 32;
-    if cpu.cpl() != 0
-        || low32(cpu, 1) != 0
-        || !cpu.limits().xcr0_is_valid(value)
-        || value & !announced != 0
-    {
+    if cpu.cpl() != 0 || low32(cpu, 1) != 0 || !cpu.limits().xcr0_is_valid(value) || value & !announced != 0 {
         cpu.inject(Event::general_protection());
         return Ok(());
     }
@@ -312,9 +283,7 @@ fn control_operand<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
     let (instruction, bytes) = decode::decode(cpu, bus)?;
     // MOV CRn, reg has the control register as operand 0, MOV reg, CRn as operand 1.
     let operand = 1 - control.min(1);
-    let register = instruction
-        .try_op_register(operand)
-        .map_err(|_| Stop::NotEmulated(bytes))?;
+    let register = instruction.try_op_register(operand).map_err(|_| Stop::NotEmulated(bytes))?;
     let gpr = Gpr::from_iced(register).ok_or(Stop::NotEmulated(bytes))?;
     Ok((Gpr::low(gpr.index, width), instruction.len() as u8))
 }

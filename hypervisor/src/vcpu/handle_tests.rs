@@ -11,13 +11,8 @@ fn machine(code: &[u8]) -> (FakeCpu, RecorderBus) {
     (cpu, bus)
 }
 
-const FAULT: NestedFault = NestedFault {
-    gpa: GuestPhys(0xfeb0_0000),
-    write: false,
-    fetch: false,
-    walk: false,
-    present: false,
-};
+const FAULT: NestedFault =
+    NestedFault { gpa: GuestPhys(0xfeb0_0000), write: false, fetch: false, walk: false, present: false };
 
 #[test]
 fn cpuid_clears_upper_halves() {
@@ -25,11 +20,7 @@ fn cpuid_clears_upper_halves() {
     cpu.state.gprs[0] = 0xffff_ffff_0000_0007;
     cpu.state.gprs[1] = 0xffff_ffff_0000_0002;
     assert_eq!(handle(&mut cpu, &mut bus, Exit::Cpuid), Next::Resume);
-    assert_eq!(
-        &cpu.state.gprs[..4],
-        &[7, 2, 0xd, 0xb],
-        "EAX, ECX, EDX, EBX"
-    );
+    assert_eq!(&cpu.state.gprs[..4], &[7, 2, 0xd, 0xb], "EAX, ECX, EDX, EBX");
     assert_eq!(cpu.state.rip, 0x1002);
 }
 
@@ -43,14 +34,7 @@ fn next_rip_of_the_hardware_is_preferred() {
 
 #[test]
 fn ports_merge_into_rax() {
-    let access = PortAccess {
-        port: 0x60,
-        width: 1,
-        write: false,
-        string: false,
-        rep: false,
-        address_size: 8,
-    };
+    let access = PortAccess { port: 0x60, width: 1, write: false, string: false, rep: false, address_size: 8 };
     for (code, width, result) in [
         (&[0xe4, 0x60][..], 1, 0x1122_3344_5566_77dd),
         (&[0x66, 0xe5, 0x60], 2, 0x1122_3344_5566_ccdd),
@@ -59,29 +43,14 @@ fn ports_merge_into_rax() {
         let (mut cpu, mut bus) = machine(code);
         bus.port_value = 0xaabb_ccdd;
         cpu.state.gprs[0] = 0x1122_3344_5566_7788;
-        assert_eq!(
-            handle(
-                &mut cpu,
-                &mut bus,
-                Exit::Port(PortAccess { width, ..access })
-            ),
-            Next::Resume
-        );
+        assert_eq!(handle(&mut cpu, &mut bus, Exit::Port(PortAccess { width, ..access })), Next::Resume);
         assert_eq!(cpu.state.gprs[0], result);
         assert_eq!(bus.seen, [Seen::PortRead(0x60, width)]);
         assert_eq!(cpu.state.rip, 0x1000 + code.len() as u64);
     }
     let (mut cpu, mut bus) = machine(&[0x66, 0xef]);
     cpu.state.gprs[0] = 0x1234_5678;
-    handle(
-        &mut cpu,
-        &mut bus,
-        Exit::Port(PortAccess {
-            width: 2,
-            write: true,
-            ..access
-        }),
-    );
+    handle(&mut cpu, &mut bus, Exit::Port(PortAccess { width: 2, write: true, ..access }));
     assert_eq!(bus.seen, [Seen::PortWrite(0x60, 2, 0x5678)]);
 }
 
@@ -132,54 +101,29 @@ fn xsetbv_obeys_the_manual() {
     };
     let gp = Some(Event::general_protection());
     assert_eq!(attempt(7, 0, 1 << 18, 7), (7, None));
-    assert_eq!(
-        attempt(7, 0, 0, 7),
-        (1, Some(Event::undefined())),
-        "without OSXSAVE"
-    );
+    assert_eq!(attempt(7, 0, 0, 7), (1, Some(Event::undefined())), "without OSXSAVE");
     assert_eq!(attempt(7, 1, 1 << 18, 7), (1, gp), "only XCR0 exists");
     assert_eq!(attempt(6, 0, 1 << 18, 7), (1, gp), "x87 cannot be off");
     assert_eq!(attempt(5, 0, 1 << 18, 7), (1, gp), "AVX needs SSE");
-    assert_eq!(
-        attempt(0xe7, 0, 1 << 18, 0xe7),
-        (1, gp),
-        "not on this machine"
-    );
-    assert_eq!(
-        attempt(7, 0, 1 << 18, 3),
-        (1, gp),
-        "not announced to this guest"
-    );
+    assert_eq!(attempt(0xe7, 0, 1 << 18, 0xe7), (1, gp), "not on this machine");
+    assert_eq!(attempt(7, 0, 1 << 18, 3), (1, gp), "not announced to this guest");
 }
 
 #[test]
 fn task_priority_by_mov_cr8() {
     let (mut cpu, mut bus) = machine(&[0x44, 0x0f, 0x22, 0xc1]); // mov cr8, rcx
     cpu.state.gprs[1] = 3;
-    let exit = Exit::ControlWrite {
-        register: 8,
-        gpr: None,
-    };
+    let exit = Exit::ControlWrite { register: 8, gpr: None };
     handle(&mut cpu, &mut bus, exit);
     assert_eq!((cpu.state.cr8, cpu.state.rip), (3, 0x1004));
     assert_eq!(bus.seen, [Seen::Priority(3)]);
     cpu.state.rip = 0x1000;
     cpu.state.gprs[1] = 16;
     handle(&mut cpu, &mut bus, exit);
-    assert_eq!(
-        (cpu.state.cr8, cpu.state.pending),
-        (3, Some(Event::general_protection()))
-    );
+    assert_eq!((cpu.state.cr8, cpu.state.pending), (3, Some(Event::general_protection())));
     let (mut cpu, mut bus) = machine(&[0x44, 0x0f, 0x20, 0xc2]); // mov rdx, cr8
     cpu.state.cr8 = 9;
-    handle(
-        &mut cpu,
-        &mut bus,
-        Exit::ControlRead {
-            register: 8,
-            gpr: None,
-        },
-    );
+    handle(&mut cpu, &mut bus, Exit::ControlRead { register: 8, gpr: None });
     assert_eq!((cpu.state.gprs[2], cpu.state.rip), (9, 0x1004));
 }
 
@@ -191,20 +135,8 @@ fn what_guests_may_not_do() {
         (Exit::Mwait, Event::undefined()),
         (Exit::Rdpmc, Event::general_protection()),
         (Exit::TaskSwitch, Event::general_protection()),
-        (
-            Exit::Exception {
-                vector: 17,
-                error_code: 0,
-            },
-            Event::fault(17, 0),
-        ),
-        (
-            Exit::Exception {
-                vector: 1,
-                error_code: 0,
-            },
-            Event::exception(1),
-        ),
+        (Exit::Exception { vector: 17, error_code: 0 }, Event::fault(17, 0)),
+        (Exit::Exception { vector: 1, error_code: 0 }, Event::exception(1)),
     ] {
         let (mut cpu, mut bus) = machine(&[0x90]);
         assert_eq!(handle(&mut cpu, &mut bus, exit), Next::Resume);
@@ -218,34 +150,17 @@ fn device_memory() {
     let (mut cpu, mut bus) = machine(&[0x8b, 0x03]); // mov eax, [rbx]
     cpu.state.gprs[3] = 0xfeb0_0000;
     bus.mmio_value = 5;
-    assert_eq!(
-        handle(&mut cpu, &mut bus, Exit::NestedFault(FAULT)),
-        Next::Resume
-    );
+    assert_eq!(handle(&mut cpu, &mut bus, Exit::NestedFault(FAULT)), Next::Resume);
     assert_eq!((cpu.state.gprs[0], cpu.state.rip), (5, 0x1002));
     // What is not emulated is #UD for the guest and a line for the log.
     let (mut cpu, mut bus) = machine(&[0x0f, 0x11, 0x03]);
-    let Next::Refused(bytes) = handle(&mut cpu, &mut bus, Exit::NestedFault(FAULT)) else {
-        panic!("emulated?")
-    };
+    let Next::Refused(bytes) = handle(&mut cpu, &mut bus, Exit::NestedFault(FAULT)) else { panic!("emulated?") };
     assert_eq!(&bytes.get()[..3], &[0x0f, 0x11, 0x03]);
     assert_eq!(cpu.state.pending, Some(Event::undefined()));
-    let fetch = NestedFault {
-        fetch: true,
-        ..FAULT
-    };
-    assert_eq!(
-        handle(&mut cpu, &mut bus, Exit::NestedFault(fetch)),
-        Next::Fatal(Reason::FetchFromDevice(FAULT.gpa))
-    );
-    let walk = NestedFault {
-        walk: true,
-        ..FAULT
-    };
-    assert_eq!(
-        handle(&mut cpu, &mut bus, Exit::NestedFault(walk)),
-        Next::Fatal(Reason::NotRam(FAULT.gpa))
-    );
+    let fetch = NestedFault { fetch: true, ..FAULT };
+    assert_eq!(handle(&mut cpu, &mut bus, Exit::NestedFault(fetch)), Next::Fatal(Reason::FetchFromDevice(FAULT.gpa)));
+    let walk = NestedFault { walk: true, ..FAULT };
+    assert_eq!(handle(&mut cpu, &mut bus, Exit::NestedFault(walk)), Next::Fatal(Reason::NotRam(FAULT.gpa)));
 }
 
 #[test]
@@ -253,10 +168,7 @@ fn a_page_fault_sets_cr2() {
     let (mut cpu, mut bus) = machine(&[0x8b, 0x03]);
     cpu.state.gprs[3] = 1 << 40;
     handle(&mut cpu, &mut bus, Exit::NestedFault(FAULT));
-    assert_eq!(
-        (cpu.state.cr2, cpu.state.pending),
-        (1 << 40, Some(Event::fault(PF, 0)))
-    );
+    assert_eq!((cpu.state.cr2, cpu.state.pending), (1 << 40, Some(Event::fault(PF, 0))));
 }
 
 fn any_exit() -> impl Strategy<Value = Exit> {
@@ -267,25 +179,11 @@ fn any_exit() -> impl Strategy<Value = Exit> {
         prop_oneof![Just(2u8), Just(4), Just(8)],
     )
         .prop_map(|(port, width, [write, string, rep], address_size)| {
-            Exit::Port(PortAccess {
-                port,
-                width,
-                write,
-                string,
-                rep,
-                address_size,
-            })
+            Exit::Port(PortAccess { port, width, write, string, rep, address_size })
         });
-    let fault =
-        (any::<u64>(), any::<[bool; 4]>()).prop_map(|(gpa, [write, fetch, walk, present])| {
-            Exit::NestedFault(NestedFault {
-                gpa: GuestPhys(gpa),
-                write,
-                fetch,
-                walk,
-                present,
-            })
-        });
+    let fault = (any::<u64>(), any::<[bool; 4]>()).prop_map(|(gpa, [write, fetch, walk, present])| {
+        Exit::NestedFault(NestedFault { gpa: GuestPhys(gpa), write, fetch, walk, present })
+    });
     prop_oneof![
         access,
         fault,
@@ -293,8 +191,7 @@ fn any_exit() -> impl Strategy<Value = Exit> {
             .prop_map(|(register, gpr)| Exit::ControlWrite { register, gpr }),
         (any::<u8>(), proptest::option::of(any::<u8>()))
             .prop_map(|(register, gpr)| Exit::ControlRead { register, gpr }),
-        (any::<u8>(), any::<u32>())
-            .prop_map(|(vector, error_code)| Exit::Exception { vector, error_code }),
+        (any::<u8>(), any::<u32>()).prop_map(|(vector, error_code)| Exit::Exception { vector, error_code }),
         any::<u64>().prop_map(|code| Exit::Unknown { code }),
         proptest::sample::select(
             &[

@@ -5,8 +5,8 @@ use core::fmt;
 
 use super::event::EventKind;
 use super::state::{
-    ArchState, CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_LA57, CR4_OSXSAVE, CR4_PAE, EFER_LMA, EFER_LME,
-    EFER_NXE, RFLAGS_FIXED, RFLAGS_VM, Segment, SegmentName,
+    ArchState, CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_LA57, CR4_OSXSAVE, CR4_PAE, EFER_LMA, EFER_LME, EFER_NXE,
+    RFLAGS_FIXED, RFLAGS_VM, Segment, SegmentName,
 };
 
 /// Bits and widths that a guest may use on this machine.
@@ -29,11 +29,7 @@ impl Limits {
         let [max, ..] = cpuid(0, 0);
         let [max_extended, ..] = cpuid(0x8000_0000, 0);
         let leaf = |number: u32, limit: u32| {
-            if number <= limit {
-                cpuid(number, 0)
-            } else {
-                [0; 4]
-            }
+            if number <= limit { cpuid(number, 0) } else { [0; 4] }
         };
         let [_, _, c1, d1] = leaf(1, max);
         let [_, b7, c7, _] = leaf(7, max);
@@ -89,12 +85,7 @@ impl Limits {
             bits @ 32..=52 => bits,
             _ => 36,
         };
-        Self {
-            cr4,
-            efer,
-            xcr0,
-            physical_bits,
-        }
+        Self { cr4, efer, xcr0, physical_bits }
     }
 
     /// The limits of the CPU this runs on.
@@ -138,10 +129,7 @@ impl Limits {
         let paging = s.cr0 & CR0_PG != 0;
         let long = s.efer & EFER_LME != 0 && paging;
 
-        if s.cr0 >> 32 != 0
-            || (s.cr0 & CR0_CD == 0 && s.cr0 & CR0_NW != 0)
-            || (paging && s.cr0 & CR0_PE == 0)
-        {
+        if s.cr0 >> 32 != 0 || (s.cr0 & CR0_CD == 0 && s.cr0 & CR0_NW != 0) || (paging && s.cr0 & CR0_PE == 0) {
             return bad("CR0", s.cr0);
         }
         if s.cr3 >> self.physical_bits != 0 {
@@ -156,11 +144,7 @@ impl Limits {
         if s.efer & !self.efer != 0 || (s.efer & EFER_LMA != 0) != long {
             return bad("EFER", s.efer);
         }
-        let xcr0_ok = if self.xcr0 == 0 {
-            s.xcr0 <= 1
-        } else {
-            self.xcr0_is_valid(s.xcr0)
-        };
+        let xcr0_ok = if self.xcr0 == 0 { s.xcr0 <= 1 } else { self.xcr0_is_valid(s.xcr0) };
         if !xcr0_ok || (s.cr4 & CR4_OSXSAVE != 0 && self.xcr0 == 0) {
             return bad("XCR0", s.xcr0);
         }
@@ -171,10 +155,7 @@ impl Limits {
             return bad("DR7", s.dr7);
         }
         // Bits 1 fixed, 3, 5, 15 and from 22 up reserved; VM is impossible in long mode.
-        if s.rflags & RFLAGS_FIXED == 0
-            || s.rflags & !0x003f_7fd7 != 0
-            || (long && s.rflags & RFLAGS_VM != 0)
-        {
+        if s.rflags & RFLAGS_FIXED == 0 || s.rflags & !0x003f_7fd7 != 0 || (long && s.rflags & RFLAGS_VM != 0) {
             return bad("RFLAGS", s.rflags);
         }
         if !pat_is_valid(s.pat) {
@@ -203,8 +184,7 @@ impl Limits {
             return bad("TSC_AUX", s.tsc_aux);
         }
         if let Some(event) = s.pending
-            && (!event.is_valid()
-                || (event.kind == EventKind::Interrupt && s.rflags & super::state::RFLAGS_IF == 0))
+            && (!event.is_valid() || (event.kind == EventKind::Interrupt && s.rflags & super::state::RFLAGS_IF == 0))
         {
             return bad("pending event", u64::from(event.vector));
         }
@@ -215,25 +195,16 @@ impl Limits {
         const NAMES: [&str; 8] = ["ES", "CS", "SS", "DS", "FS", "GS", "LDTR", "TR"];
         for (segment, register) in s.segments.iter().zip(NAMES) {
             if segment.attributes & !Segment::ALL != 0 {
-                return Err(InvalidState {
-                    register,
-                    value: u64::from(segment.attributes),
-                });
+                return Err(InvalidState { register, value: u64::from(segment.attributes) });
             }
             if !self.is_canonical(segment.base, s.cr4 | self.cr4 & CR4_LA57) {
-                return Err(InvalidState {
-                    register,
-                    value: segment.base,
-                });
+                return Err(InvalidState { register, value: segment.base });
             }
         }
         let cs = s.segment(SegmentName::Cs);
         let both = Segment::LONG | Segment::DEFAULT_BIG;
         if long && cs.attributes & both == both {
-            return Err(InvalidState {
-                register: "CS",
-                value: u64::from(cs.attributes),
-            });
+            return Err(InvalidState { register: "CS", value: u64::from(cs.attributes) });
         }
         Ok(())
     }
@@ -242,9 +213,7 @@ impl Limits {
 /// Whether every entry of a PAT names a memory type (APM2 7.8.1).
 #[must_use]
 pub fn pat_is_valid(pat: u64) -> bool {
-    pat.to_le_bytes()
-        .iter()
-        .all(|entry| matches!(entry, 0 | 1 | 4..=7))
+    pat.to_le_bytes().iter().all(|entry| matches!(entry, 0 | 1 | 4..=7))
 }
 
 /// A register of a foreign state has a value that this machine cannot run.

@@ -36,11 +36,7 @@ pub fn read<C: VirtualCpu + ?Sized>(cpu: &C, msr: u32) -> Option<u64> {
 }
 
 /// Writes `msr`; `None` if it is not the virtual CPU's.
-pub fn write<C: VirtualCpu + ?Sized>(
-    cpu: &mut C,
-    msr: u32,
-    value: u64,
-) -> Option<Result<(), GeneralProtection>> {
+pub fn write<C: VirtualCpu + ?Sized>(cpu: &mut C, msr: u32, value: u64) -> Option<Result<(), GeneralProtection>> {
     match msr {
         TSC => {
             let host = cpu.tsc().wrapping_sub(cpu.tsc_offset());
@@ -96,37 +92,18 @@ mod tests {
         let mut cpu = FakeCpu::long_mode();
         let efer = read(&cpu, 0xc000_0080).unwrap();
         assert_eq!(efer, 0x500, "LME and LMA, no SVME");
-        assert_eq!(
-            write(&mut cpu, 0xc000_0080, 0x0),
-            Some(Err(GeneralProtection)),
-            "LME while paging"
-        );
-        assert_eq!(
-            write(&mut cpu, 0xc000_0080, 0x1500),
-            Some(Err(GeneralProtection)),
-            "SVME"
-        );
+        assert_eq!(write(&mut cpu, 0xc000_0080, 0x0), Some(Err(GeneralProtection)), "LME while paging");
+        assert_eq!(write(&mut cpu, 0xc000_0080, 0x1500), Some(Err(GeneralProtection)), "SVME");
         assert_eq!(write(&mut cpu, 0xc000_0080, 0xd01), Some(Ok(())));
-        assert_eq!(
-            write(&mut cpu, 0xc000_0080, 0x901),
-            Some(Ok(())),
-            "LMA is ignored"
-        );
+        assert_eq!(write(&mut cpu, 0xc000_0080, 0x901), Some(Ok(())), "LMA is ignored");
         assert_eq!(read(&cpu, 0xc000_0080), Some(0xd01));
     }
 
     #[test]
     fn values_are_checked() {
         let mut cpu = FakeCpu::long_mode();
-        assert_eq!(
-            write(&mut cpu, 0xc000_0082, 0x8000_0000_0000_0000),
-            Some(Err(GeneralProtection))
-        );
-        assert_eq!(
-            write(&mut cpu, 0x277, 0x0007_0406_0007_0402),
-            Some(Err(GeneralProtection)),
-            "type 2 is reserved"
-        );
+        assert_eq!(write(&mut cpu, 0xc000_0082, 0x8000_0000_0000_0000), Some(Err(GeneralProtection)));
+        assert_eq!(write(&mut cpu, 0x277, 0x0007_0406_0007_0402), Some(Err(GeneralProtection)), "type 2 is reserved");
         assert_eq!(write(&mut cpu, 0x277, 0x0007_0106_0007_0406), Some(Ok(())));
         assert_eq!(read(&cpu, 0x277), Some(0x0007_0106_0007_0406));
         assert_eq!(read(&cpu, 0x1b), None, "the APIC base is the bus's");

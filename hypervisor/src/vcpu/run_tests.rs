@@ -26,37 +26,22 @@ fn an_interrupt_is_injected_when_it_can_be() {
     cpu.state.rflags |= IF;
     bus.pending = [0x31, 0x41].into();
     assert_eq!(run(&mut cpu, &mut bus).0, Why::ExternalInterrupt);
-    assert_eq!(
-        cpu.delivered,
-        [Event::interrupt(0x41)],
-        "the highest priority first"
-    );
+    assert_eq!(cpu.delivered, [Event::interrupt(0x41)], "the highest priority first");
     assert_eq!(bus.seen, [Seen::Accepted(0x41)]);
     assert_eq!(cpu.windows, [true], "the other one waits for a window");
 }
 
 #[test]
 fn a_window_is_asked_for_and_given_back() {
-    let (mut cpu, mut bus) = machine(&[
-        Exit::ExternalInterrupt,
-        Exit::InterruptWindow,
-        Exit::ExternalInterrupt,
-    ]);
+    let (mut cpu, mut bus) = machine(&[Exit::ExternalInterrupt, Exit::InterruptWindow, Exit::ExternalInterrupt]);
     bus.pending = [0x31].into();
     assert_eq!(run(&mut cpu, &mut bus).0, Why::ExternalInterrupt);
-    assert!(
-        cpu.delivered.is_empty() && bus.seen.is_empty(),
-        "interrupts are off"
-    );
+    assert!(cpu.delivered.is_empty() && bus.seen.is_empty(), "interrupts are off");
     // The guest enables interrupts; hardware says so.
     assert_eq!(cpu.windows, [true]);
     cpu.state.rflags |= IF;
     cpu.state.interrupt_shadow = true;
-    assert_eq!(
-        run(&mut cpu, &mut bus).0,
-        Why::ExternalInterrupt,
-        "still in the shadow: asked again"
-    );
+    assert_eq!(run(&mut cpu, &mut bus).0, Why::ExternalInterrupt, "still in the shadow: asked again");
     assert_eq!(cpu.windows, [true, true, true]);
     cpu.state.interrupt_shadow = false;
     assert_eq!(run(&mut cpu, &mut bus).0, Why::ExternalInterrupt);
@@ -72,11 +57,7 @@ fn an_event_on_its_way_goes_first() {
     bus.pending = [0x31].into();
     bus.nmi = true;
     run(&mut cpu, &mut bus);
-    assert_eq!(
-        cpu.delivered,
-        [Event::fault(14, 2), Event::nmi()],
-        "then the NMI, before any interrupt"
-    );
+    assert_eq!(cpu.delivered, [Event::fault(14, 2), Event::nmi()], "then the NMI, before any interrupt");
     assert_eq!(cpu.windows, [true, true]);
 }
 
@@ -150,20 +131,11 @@ fn the_end() {
 
 #[test]
 fn refused_instructions_are_counted() {
-    let fault = NestedFault {
-        gpa: GuestPhys(0),
-        write: true,
-        fetch: false,
-        walk: false,
-        present: false,
-    };
+    let fault = NestedFault { gpa: GuestPhys(0), write: true, fetch: false, walk: false, present: false };
     let (mut cpu, mut bus) = machine(&[Exit::NestedFault(fault)]);
     bus.put(0x1000, &[0x0f, 0x11, 0x03]);
     let (_, statistics) = run(&mut cpu, &mut bus);
     assert_eq!(statistics.refused, 1);
-    assert_eq!(
-        statistics.last_refused.map(|(rip, b)| (rip, b.bytes[1])),
-        Some((0x1000, 0x11))
-    );
+    assert_eq!(statistics.last_refused.map(|(rip, b)| (rip, b.bytes[1])), Some((0x1000, 0x11)));
     assert_eq!(cpu.delivered, [Event::undefined()]);
 }

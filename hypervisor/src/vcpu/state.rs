@@ -78,20 +78,10 @@ impl Segment {
     pub const ALL: u32 = 0x1_f0ff;
 
     /// A register that holds the null selector.
-    pub const NULL: Self = Self {
-        selector: 0,
-        attributes: Self::UNUSABLE,
-        limit: 0,
-        base: 0,
-    };
+    pub const NULL: Self = Self { selector: 0, attributes: Self::UNUSABLE, limit: 0, base: 0 };
 
     const fn new(selector: u16, attributes: u32, limit: u32) -> Self {
-        Self {
-            selector,
-            attributes,
-            limit,
-            base: 0,
-        }
+        Self { selector, attributes, limit, base: 0 }
     }
 
     /// The descriptor privilege level.
@@ -228,12 +218,8 @@ impl ArchState {
     pub fn reset() -> Self {
         let data = Segment::new(0, 0x93, 0xffff);
         let mut segments = [data; 8];
-        segments[SegmentName::Cs as usize] = Segment {
-            selector: 0xf000,
-            attributes: 0x9b,
-            limit: 0xffff,
-            base: 0xffff_0000,
-        };
+        segments[SegmentName::Cs as usize] =
+            Segment { selector: 0xf000, attributes: 0x9b, limit: 0xffff, base: 0xffff_0000 };
         segments[SegmentName::Ldtr as usize] = Segment::new(0, LDT, 0xffff);
         segments[SegmentName::Tr as usize] = Segment::new(0, TSS_BUSY, 0xffff);
         Self {
@@ -251,14 +237,8 @@ impl ArchState {
             dr6: 0xffff_0ff0,
             dr7: 0x400,
             segments,
-            gdtr: TableRegister {
-                limit: 0xffff,
-                base: 0,
-            },
-            idtr: TableRegister {
-                limit: 0xffff,
-                base: 0,
-            },
+            gdtr: TableRegister { limit: 0xffff, base: 0 },
+            idtr: TableRegister { limit: 0xffff, base: 0 },
             pat: PAT_RESET,
             star: 0,
             lstar: 0,
@@ -303,14 +283,8 @@ impl ArchState {
         state.cr3 = cr3;
         state.cr4 = CR4_PAE;
         state.efer = EFER_LME | EFER_LMA;
-        state.flat(
-            Segment::new(0x10, CODE64, u32::MAX),
-            Segment::new(0x18, DATA32, u32::MAX),
-        );
-        state.gdtr = TableRegister {
-            limit: gdt_limit,
-            base: gdt_base,
-        };
+        state.flat(Segment::new(0x10, CODE64, u32::MAX), Segment::new(0x18, DATA32, u32::MAX));
+        state.gdtr = TableRegister { limit: gdt_limit, base: gdt_base };
         state.idtr = TableRegister::default();
         state
     }
@@ -323,14 +297,8 @@ impl ArchState {
         state.rip = u64::from(rip);
         state.gprs[3] = u64::from(start_info);
         state.cr0 = CR0_PE | CR0_ET;
-        state.flat(
-            Segment::new(0x10, CODE32, u32::MAX),
-            Segment::new(0x18, DATA32, u32::MAX),
-        );
-        state.gdtr = TableRegister {
-            limit: gdt_limit,
-            base: gdt_base,
-        };
+        state.flat(Segment::new(0x10, CODE32, u32::MAX), Segment::new(0x18, DATA32, u32::MAX));
+        state.gdtr = TableRegister { limit: gdt_limit, base: gdt_base };
         state.idtr = TableRegister::default();
         state
     }

@@ -17,12 +17,7 @@ use super::state::{Activity, ArchState, RFLAGS_IF, Segment, SegmentName};
 use super::xstate::InvalidExtendedState;
 
 /// Limits of a machine with everything up to AVX.
-pub const LIMITS: Limits = Limits {
-    cr4: 0x0077_0fff | 1 << 12,
-    efer: 0xd01,
-    xcr0: 7,
-    physical_bits: 40,
-};
+pub const LIMITS: Limits = Limits { cr4: 0x0077_0fff | 1 << 12, efer: 0xd01, xcr0: 7, physical_bits: 40 };
 
 /// A virtual CPU whose exits are written down beforehand.
 #[derive(Clone, Debug)]
@@ -43,9 +38,7 @@ pub struct FakeCpu {
 impl FakeCpu {
     /// In 64-bit code, with page tables that must be set up elsewhere.
     pub fn long_mode() -> Self {
-        Self::with(ArchState::linux64(
-            0x1000, 0x2000, 0, 0x10_0000, 0x500, 0x1f,
-        ))
+        Self::with(ArchState::linux64(0x1000, 0x2000, 0, 0x10_0000, 0x500, 0x1f))
     }
 
     /// In 64-bit code, with an identity map of 512 GiB in `bus` at 1 MiB (added to its RAM).
@@ -107,11 +100,7 @@ impl VirtualCpu for FakeCpu {
     fn load(&mut self) {}
     fn unload(&mut self) {}
     fn gpr(&self, index: u8) -> u64 {
-        self.state
-            .gprs
-            .get(usize::from(index))
-            .copied()
-            .unwrap_or(0)
+        self.state.gprs.get(usize::from(index)).copied().unwrap_or(0)
     }
     fn set_gpr(&mut self, index: u8, value: u64) {
         if let Some(gpr) = self.state.gprs.get_mut(usize::from(index)) {
@@ -192,9 +181,7 @@ impl VirtualCpu for FakeCpu {
         self.state.pending
     }
     fn can_take_interrupt(&self) -> bool {
-        self.state.pending.is_none()
-            && self.state.rflags & RFLAGS_IF != 0
-            && !self.state.interrupt_shadow
+        self.state.pending.is_none() && self.state.rflags & RFLAGS_IF != 0 && !self.state.interrupt_shadow
     }
     fn can_take_nmi(&self) -> bool {
         self.state.pending.is_none() && !self.state.nmi_blocked && !self.state.interrupt_shadow
@@ -256,11 +243,7 @@ pub struct RecorderBus {
 
 impl RecorderBus {
     pub fn with_ram(bytes: usize) -> Self {
-        Self {
-            ram: vec![0; bytes],
-            xcr0_announced: 7,
-            ..Self::default()
-        }
+        Self { ram: vec![0; bytes], xcr0_announced: 7, ..Self::default() }
     }
 
     pub fn put(&mut self, at: usize, bytes: &[u8]) {
@@ -269,19 +252,14 @@ impl RecorderBus {
 
     fn slice(&mut self, address: GuestPhys, length: usize) -> Result<&mut [u8], NotMemory> {
         let at = address.get();
-        if let Some(offset) = at
-            .checked_sub(self.tables)
-            .filter(|_| !self.table_bytes.is_empty())
-        {
+        if let Some(offset) = at.checked_sub(self.tables).filter(|_| !self.table_bytes.is_empty()) {
             let end = (offset as usize).saturating_add(length);
             if let Some(slice) = self.table_bytes.get_mut(offset as usize..end) {
                 return Ok(slice);
             }
         }
         let start = usize::try_from(at).map_err(|_| NotMemory)?;
-        self.ram
-            .get_mut(start..start.saturating_add(length))
-            .ok_or(NotMemory)
+        self.ram.get_mut(start..start.saturating_add(length)).ok_or(NotMemory)
     }
 }
 
@@ -301,25 +279,13 @@ impl Bus for RecorderBus {
         self.seen.push(Seen::MmioWrite(address.get(), width, value));
     }
     fn cpuid(&mut self, leaf: u32, subleaf: u32, _: CpuView) -> CpuidResult {
-        if leaf == 0xd {
-            [self.xcr0_announced, 0, 0, 0]
-        } else {
-            [leaf, 0xb, subleaf, 0xd]
-        }
+        if leaf == 0xd { [self.xcr0_announced, 0, 0, 0] } else { [leaf, 0xb, subleaf, 0xd] }
     }
     fn msr_read(&mut self, msr: u32) -> Result<u64, GeneralProtection> {
-        if msr == 0x1b {
-            Ok(0x1_fee0_0900)
-        } else {
-            Err(GeneralProtection)
-        }
+        if msr == 0x1b { Ok(0x1_fee0_0900) } else { Err(GeneralProtection) }
     }
     fn msr_write(&mut self, msr: u32, _: u64) -> Result<(), GeneralProtection> {
-        if msr == 0x1b {
-            Ok(())
-        } else {
-            Err(GeneralProtection)
-        }
+        if msr == 0x1b { Ok(()) } else { Err(GeneralProtection) }
     }
     fn hypercall(&mut self, number: u64, arguments: [u64; 4]) -> u64 {
         arguments.iter().fold(number, |sum, a| sum.wrapping_add(*a))
@@ -335,11 +301,7 @@ impl Bus for RecorderBus {
     }
     fn pending_interrupt(&mut self) -> Option<u8> {
         let class = self.priority;
-        self.pending
-            .iter()
-            .copied()
-            .filter(|v| v >> 4 > class)
-            .max()
+        self.pending.iter().copied().filter(|v| v >> 4 > class).max()
     }
     fn interrupt_accepted(&mut self, vector: u8) {
         self.seen.push(Seen::Accepted(vector));

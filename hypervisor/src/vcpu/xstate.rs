@@ -39,15 +39,9 @@ impl XstateSupport {
         let mask = Limits::detect().xcr0;
         let [.., size, _] = hw::cpuid(0xd, 0);
         if mask == 0 {
-            return Self {
-                mask,
-                size: MINIMUM,
-            };
+            return Self { mask, size: MINIMUM };
         }
-        Self {
-            mask,
-            size: (size as usize).max(MINIMUM),
-        }
+        Self { mask, size: (size as usize).max(MINIMUM) }
     }
 
     /// Makes XSAVE and XRSTOR usable on this pCPU (CR0.TS, CR0.EM, CR4.OSFXSR, CR4.OSXSAVE). Once per pCPU and image, before a
@@ -89,11 +83,7 @@ impl ExtendedState {
         let area = core::ptr::with_exposed_provenance_mut::<u8>(area.get() as usize);
         // SAFETY: the frames are ours alone and mapped writable at this address (contract of FrameSource).
         unsafe { area.write_bytes(0, count * page) };
-        let mut state = Self {
-            area,
-            support,
-            xcr0: 1,
-        };
+        let mut state = Self { area, support, xcr0: 1 };
         // XSTATE_BV = 0 makes XRSTOR load initial values (SDM 1 13.8), but FXRSTOR needs them spelled out.
         let bytes = state.bytes_mut();
         bytes[0..2].copy_from_slice(&0x037f_u16.to_le_bytes()); // FCW
@@ -203,16 +193,10 @@ fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
 /// What XRSTOR would answer with #GP (SDM 1 13.8.1).
 fn check(area: &[u8], support: XstateSupport, mxcsr_mask: u32) -> Result<(), InvalidExtendedState> {
     if area.len() < MINIMUM || area.len() > support.size {
-        return Err(InvalidExtendedState::Size {
-            got: area.len(),
-            supported: support.size,
-        });
+        return Err(InvalidExtendedState::Size { got: area.len(), supported: support.size });
     }
     let (Some(mxcsr), Some(present)) = (u32_at(area, MXCSR), u64_at(area, HEADER)) else {
-        return Err(InvalidExtendedState::Size {
-            got: area.len(),
-            supported: support.size,
-        });
+        return Err(InvalidExtendedState::Size { got: area.len(), supported: support.size });
     };
     if mxcsr & !mxcsr_mask != 0 {
         return Err(InvalidExtendedState::Mxcsr(mxcsr));
@@ -223,10 +207,7 @@ fn check(area: &[u8], support: XstateSupport, mxcsr_mask: u32) -> Result<(), Inv
     if present & !support.mask != 0 {
         return Err(InvalidExtendedState::Components(present & !support.mask));
     }
-    if area
-        .get(HEADER + 8..HEADER + 64)
-        .is_none_or(|rest| rest.iter().any(|byte| *byte != 0))
-    {
+    if area.get(HEADER + 8..HEADER + 64).is_none_or(|rest| rest.iter().any(|byte| *byte != 0)) {
         return Err(InvalidExtendedState::Header);
     }
     Ok(())
@@ -254,10 +235,7 @@ impl fmt::Display for InvalidExtendedState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("virtual CPU's extended state refused: ")?;
         match self {
-            Self::Size { got, supported } => write!(
-                f,
-                "{got} bytes, this machine takes {MINIMUM} to {supported}"
-            ),
+            Self::Size { got, supported } => write!(f, "{got} bytes, this machine takes {MINIMUM} to {supported}"),
             Self::Mxcsr(value) => write!(f, "MXCSR {value:#x} has reserved bits"),
             Self::Components(bits) => write!(f, "components {bits:#x} are not on this machine"),
             Self::Header => f.write_str("reserved bytes of the header are set, or it is compacted"),
@@ -278,27 +256,15 @@ mod tests {
         area[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
         area[512] = 7;
         assert_eq!(check(&area, AVX, 0xffff), Ok(()));
-        assert!(matches!(
-            check(&area[..575], AVX, 0xffff),
-            Err(InvalidExtendedState::Size { .. })
-        ));
-        assert!(matches!(
-            check(&[0; 833], AVX, 0xffff),
-            Err(InvalidExtendedState::Size { .. })
-        ));
+        assert!(matches!(check(&area[..575], AVX, 0xffff), Err(InvalidExtendedState::Size { .. })));
+        assert!(matches!(check(&[0; 833], AVX, 0xffff), Err(InvalidExtendedState::Size { .. })));
         area[512] = 15;
-        assert_eq!(
-            check(&area, AVX, 0xffff),
-            Err(InvalidExtendedState::Components(8))
-        );
+        assert_eq!(check(&area, AVX, 0xffff), Err(InvalidExtendedState::Components(8)));
         area[512] = 7;
         area[527] = 0x80; // XCOMP_BV bit 63: compacted
         assert_eq!(check(&area, AVX, 0xffff), Err(InvalidExtendedState::Header));
         area[527] = 0;
         area[26] = 1;
-        assert_eq!(
-            check(&area, AVX, 0xffff),
-            Err(InvalidExtendedState::Mxcsr(0x1_1f80))
-        );
+        assert_eq!(check(&area, AVX, 0xffff), Err(InvalidExtendedState::Mxcsr(0x1_1f80)));
     }
 }

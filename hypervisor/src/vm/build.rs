@@ -153,7 +153,8 @@ pub fn start(guest: &config::Guest, id: u16, modules: Modules<'_>) -> Result<Arc
     };
     let devices = passthrough::find(guest)?;
     let token = tokens::guest(host::get().boot_nonce, id);
-    let ram = GuestRam::allocate(&mut host::get().regions.lock(), &guest.memory, tokens::ram(token)).map_err(|error| error.to_string())?;
+    let ram = GuestRam::allocate(&mut host::get().regions.lock(), &guest.memory, tokens::ram(token))
+        .map_err(|error| error.to_string())?;
     let ram = Arc::new(ram);
     let started = finish(guest, id, token, &ram, Module { name: &guest.kernel, bytes: kernel }, initrd, devices);
     if started.is_err() {
@@ -163,7 +164,9 @@ pub fn start(guest: &config::Guest, id: u16, modules: Modules<'_>) -> Result<Arc
 }
 
 fn missing(name: &str, what: &str) -> String {
-    format!("its {what} '{name}' is not among the boot modules: add it to the boot script, or correct {what} in baton.toml")
+    format!(
+        "its {what} '{name}' is not among the boot modules: add it to the boot script, or correct {what} in baton.toml"
+    )
 }
 
 fn finish(
@@ -190,12 +193,7 @@ fn finish(
         speculation_control: false,
         hide_xsavec: false,
     };
-    let clock = ClockState {
-        base_tsc: cpu::tsc(),
-        base_ns: 0,
-        wall_base_ns: time::wall_clock_ns(),
-        tsc_khz,
-    };
+    let clock = ClockState { base_tsc: cpu::tsc(), base_ns: 0, wall_base_ns: time::wall_clock_ns(), tsc_khz };
     let parts = Parts {
         token,
         id,

@@ -198,8 +198,16 @@ impl AddressSpace {
         self.map(at, to, bytes, Permissions::READ_WRITE, Caching::Uncached)
     }
 
-    fn map(&mut self, at: GuestPhys, to: HostPhys, bytes: u64, rights: Permissions, caching: Caching) -> Result<(), MemoryError> {
-        let flush = self.table.map(&mut self.frames, at.get(), to, bytes, rights, caching).map_err(MemoryError::Paging)?;
+    fn map(
+        &mut self,
+        at: GuestPhys,
+        to: HostPhys,
+        bytes: u64,
+        rights: Permissions,
+        caching: Caching,
+    ) -> Result<(), MemoryError> {
+        let flush =
+            self.table.map(&mut self.frames, at.get(), to, bytes, rights, caching).map_err(MemoryError::Paging)?;
         flush.complete(&mut self.frames);
         Ok(())
     }
@@ -210,7 +218,8 @@ impl AddressSpace {
     /// # Errors
     /// The range is malformed, or the arena is exhausted.
     pub fn unmap(&mut self, at: GuestPhys, bytes: u64, invalidated: impl FnOnce()) -> Result<(), MemoryError> {
-        let flush = self.table.unmap(&mut self.frames, at.get(), bytes, Holes::Tolerate).map_err(MemoryError::Paging)?;
+        let flush =
+            self.table.unmap(&mut self.frames, at.get(), bytes, Holes::Tolerate).map_err(MemoryError::Paging)?;
         if flush.must_invalidate() {
             invalidated();
         }

@@ -18,9 +18,9 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use hermit_sync::SpinMutex;
 
 use crate::config::OnUpgrade;
-use crate::passthrough::Assigned;
 use crate::guest::message::InterruptFabric;
 use crate::guest::platform::GuestPlatform;
+use crate::passthrough::Assigned;
 use crate::vcpu::counters::ExitCounters;
 use memory::{AddressSpace, GuestRam};
 

@@ -140,9 +140,8 @@ impl Runner {
             generation.fetch_add(1, Ordering::AcqRel);
         };
         let result = match change {
-            BarChange::Unmap(mapping) => {
-                direct_pages(mapping).try_for_each(|(offset, bytes)| space.unmap(GuestPhys(mapping.guest.get() + offset), bytes, forget))
-            }
+            BarChange::Unmap(mapping) => direct_pages(mapping)
+                .try_for_each(|(offset, bytes)| space.unmap(GuestPhys(mapping.guest.get() + offset), bytes, forget)),
             BarChange::Map(mapping) => direct_pages(mapping).try_for_each(|(offset, bytes)| {
                 space.map_device(GuestPhys(mapping.guest.get() + offset), HostPhys(mapping.host.get() + offset), bytes)
             }),
@@ -174,7 +173,11 @@ impl Runner {
 /// The parts of a BAR that the guest reaches by itself: offset and bytes, whole pages around what is trapped.
 fn direct_pages(mapping: &BarMapping) -> impl Iterator<Item = (u64, u64)> {
     let trapped = mapping.trapped.clone();
-    let parts = if trapped.is_empty() { [(0, mapping.bytes), (0, 0)] } else { [(0, trapped.start), (trapped.end, mapping.bytes)] };
+    let parts = if trapped.is_empty() {
+        [(0, mapping.bytes), (0, 0)]
+    } else {
+        [(0, trapped.start), (trapped.end, mapping.bytes)]
+    };
     parts.into_iter().filter_map(|(start, end)| {
         let (start, end) = (start.next_multiple_of(PAGE_SIZE), end & !(PAGE_SIZE - 1));
         (start < end).then(|| (start, end - start))

@@ -18,8 +18,7 @@ use crate::intel::live::check_state;
 use crate::intel::queue::Queue;
 use crate::intel::remap::InterruptTable;
 use crate::intel::spec::registers::{
-    Capability, EVENT_MASK, ExtendedCapability, InterruptTableAddress, QueueAddress,
-    RootTableAddress,
+    Capability, EVENT_MASK, ExtendedCapability, InterruptTableAddress, QueueAddress, RootTableAddress,
 };
 use crate::intel::tables::Tables;
 use crate::intel::unit::{FaultEvent, Unit};
@@ -61,24 +60,15 @@ impl<R: Registers> Iommu<R> {
         let mut bases: Vec<HostPhys> = regs.iter().map(|(base, _)| *base).collect();
         check_distinct(&mut bases)?;
         check_routes(&routes, regs.len())?;
-        if let Some(state) = snapshot
-            .units
-            .iter()
-            .find(|state| !bases.contains(&HostPhys(state.base)))
-        {
-            return Err(Error::MissingUnit {
-                unit: HostPhys(state.base),
-            });
+        if let Some(state) = snapshot.units.iter().find(|state| !bases.contains(&HostPhys(state.base))) {
+            return Err(Error::MissingUnit { unit: HostPhys(state.base) });
         }
         let mut units = Vec::with_capacity(regs.len());
         for (base, regs) in regs {
             let mut states = snapshot.units.iter().filter(|state| state.base == base.0);
             let state = states.next().ok_or(Error::UnknownUnit { unit: base })?;
             if states.next().is_some() {
-                return Err(Error::Duplicate {
-                    what: "unit",
-                    name: base.0,
-                });
+                return Err(Error::Duplicate { what: "unit", name: base.0 });
             }
             units.push(adopt_unit(Window { base, regs }, state, &mut ledger)?);
         }
@@ -101,38 +91,23 @@ impl<R: Registers> Iommu<R> {
     /// From here on everything is mutable.
     pub fn finish(&mut self, snapshot: &mut Snapshot, mem: &dyn TableMemory) -> Result<(), Error> {
         if self.live {
-            return Err(Error::Consumed {
-                what: "the set of units with",
-                name: self.units.len() as u64,
-            });
+            return Err(Error::Consumed { what: "the set of units with", name: self.units.len() as u64 });
         }
         self.compare_live(snapshot, mem)?;
         self.same_structure(snapshot)?;
         self.compare_contexts(mem)?;
         self.take_interrupts(snapshot, mem)?;
         for unit in &mut self.units {
-            let state = snapshot
-                .units
-                .iter()
-                .find(|state| state.base == unit.base().0);
+            let state = snapshot.units.iter().find(|state| state.base == unit.base().0);
             let state = state.ok_or(Error::UnknownUnit { unit: unit.base() })?;
             unit.queue.tail = (state.iqt >> 4) as u16;
             unit.queue.sequence = state.sequence;
             unit.faults_masked = state.fectl & EVENT_MASK != 0;
         }
         self.faults.restore(&snapshot.faults);
-        snapshot
-            .units
-            .iter_mut()
-            .for_each(|state| state.consumed = true);
-        snapshot
-            .domains
-            .iter_mut()
-            .for_each(|state| state.consumed = true);
-        snapshot
-            .devices
-            .iter_mut()
-            .for_each(|state| state.consumed = true);
+        snapshot.units.iter_mut().for_each(|state| state.consumed = true);
+        snapshot.domains.iter_mut().for_each(|state| state.consumed = true);
+        snapshot.devices.iter_mut().for_each(|state| state.consumed = true);
         self.live = true;
         Ok(())
     }
@@ -140,10 +115,7 @@ impl<R: Registers> Iommu<R> {
     /// Compares every live register with the record, once more. Reads only.
     pub fn compare_live(&self, snapshot: &Snapshot, mem: &dyn TableMemory) -> Result<(), Error> {
         for unit in &self.units {
-            let state = snapshot
-                .units
-                .iter()
-                .find(|state| state.base == unit.base().0);
+            let state = snapshot.units.iter().find(|state| state.base == unit.base().0);
             let state = state.ok_or(Error::UnknownUnit { unit: unit.base() })?;
             unconsumed(state.consumed, "unit", state.base)?;
             check_state(&unit.window, state)?;
@@ -155,18 +127,11 @@ impl<R: Registers> Iommu<R> {
 }
 
 /// A unit as recorded, when its registers agree.
-fn adopt_unit<R: Registers>(
-    window: Window<R>,
-    state: &UnitState,
-    ledger: &mut Ledger<'_>,
-) -> Result<Unit<R>, Error> {
+fn adopt_unit<R: Registers>(window: Window<R>, state: &UnitState, ledger: &mut Ledger<'_>) -> Result<Unit<R>, Error> {
     unconsumed(state.consumed, "unit", state.base)?;
     check_state(&window, state)?;
     window.compare(state)?;
-    let (cap, ecap) = (
-        Capability::from_bits(state.cap),
-        ExtendedCapability::from_bits(state.ecap),
-    );
+    let (cap, ecap) = (Capability::from_bits(state.cap), ExtendedCapability::from_bits(state.ecap));
     let coherent = ecap.coherent();
     let root = RootTableAddress(state.rtaddr).table();
     let ring = QueueAddress(state.iqa).queue();
@@ -192,10 +157,7 @@ fn adopt_unit<R: Registers>(
         });
         result?;
     }
-    let event = FaultEvent {
-        address: u64::from(state.feuaddr) << 32 | u64::from(state.feaddr),
-        data: state.fedata,
-    };
+    let event = FaultEvent { address: u64::from(state.feuaddr) << 32 | u64::from(state.feaddr), data: state.fedata };
     Ok(Unit {
         window,
         segment: state.segment,
@@ -203,13 +165,7 @@ fn adopt_unit<R: Registers>(
         cap,
         ecap,
         tables: Tables { root, coherent },
-        queue: Queue {
-            ring,
-            status,
-            tail: (state.iqt >> 4) as u16,
-            sequence: state.sequence,
-            coherent,
-        },
+        queue: Queue { ring, status, tail: (state.iqt >> 4) as u16, sequence: state.sequence, coherent },
         interrupts,
         dids: DomainIds::new(cap),
         fault_event: (state.fault_event == 1).then_some(event),
@@ -218,9 +174,5 @@ fn adopt_unit<R: Registers>(
 }
 
 fn unconsumed(consumed: bool, what: &'static str, name: u64) -> Result<(), Error> {
-    if consumed {
-        Err(Error::Consumed { what, name })
-    } else {
-        Ok(())
-    }
+    if consumed { Err(Error::Consumed { what, name }) } else { Ok(()) }
 }

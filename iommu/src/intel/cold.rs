@@ -8,8 +8,7 @@ use super::spec::faults::{RECORD_BYTES, RECORD_FLAG, RECORD_FLAG_OFFSET};
 use super::spec::interrupts::ENTRY_BYTES;
 use super::spec::invalidation::Descriptor;
 use super::spec::registers::{
-    Capability, EVENT_MASK, ExtendedCapability, FaultStatus, Global, REGISTER_BYTES, Version,
-    offset,
+    Capability, EVENT_MASK, ExtendedCapability, FaultStatus, Global, REGISTER_BYTES, Version, offset,
 };
 use super::tables::{Tables, frame};
 use super::unit::{FaultEvent, Unit, supports_levels};
@@ -58,10 +57,7 @@ pub fn register_bytes(regs: &impl Registers) -> usize {
     let ecap = ExtendedCapability::from_bits(regs.read64(offset::ECAP));
     let faults = fault_records(cap).end;
     let iotlb = usize::from(ecap.iotlb_offset()) * 16 + 16;
-    REGISTER_BYTES
-        .max(faults)
-        .max(iotlb)
-        .next_multiple_of(REGISTER_BYTES)
+    REGISTER_BYTES.max(faults).max(iotlb).next_multiple_of(REGISTER_BYTES)
 }
 
 /// Byte offsets of the fault recording registers.
@@ -75,15 +71,8 @@ impl<R: Registers> Unit<R> {
     /// and every interrupt through it is blocked from here on.
     ///
     /// On an error the unit is quiet again where that was possible.
-    pub(crate) fn init_cold(
-        regs: R,
-        platform: &mut Platform<'_>,
-        config: &UnitConfig,
-    ) -> Result<Self, Error> {
-        let window = Window {
-            base: config.base,
-            regs,
-        };
+    pub(crate) fn init_cold(regs: R, platform: &mut Platform<'_>, config: &UnitConfig) -> Result<Self, Error> {
+        let window = Window { base: config.base, regs };
         let (version, cap, ecap) = probe(&window, config)?;
         quiet(&window, platform)?;
         if cap.protected_low() || cap.protected_high() {
@@ -111,25 +100,14 @@ impl<R: Registers> Unit<R> {
         let coherent = ecap.coherent();
         let region = config.interrupts.filter(|_| ecap.interrupt_remapping());
         let own_frame = ecap.interrupt_remapping() && region.is_none();
-        let whats = [
-            "a root table",
-            "an invalidation queue",
-            "invalidation status words",
-            "an interrupt remapping table",
-        ];
+        let whats =
+            ["a root table", "an invalidation queue", "invalidation status words", "an interrupt remapping table"];
         let mut frames = [HostPhys(0); 4];
-        for (index, what) in whats
-            .into_iter()
-            .enumerate()
-            .take(if own_frame { 4 } else { 3 })
-        {
+        for (index, what) in whats.into_iter().enumerate().take(if own_frame { 4 } else { 3 }) {
             match frame(platform, coherent, what) {
                 Ok(got) => frames[index] = got,
                 Err(error) => {
-                    frames
-                        .iter()
-                        .take(index)
-                        .for_each(|frame| platform.mem.free(*frame));
+                    frames.iter().take(index).for_each(|frame| platform.mem.free(*frame));
                     return Err(error);
                 }
             }
@@ -149,13 +127,7 @@ impl<R: Registers> Unit<R> {
             cap,
             ecap,
             tables: Tables { root, coherent },
-            queue: Queue {
-                ring,
-                status,
-                tail: 0,
-                sequence: 0,
-                coherent,
-            },
+            queue: Queue { ring, status, tail: 0, sequence: 0, coherent },
             interrupts: interrupts.map(|(base, order)| InterruptTable {
                 base,
                 order,
@@ -181,12 +153,7 @@ impl<R: Registers> Unit<R> {
         }
         window.regs.write64(offset::IQT, 0);
         window.regs.write64(offset::IQA, self.expected_queue().0);
-        window.switch(
-            clock,
-            Global::QIE,
-            true,
-            "queued invalidation going on (GSTS.QIES)",
-        )?;
+        window.switch(clock, Global::QIE, true, "queued invalidation going on (GSTS.QIES)")?;
         if window.head() != 0 {
             return Err(Error::Unsupported {
                 unit: window.base,
@@ -195,12 +162,7 @@ impl<R: Registers> Unit<R> {
         }
 
         window.regs.write64(offset::RTADDR, self.expected_root().0);
-        window.fire(
-            clock,
-            Global::SRTP,
-            true,
-            "the root table being taken (GSTS.RTPS)",
-        )?;
+        window.fire(clock, Global::SRTP, true, "the root table being taken (GSTS.RTPS)")?;
         // In this order: translations are looked up through context entries (VT-d 6.5.3.3).
         self.submit(platform, &[Descriptor::context_global()])?;
         let drain = self.drain_bits();
@@ -209,22 +171,11 @@ impl<R: Registers> Unit<R> {
         if let Some(table) = &self.interrupts {
             let window = &self.window;
             window.regs.write64(offset::IRTA, table.register().0);
-            window.fire(
-                clock,
-                Global::SIRTP,
-                true,
-                "the interrupt remapping table being taken (GSTS.IRTPS)",
-            )?;
+            window.fire(clock, Global::SIRTP, true, "the interrupt remapping table being taken (GSTS.IRTPS)")?;
             self.submit(platform, &[Descriptor::interrupt_global()])?;
-            self.window.switch(
-                clock,
-                Global::IRE,
-                true,
-                "interrupt remapping going on (GSTS.IRES)",
-            )?;
+            self.window.switch(clock, Global::IRE, true, "interrupt remapping going on (GSTS.IRES)")?;
         }
-        self.window
-            .switch(clock, Global::TE, true, "translation going on (GSTS.TES)")?;
+        self.window.switch(clock, Global::TE, true, "translation going on (GSTS.TES)")?;
         if self.fault_event.is_some() {
             self.mask_faults(false);
         }
@@ -244,30 +195,18 @@ impl<R: Registers> Unit<R> {
         for record in fault_records(self.cap).step_by(RECORD_BYTES) {
             regs.write32(record + RECORD_FLAG_OFFSET, RECORD_FLAG);
         }
-        self.window
-            .clear_fault_status(FaultStatus::all() - FaultStatus::PPF);
+        self.window.clear_fault_status(FaultStatus::all() - FaultStatus::PPF);
         let taken = [offset::FEDATA, offset::FEADDR, offset::FEUADDR].map(|at| regs.read32(at));
-        if taken
-            != [
-                event.data,
-                event.address as u32,
-                (event.address >> 32) as u32,
-            ]
-        {
+        if taken != [event.data, event.address as u32, (event.address >> 32) as u32] {
             let what = "fault events to that processor; name one with an APIC id below 256";
-            return Err(Error::Unsupported {
-                unit: self.window.base,
-                what,
-            });
+            return Err(Error::Unsupported { unit: self.window.base, what });
         }
         Ok(())
     }
 
     /// Masks the fault event, or lets it through.
     pub(crate) fn mask_faults(&mut self, masked: bool) {
-        self.window
-            .regs
-            .write32(offset::FECTL, if masked { EVENT_MASK } else { 0 });
+        self.window.regs.write32(offset::FECTL, if masked { EVENT_MASK } else { 0 });
         self.faults_masked = masked;
     }
 
@@ -298,17 +237,10 @@ fn probe<R: Registers>(
     }
     let (cap, ecap) = (window.capability(), window.extended_capability());
     let must = |condition: bool, what: &'static str| {
-        if condition {
-            Ok(())
-        } else {
-            Err(Error::Unsupported { unit, what })
-        }
+        if condition { Ok(()) } else { Err(Error::Unsupported { unit, what }) }
     };
     must(ecap.queued_invalidation(), "queued invalidation (ECAP.QI)")?;
-    must(
-        supports_levels(cap, 4) || supports_levels(cap, 3),
-        "second-stage tables of 3 or 4 levels (CAP.SAGAW)",
-    )?;
+    must(supports_levels(cap, 4) || supports_levels(cap, 3), "second-stage tables of 3 or 4 levels (CAP.SAGAW)")?;
     must(
         config.register_bytes >= fault_records(cap).end,
         "fault recording registers inside what is mapped; map register_bytes() bytes",
@@ -331,48 +263,23 @@ fn quiet<R: Registers>(window: &Window<R>, platform: &mut Platform<'_>) -> Resul
     let clock = platform.clock;
     let on = window.status();
     if on.contains(Global::TE) {
-        window.switch(
-            clock,
-            Global::TE,
-            false,
-            "translation going off (GSTS.TES clear)",
-        )?;
+        window.switch(clock, Global::TE, false, "translation going off (GSTS.TES clear)")?;
     }
     if on.contains(Global::IRE) {
-        window.switch(
-            clock,
-            Global::IRE,
-            false,
-            "interrupt remapping going off (GSTS.IRES clear)",
-        )?;
+        window.switch(clock, Global::IRE, false, "interrupt remapping going off (GSTS.IRES clear)")?;
     }
     if on.contains(Global::CFI) {
-        window.switch(
-            clock,
-            Global::CFI,
-            false,
-            "compatibility interrupts going off (GSTS.CFIS clear)",
-        )?;
+        window.switch(clock, Global::CFI, false, "compatibility interrupts going off (GSTS.CFIS clear)")?;
     }
     if on.contains(Global::EAFL) {
-        window.switch(
-            clock,
-            Global::EAFL,
-            false,
-            "advanced fault logging going off (GSTS.AFLS clear)",
-        )?;
+        window.switch(clock, Global::EAFL, false, "advanced fault logging going off (GSTS.AFLS clear)")?;
     }
     if on.contains(Global::QIE) {
         // A queue with an error stands still until the error is cleared; whatever it
         // held does not matter any more, everything is invalidated later.
         window.clear_fault_status(FaultStatus::QUEUE);
         let _finished_or_hopeless = window.wait_idle(clock, LEFTOVER_MS);
-        window.switch(
-            clock,
-            Global::QIE,
-            false,
-            "queued invalidation going off (GSTS.QIES clear)",
-        )?;
+        window.switch(clock, Global::QIE, false, "queued invalidation going off (GSTS.QIES clear)")?;
     }
     Ok(())
 }

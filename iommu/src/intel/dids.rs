@@ -19,10 +19,7 @@ impl DomainIds {
     pub(crate) fn new(capability: Capability) -> Self {
         // ND = 7 is reserved; ids have 16 bits.
         let limit = 1u32 << (4 + 2 * u32::from(capability.domains().min(6)));
-        let mut ids = Self {
-            words: vec![0; limit.div_ceil(64) as usize],
-            limit,
-        };
+        let mut ids = Self { words: vec![0; limit.div_ceil(64) as usize], limit };
         ids.mark(0, true);
         ids
     }
@@ -31,9 +28,7 @@ impl DomainIds {
     pub(crate) fn allocate(&mut self) -> Option<u16> {
         let word = self.words.iter().position(|word| *word != u64::MAX)?;
         let bit = self.words.get(word)?.trailing_ones();
-        let id = u16::try_from(word * 64 + bit as usize)
-            .ok()
-            .filter(|id| u32::from(*id) < self.limit)?;
+        let id = u16::try_from(word * 64 + bit as usize).ok().filter(|id| u32::from(*id) < self.limit)?;
         self.mark(id, true);
         Some(id)
     }
@@ -57,9 +52,7 @@ impl DomainIds {
 
     /// Whether `id` is in use.
     pub(crate) fn in_use(&self, id: u16) -> bool {
-        self.words
-            .get(usize::from(id / 64))
-            .is_some_and(|word| word & (1 << (id % 64)) != 0)
+        self.words.get(usize::from(id / 64)).is_some_and(|word| word & (1 << (id % 64)) != 0)
     }
 
     fn mark(&mut self, id: u16, used: bool) {

@@ -84,10 +84,7 @@ impl Fault {
 
     /// Whether both are the same trouble, at whatever address.
     fn same_cause(&self, other: &Self) -> bool {
-        Self {
-            address: other.address,
-            ..*self
-        } == *other
+        Self { address: other.address, ..*self } == *other
     }
 }
 
@@ -95,11 +92,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.access {
             Access::Interrupt(index) => {
-                write!(
-                    f,
-                    "device {}: interrupt through entry {index} blocked",
-                    self.device
-                )?;
+                write!(f, "device {}: interrupt through entry {index} blocked", self.device)?;
             }
             access => {
                 let words = match access {
@@ -108,11 +101,7 @@ impl fmt::Display for Fault {
                     Access::Atomic => "atomic operation",
                     _ => "page request",
                 };
-                write!(
-                    f,
-                    "device {}: {words} at {} blocked",
-                    self.device, self.address
-                )?;
+                write!(f, "device {}: {words} at {} blocked", self.device, self.address)?;
             }
         }
         if let Some(pasid) = self.pasid {
@@ -159,20 +148,11 @@ impl FaultLog {
     fn record(&mut self, fault: Fault) {
         self.total = self.total.saturating_add(1);
         self.window_count = self.window_count.saturating_add(1);
-        if let Some(line) = self
-            .lines
-            .iter_mut()
-            .find(|line| line.fault.same_cause(&fault))
-        {
+        if let Some(line) = self.lines.iter_mut().find(|line| line.fault.same_cause(&fault)) {
             line.fault = fault;
             line.count = line.count.saturating_add(1);
         } else if self.lines.len() < LINES {
-            self.lines.push(FaultLine {
-                fault,
-                count: 1,
-                reported: 0,
-                reported_at: 0,
-            });
+            self.lines.push(FaultLine { fault, count: 1, reported: 0, reported_at: 0 });
         } else {
             self.unlisted = self.unlisted.saturating_add(1);
         }
@@ -197,10 +177,7 @@ impl FaultLog {
     /// Continues the log of the image before.
     pub(crate) fn restore(&mut self, lines: &[FaultLine]) {
         self.lines = lines.iter().take(LINES).copied().collect();
-        self.total = self
-            .lines
-            .iter()
-            .fold(0, |sum: u64, line| sum.saturating_add(line.count));
+        self.total = self.lines.iter().fold(0, |sum: u64, line| sum.saturating_add(line.count));
         for line in &mut self.lines {
             // Ticks of another image mean nothing.
             line.reported_at = 0;
@@ -211,8 +188,7 @@ impl FaultLog {
     /// Starts a new window when the last is over. Returns whether it did.
     pub(crate) fn roll(&mut self, clock: &dyn Clock) -> bool {
         let now = clock.ticks();
-        let over =
-            now.saturating_sub(self.window_start) >= clock.ticks_per_ms().saturating_mul(WINDOW_MS);
+        let over = now.saturating_sub(self.window_start) >= clock.ticks_per_ms().saturating_mul(WINDOW_MS);
         if over {
             self.window_start = now;
             self.window_count = 0;
@@ -281,11 +257,7 @@ mod tests {
     use std::string::ToString;
 
     fn decode(low: u64, high: u64) -> Option<Fault> {
-        Fault::decode(
-            HostPhys(0xfed9_0000),
-            0,
-            FaultRecord::from_bits(unpair([low, high])),
-        )
+        Fault::decode(HostPhys(0xfed9_0000), 0, FaultRecord::from_bits(unpair([low, high])))
     }
 
     /// Records as QEMU writes them: FI, then F | T | reason << 32 | source id.
@@ -296,9 +268,9 @@ mod tests {
             (read.access, read.address.0, read.reason),
             (Access::Read, 0x1234_5000, Reason::CONTEXT_NOT_PRESENT)
         );
-        assert!(read.to_string().starts_with(
-            "device 0000:03:00.0: read at 0x12345000 blocked: the device is not assigned"
-        ));
+        assert!(
+            read.to_string().starts_with("device 0000:03:00.0: read at 0x12345000 blocked: the device is not assigned")
+        );
         let write = decode(0x1000, 0x8000_0005_0000_0300).unwrap();
         assert_eq!(write.access, Access::Write);
         let interrupt = decode(0x0017_0000_0000_0000, 0x8000_0026_0000_0108).unwrap();
@@ -316,9 +288,6 @@ mod tests {
             }
         }
         assert_eq!((log.lines().len(), log.total, log.unlisted), (64, 300, 108));
-        assert_eq!(
-            (log.lines()[0].count, log.lines()[0].fault.address.0),
-            (3, 0x2000)
-        );
+        assert_eq!((log.lines()[0].count, log.lines()[0].fault.address.0), (3, 0x2000));
     }
 }

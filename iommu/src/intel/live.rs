@@ -1,8 +1,8 @@
 //! A live unit and the record of it.
 
 use super::spec::registers::{
-    Capability, EVENT_MASK, EVENT_PENDING, ExtendedCapability, FaultStatus, Global,
-    InterruptTableAddress, PMEN_ENABLE, PMEN_STATUS, QueueAddress, RootTableAddress, offset,
+    Capability, EVENT_MASK, EVENT_PENDING, ExtendedCapability, FaultStatus, Global, InterruptTableAddress, PMEN_ENABLE,
+    PMEN_STATUS, QueueAddress, RootTableAddress, offset,
 };
 use super::spec::tables::pair;
 use super::unit::Unit;
@@ -24,10 +24,7 @@ impl<R: Registers> Unit<R> {
             ecap: self.ecap.into_bits(),
             gsts: self.expected_status().bits(),
             rtaddr: self.expected_root().0,
-            irta: self
-                .interrupts
-                .as_ref()
-                .map_or(0, |table| table.register().0),
+            irta: self.interrupts.as_ref().map_or(0, |table| table.register().0),
             iqa: self.expected_queue().0,
             iqt: u64::from(self.queue.tail) << 4,
             status: self.queue.status.0,
@@ -53,11 +50,7 @@ impl<R: Registers> Window<R> {
         self.expect("VER", u64::from(state.version), r32(offset::VER))?;
         self.expect("CAP", state.cap, r64(offset::CAP))?;
         self.expect("ECAP", state.ecap, r64(offset::ECAP))?;
-        self.expect(
-            "GSTS",
-            u64::from(state.gsts),
-            r32(offset::GSTS) & u64::from(Global::all().bits()),
-        )?;
+        self.expect("GSTS", u64::from(state.gsts), r32(offset::GSTS) & u64::from(Global::all().bits()))?;
         self.expect("RTADDR", state.rtaddr, r64(offset::RTADDR))?;
         if remapping {
             self.expect("IRTA", state.irta, r64(offset::IRTA))?;
@@ -77,43 +70,23 @@ impl<R: Registers> Window<R> {
 
     /// Compares what moves while the unit works: the queue is where the record says,
     /// empty and without error, and its last wait descriptor has written.
-    pub(crate) fn compare_queue(
-        &self,
-        state: &UnitState,
-        mem: &dyn TableMemory,
-    ) -> Result<(), Error> {
+    pub(crate) fn compare_queue(&self, state: &UnitState, mem: &dyn TableMemory) -> Result<(), Error> {
         let errors = self.fault_status() & FaultStatus::QUEUE;
         self.expect("FSTS (queue errors)", 0, u64::from(errors.bits()))?;
         self.expect("IQT", state.iqt, self.regs.read64(offset::IQT))?;
         self.expect("IQH", state.iqt, self.regs.read64(offset::IQH))?;
         let written = mem.read(machine::addr::HostPhys(state.status)) as u32;
-        self.expect(
-            "the invalidation status word",
-            u64::from(state.sequence),
-            u64::from(written),
-        )
+        self.expect("the invalidation status word", u64::from(state.sequence), u64::from(written))
     }
 
     fn expect(&self, register: &'static str, expected: u64, found: u64) -> Result<(), Error> {
-        if expected == found {
-            Ok(())
-        } else {
-            Err(Error::Mismatch {
-                unit: self.base,
-                register,
-                expected,
-                found,
-            })
-        }
+        if expected == found { Ok(()) } else { Err(Error::Mismatch { unit: self.base, register, expected, found }) }
     }
 }
 
 /// Checks that the record describes a unit that this driver could have left: legacy
 /// mode, everything on, a queue of its own shape.
-pub(crate) fn check_state<R: Registers>(
-    window: &Window<R>,
-    state: &UnitState,
-) -> Result<(), Error> {
+pub(crate) fn check_state<R: Registers>(window: &Window<R>, state: &UnitState) -> Result<(), Error> {
     let bad = |what, value| Err(Error::BadRecord { what, value });
     let unit = window.base;
     let ecap = ExtendedCapability::from_bits(state.ecap);
@@ -125,10 +98,7 @@ pub(crate) fn check_state<R: Registers>(
     }
     let root = RootTableAddress(state.rtaddr);
     if root.mode() != 0 {
-        return Err(Error::Unsupported {
-            unit,
-            what: "a root table in legacy mode; this version knows no other",
-        });
+        return Err(Error::Unsupported { unit, what: "a root table in legacy mode; this version knows no other" });
     }
     if root != RootTableAddress::legacy(root.table()) {
         return bad("RTADDR", state.rtaddr);
@@ -142,9 +112,7 @@ pub(crate) fn check_state<R: Registers>(
     }
     let irta = InterruptTableAddress(state.irta);
     if ecap.interrupt_remapping() {
-        if irta != InterruptTableAddress::new(irta.table(), irta.order(), irta.x2apic())
-            || irta.order() < 8
-        {
+        if irta != InterruptTableAddress::new(irta.table(), irta.order(), irta.x2apic()) || irta.order() < 8 {
             return bad("IRTA", state.irta);
         }
     } else if state.irta != 0 {
@@ -167,12 +135,6 @@ pub(crate) fn compare_entry<R>(
     if expected == found {
         Ok(())
     } else {
-        Err(Error::Entry {
-            unit: window.base,
-            what,
-            index,
-            expected: pair(expected),
-            found: pair(found),
-        })
+        Err(Error::Entry { unit: window.base, what, index, expected: pair(expected), found: pair(found) })
     }
 }

@@ -57,9 +57,7 @@ impl Queue {
         if batch.is_empty() {
             return self.submit_chunk(window, platform, batch);
         }
-        batch
-            .chunks(BATCH)
-            .try_for_each(|chunk| self.submit_chunk(window, platform, chunk))
+        batch.chunks(BATCH).try_for_each(|chunk| self.submit_chunk(window, platform, chunk))
     }
 
     fn submit_chunk<R: Registers>(
@@ -100,11 +98,7 @@ impl Queue {
     }
 
     /// Waits for the batch before the tail.
-    fn finish<R: Registers>(
-        &self,
-        window: &Window<R>,
-        platform: &mut Platform<'_>,
-    ) -> Result<Outcome, Error> {
+    fn finish<R: Registers>(&self, window: &Window<R>, platform: &mut Platform<'_>) -> Result<Outcome, Error> {
         let mut outcome = Outcome::Done;
         for _ in 0..ROUNDS {
             let mem = &*platform.mem;
@@ -137,8 +131,7 @@ impl Queue {
                 // The wait itself may be lost (IQE on it, or aborted by ITE): then the
                 // queue runs empty without a status write, and the batch is repeated.
                 let stopped = platform.clock.wait_for(BATCH_MS, &mut || {
-                    window.head() == self.tail
-                        || window.fault_status().intersects(FaultStatus::QUEUE)
+                    window.head() == self.tail || window.fault_status().intersects(FaultStatus::QUEUE)
                 });
                 if !stopped {
                     return Err(window.timeout("the invalidation queue going on after an error"));
@@ -153,11 +146,7 @@ impl Queue {
 
     /// Makes sure that the queue is empty and that its last descriptor is a wait, which
     /// is when a unit may be handed over or its queue turned off.
-    pub(crate) fn drain<R: Registers>(
-        &mut self,
-        window: &Window<R>,
-        platform: &mut Platform<'_>,
-    ) -> Result<(), Error> {
+    pub(crate) fn drain<R: Registers>(&mut self, window: &Window<R>, platform: &mut Platform<'_>) -> Result<(), Error> {
         self.submit(window, platform, &[])?;
         if !window.wait_idle(platform.clock, BATCH_MS) {
             return Err(window.timeout("the invalidation queue running empty (IQH = IQT)"));

@@ -40,14 +40,7 @@ impl InterruptTarget {
     /// An edge, fixed, to one processor.
     #[must_use]
     pub const fn fixed(vector: u8, apic_id: u32) -> Self {
-        Self {
-            vector,
-            apic_id,
-            logical: false,
-            redirection_hint: false,
-            level: false,
-            delivery: DeliveryMode::FIXED,
-        }
+        Self { vector, apic_id, logical: false, redirection_hint: false, level: false, delivery: DeliveryMode::FIXED }
     }
 }
 
@@ -56,22 +49,13 @@ impl InterruptTarget {
 /// message number to the data by itself.
 #[must_use]
 pub fn msi_message(index: u16, subhandle: u16) -> (u64, u32) {
-    (
-        u64::from(MessageAddress::remapped(index).into_bits()),
-        u32::from(subhandle),
-    )
+    (u64::from(MessageAddress::remapped(index).into_bits()), u32::from(subhandle))
 }
 
 /// The IOAPIC redirection entry that uses entry `index`: VT-d 5.1.5.1. `vector` and
 /// `level` are those of the remapping entry.
 #[must_use]
-pub fn redirection_entry(
-    index: u16,
-    vector: u8,
-    level: bool,
-    active_low: bool,
-    masked: bool,
-) -> u64 {
+pub fn redirection_entry(index: u16, vector: u8, level: bool, active_low: bool, masked: bool) -> u64 {
     RedirectionEntry::new()
         .with_vector(vector)
         .with_level(level)
@@ -179,14 +163,8 @@ mod tests {
     fn messages() {
         assert_eq!(msi_message(3, 0), (0xfee0_0078, 0));
         assert_eq!(msi_message(0x8001, 2), (0xfee0_003c, 2));
-        assert_eq!(
-            redirection_entry(2, 0x31, true, true, true),
-            0x0005_0000_0001_a031
-        );
-        assert_eq!(
-            redirection_entry(0x8000, 0x22, false, false, false),
-            0x0001_0000_0000_0822
-        );
+        assert_eq!(redirection_entry(2, 0x31, true, true, true), 0x0005_0000_0001_a031);
+        assert_eq!(redirection_entry(0x8000, 0x22, false, false, false), 0x0001_0000_0000_0822);
     }
 
     fn table(x2apic: bool) -> InterruptTable {
@@ -226,11 +204,8 @@ mod tests {
     /// VT-d 9.10: DST is 32 bits wide with EIME, bits 15:8 without.
     #[test]
     fn destinations() {
-        let entry = |x2apic, id| {
-            table(x2apic)
-                .entry(0x0108, &InterruptTarget::fixed(0x41, id))
-                .map(|e| pair(e.into_bits()))
-        };
+        let entry =
+            |x2apic, id| table(x2apic).entry(0x0108, &InterruptTarget::fixed(0x41, id)).map(|e| pair(e.into_bits()));
         assert_eq!(entry(true, 0x300), Some([0x0000_0300_0041_0001, 0x4_0108]));
         assert_eq!(entry(false, 3), Some([0x0000_0300_0041_0001, 0x4_0108]));
         assert_eq!(entry(false, 0x100), None);

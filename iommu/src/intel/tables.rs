@@ -39,28 +39,15 @@ impl Tables {
             return Ok(());
         }
         let table = frame(platform, self.coherent, "a context table")?;
-        self.store(
-            platform,
-            self.root_place(bus),
-            RootEntry::link(table).into_bits(),
-        );
+        self.store(platform, self.root_place(bus), RootEntry::link(table).into_bits());
         Ok(())
     }
 
     /// Writes the context entry of `source` at once. [`prepare`](Self::prepare) came before.
-    pub(crate) fn set_context(
-        &self,
-        platform: &mut Platform<'_>,
-        source: u16,
-        entry: ContextEntry,
-    ) {
+    pub(crate) fn set_context(&self, platform: &mut Platform<'_>, source: u16, entry: ContextEntry) {
         let root = self.root_entry(platform.mem, (source >> 8) as u8);
         if root.present() {
-            self.store(
-                platform,
-                context_place(root.table(), source),
-                entry.into_bits(),
-            );
+            self.store(platform, context_place(root.table(), source), entry.into_bits());
         }
     }
 
@@ -109,11 +96,7 @@ pub(crate) fn read_pair(mem: &dyn TableMemory, at: HostPhys) -> u128 {
 }
 
 /// A zeroed frame that the unit sees as zeroes.
-pub(crate) fn frame(
-    platform: &mut Platform<'_>,
-    coherent: bool,
-    what: &'static str,
-) -> Result<HostPhys, Error> {
+pub(crate) fn frame(platform: &mut Platform<'_>, coherent: bool, what: &'static str) -> Result<HostPhys, Error> {
     let frame = platform.mem.allocate().ok_or(Error::OutOfMemory { what })?;
     if !coherent {
         platform.mem.flush(frame, PAGE_SIZE);

@@ -5,9 +5,7 @@ use super::queue::Queue;
 use super::remap::InterruptTable;
 use super::spec::interrupts::InterruptEntry;
 use super::spec::invalidation::{Descriptor, Drain};
-use super::spec::registers::{
-    Capability, ExtendedCapability, Global, QueueAddress, RootTableAddress,
-};
+use super::spec::registers::{Capability, ExtendedCapability, Global, QueueAddress, RootTableAddress};
 use super::tables::Tables;
 use super::window::Window;
 use crate::error::Error;
@@ -51,11 +49,7 @@ impl<R: Registers> Unit<R> {
     /// What GSTS shows while the unit works.
     pub(crate) fn expected_status(&self) -> Global {
         let translation = Global::TE | Global::SRTP | Global::QIE;
-        if self.interrupts.is_some() {
-            translation | Global::IRE | Global::SIRTP
-        } else {
-            translation
-        }
+        if self.interrupts.is_some() { translation | Global::IRE | Global::SIRTP } else { translation }
     }
 
     pub(crate) fn expected_root(&self) -> RootTableAddress {
@@ -68,10 +62,7 @@ impl<R: Registers> Unit<R> {
 
     /// Which requests an IOTLB invalidation drains.
     pub(crate) fn drain_bits(&self) -> Drain {
-        Drain {
-            reads: self.cap.drain_reads(),
-            writes: self.cap.drain_writes(),
-        }
+        Drain { reads: self.cap.drain_reads(), writes: self.cap.drain_writes() }
     }
 
     /// Whether a tree of `levels` can be walked.
@@ -81,10 +72,7 @@ impl<R: Registers> Unit<R> {
 
     pub(crate) fn leaf_sizes(&self) -> LeafSizes {
         let sizes = self.cap.large_pages();
-        LeafSizes {
-            two_mib: sizes & 1 != 0,
-            one_gib: sizes & 2 != 0,
-        }
+        LeafSizes { two_mib: sizes & 1 != 0, one_gib: sizes & 2 != 0 }
     }
 
     /// Address bits that devices may use.
@@ -92,11 +80,7 @@ impl<R: Registers> Unit<R> {
         self.cap.max_width() + 1
     }
 
-    pub(crate) fn submit(
-        &mut self,
-        platform: &mut Platform<'_>,
-        batch: &[Descriptor],
-    ) -> Result<(), Error> {
+    pub(crate) fn submit(&mut self, platform: &mut Platform<'_>, batch: &[Descriptor]) -> Result<(), Error> {
         self.queue.submit(&self.window, platform, batch)
     }
 
@@ -108,9 +92,7 @@ impl<R: Registers> Unit<R> {
         descriptors: &[Descriptor],
     ) -> Result<(), Error> {
         if self.cap.caching_mode() {
-            descriptors
-                .iter()
-                .try_for_each(|one| self.submit(platform, core::slice::from_ref(one)))
+            descriptors.iter().try_for_each(|one| self.submit(platform, core::slice::from_ref(one)))
         } else if self.cap.write_buffer() {
             self.window.flush_write_buffer(platform.clock)
         } else {
@@ -120,16 +102,9 @@ impl<R: Registers> Unit<R> {
 
     /// The descriptors that make the unit forget `bytes` from `start` for `did`: one or
     /// two page-selective ones when they fit CAP.MAMV, otherwise the whole domain.
-    pub(crate) fn forget_range(
-        &self,
-        did: u16,
-        start: Iova,
-        bytes: u64,
-        leaves_only: bool,
-    ) -> [Option<Descriptor>; 2] {
+    pub(crate) fn forget_range(&self, did: u16, start: Iova, bytes: u64, leaves_only: bool) -> [Option<Descriptor>; 2] {
         let drain = self.drain_bits();
-        let pages =
-            |(at, mask): Block| Descriptor::iotlb_pages(did, Iova(at), mask, leaves_only, drain);
+        let pages = |(at, mask): Block| Descriptor::iotlb_pages(did, Iova(at), mask, leaves_only, drain);
         if self.cap.page_selective()
             && let Some((first, second)) = cover(start.0, bytes, self.cap.max_mask())
         {
@@ -146,13 +121,8 @@ impl<R: Registers> Unit<R> {
         entry: InterruptEntry,
     ) -> Result<(), Error> {
         let unit = self.base();
-        let table = self
-            .interrupts
-            .as_mut()
-            .filter(|table| table.entries.contains_key(&index));
-        table
-            .ok_or(Error::NoSuchInterrupt { unit, index })?
-            .store(platform, index, entry);
+        let table = self.interrupts.as_mut().filter(|table| table.entries.contains_key(&index));
+        table.ok_or(Error::NoSuchInterrupt { unit, index })?.store(platform, index, entry);
         self.submit(platform, &[Descriptor::interrupt_index(index, 0)])
     }
 
@@ -203,26 +173,14 @@ mod tests {
     #[test]
     fn blocks_by_hand() {
         assert_eq!(cover(0x5000, 0x1000, 18), Some(((0x5000, 0), None)));
-        assert_eq!(
-            cover(0x20_0000, 0x20_0000, 18),
-            Some(((0x20_0000, 9), None))
-        );
+        assert_eq!(cover(0x20_0000, 0x20_0000, 18), Some(((0x20_0000, 9), None)));
         assert_eq!(cover(0x1000, 0x2000, 18), Some(((0, 2), None)));
         // Across 1 GiB: two single pages, not 512 MiB.
-        assert_eq!(
-            cover(0x3fff_f000, 0x2000, 18),
-            Some(((0x3fff_f000, 0), Some((0x4000_0000, 0))))
-        );
+        assert_eq!(cover(0x3fff_f000, 0x2000, 18), Some(((0x3fff_f000, 0), Some((0x4000_0000, 0)))));
         assert_eq!(cover(0, 0x4000_0000, 18), Some(((0, 18), None)));
         assert_eq!(cover(0, 0x8000_0000, 18), None);
-        assert_eq!(
-            cover(u64::MAX - 0xfff, 0x1000, 63),
-            Some(((u64::MAX - 0xfff, 0), None))
-        );
-        assert_eq!(
-            (cover(0x1000, 0, 18), cover(0x1000, u64::MAX, 18)),
-            (None, None)
-        );
+        assert_eq!(cover(u64::MAX - 0xfff, 0x1000, 63), Some(((u64::MAX - 0xfff, 0), None)));
+        assert_eq!((cover(0x1000, 0, 18), cover(0x1000, u64::MAX, 18)), (None, None));
     }
 
     proptest! {

@@ -1,8 +1,7 @@
 //! The registers of one unit, typed, and the bounded waits on them.
 
 use super::spec::registers::{
-    Capability, ExtendedCapability, FaultStatus, Global, PMEN_ENABLE, PMEN_STATUS,
-    QUEUE_INDEX_MASK, offset,
+    Capability, ExtendedCapability, FaultStatus, Global, PMEN_ENABLE, PMEN_STATUS, QUEUE_INDEX_MASK, offset,
 };
 use crate::error::Error;
 use machine::access::{Clock, Registers};
@@ -21,10 +20,7 @@ pub(crate) struct Window<R> {
 
 impl<R: Registers> Window<R> {
     pub(crate) fn timeout(&self, wait: &'static str) -> Error {
-        Error::Timeout {
-            unit: self.base,
-            wait,
-        }
+        Error::Timeout { unit: self.base, wait }
     }
 
     pub(crate) fn capability(&self) -> Capability {
@@ -63,50 +59,25 @@ impl<R: Registers> Window<R> {
     }
 
     /// Turns one persistent bit of GCMD on or off and waits until GSTS shows it.
-    pub(crate) fn switch(
-        &self,
-        clock: &dyn Clock,
-        bit: Global,
-        on: bool,
-        wait: &'static str,
-    ) -> Result<(), Error> {
+    pub(crate) fn switch(&self, clock: &dyn Clock, bit: Global, on: bool, wait: &'static str) -> Result<(), Error> {
         let mut command = self.status() & Global::PERSISTENT;
         command.set(bit, on);
         self.regs.write32(offset::GCMD, command.bits());
         let reached = clock.wait_for(COMMAND_MS, &mut || self.status().contains(bit) == on);
-        if reached {
-            Ok(())
-        } else {
-            Err(self.timeout(wait))
-        }
+        if reached { Ok(()) } else { Err(self.timeout(wait)) }
     }
 
     /// Has a one-shot bit of GCMD act and waits until GSTS shows `done` as the bit.
-    pub(crate) fn fire(
-        &self,
-        clock: &dyn Clock,
-        bit: Global,
-        done: bool,
-        wait: &'static str,
-    ) -> Result<(), Error> {
+    pub(crate) fn fire(&self, clock: &dyn Clock, bit: Global, done: bool, wait: &'static str) -> Result<(), Error> {
         let command = (self.status() & Global::PERSISTENT) | bit;
         self.regs.write32(offset::GCMD, command.bits());
         let reached = clock.wait_for(COMMAND_MS, &mut || self.status().contains(bit) == done);
-        if reached {
-            Ok(())
-        } else {
-            Err(self.timeout(wait))
-        }
+        if reached { Ok(()) } else { Err(self.timeout(wait)) }
     }
 
     /// Flushes the unit's write buffer: VT-d 6.8.
     pub(crate) fn flush_write_buffer(&self, clock: &dyn Clock) -> Result<(), Error> {
-        self.fire(
-            clock,
-            Global::WBF,
-            false,
-            "the write buffer flush (GSTS.WBFS clear)",
-        )
+        self.fire(clock, Global::WBF, false, "the write buffer flush (GSTS.WBFS clear)")
     }
 
     /// Turns protected memory regions off: VT-d 11.4.16.
@@ -116,14 +87,8 @@ impl<R: Registers> Window<R> {
             return Ok(());
         }
         self.regs.write32(offset::PMEN, value & !PMEN_ENABLE);
-        let off = clock.wait_for(COMMAND_MS, &mut || {
-            self.regs.read32(offset::PMEN) & PMEN_STATUS == 0
-        });
-        if off {
-            Ok(())
-        } else {
-            Err(self.timeout("protected memory regions going off (PMEN.PRS clear)"))
-        }
+        let off = clock.wait_for(COMMAND_MS, &mut || self.regs.read32(offset::PMEN) & PMEN_STATUS == 0);
+        if off { Ok(()) } else { Err(self.timeout("protected memory regions going off (PMEN.PRS clear)")) }
     }
 
     /// Waits until every descriptor is consumed.

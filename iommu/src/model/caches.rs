@@ -38,13 +38,11 @@ impl Caches {
     pub(super) fn forget_context_of(&mut self, did: u16, source: u16) {
         // Absence is tagged with domain id 0.
         let tag = |entry: &Option<Context>| entry.map_or(0, |context| context.did);
-        self.contexts
-            .retain(|key, entry| *key != source || tag(entry) != did);
+        self.contexts.retain(|key, entry| *key != source || tag(entry) != did);
     }
 
     pub(super) fn forget_contexts_of_domain(&mut self, did: u16) {
-        self.contexts
-            .retain(|_, entry| entry.map_or(0, |context| context.did) != did);
+        self.contexts.retain(|_, entry| entry.map_or(0, |context| context.did) != did);
     }
 
     pub(super) fn forget_domain(&mut self, did: u16) {
@@ -54,8 +52,7 @@ impl Caches {
 
     pub(super) fn forget_pages(&mut self, did: u16, address: u64, mask: u32, leaves_only: bool) {
         let (first, last) = (address >> 12, (address >> 12) + ((1 << mask) - 1));
-        self.pages
-            .retain(|(tag, page), _| *tag != did || !(first..=last).contains(page));
+        self.pages.retain(|(tag, page), _| *tag != did || !(first..=last).contains(page));
         if !leaves_only {
             self.links.retain(|(tag, level, index), _| {
                 let (from, to) = (*index << shift(*level), ((*index + 1) << shift(*level)) - 1);

@@ -19,43 +19,25 @@ impl ModelUnit {
 }
 
 fn compatibility(address: u64, data: u32) -> Delivered {
-    Delivered {
-        vector: data as u8,
-        destination: (address >> 12 & 0xff) as u32,
-    }
+    Delivered { vector: data as u8, destination: (address >> 12 & 0xff) as u32 }
 }
 
 impl State {
     fn remap(&mut self, source: u16, address: u64, data: u32) -> (u32, Result<Delivered, Blocked>) {
         if address & 0x10 == 0 {
             let pass = self.gsts & CFI != 0;
-            return (
-                0,
-                if pass {
-                    Ok(compatibility(address, data))
-                } else {
-                    Err(Blocked(0x25))
-                },
-            );
+            return (0, if pass { Ok(compatibility(address, data)) } else { Err(Blocked(0x25)) });
         }
         let handle = (address >> 5 & 0x7fff | (address >> 2 & 1) << 15) as u32;
         let with_subhandle = address & 8 != 0;
-        let index = if with_subhandle {
-            handle + (data & 0xffff)
-        } else {
-            handle
-        };
+        let index = if with_subhandle { handle + (data & 0xffff) } else { handle };
         if data >> 16 != 0 || (!with_subhandle && data != 0) {
             return (index, Err(Blocked(0x20)));
         }
         if index >= 2 << (self.interrupt_table & 0xf) {
             return (index, Err(Blocked(0x21)));
         }
-        (
-            index,
-            self.entry(index as u16)
-                .and_then(|entry| self.deliver(source, entry)),
-        )
+        (index, self.entry(index as u16).and_then(|entry| self.deliver(source, entry)))
     }
 
     fn entry(&mut self, index: u16) -> Result<[u64; 2], Blocked> {
@@ -92,11 +74,7 @@ impl State {
         let x2apic = self.interrupt_table & 1 << 11 != 0;
         Ok(Delivered {
             vector: (low >> 16) as u8,
-            destination: if x2apic {
-                destination
-            } else {
-                destination >> 8 & 0xff
-            },
+            destination: if x2apic { destination } else { destination >> 8 & 0xff },
         })
     }
 }

@@ -34,13 +34,8 @@ pub struct ModelMemory {
 
 impl Default for ModelMemory {
     fn default() -> Self {
-        let inner = Inner {
-            next: 0x1_0000_0000,
-            ..Inner::default()
-        };
-        Self {
-            inner: Rc::new(RefCell::new(inner)),
-        }
+        let inner = Inner { next: 0x1_0000_0000, ..Inner::default() };
+        Self { inner: Rc::new(RefCell::new(inner)) }
     }
 }
 
@@ -71,13 +66,8 @@ impl ModelMemory {
     /// What a walker reads.
     pub(crate) fn walker_read(&self, at: u64, snoops: bool) -> u64 {
         let inner = self.inner.borrow();
-        let view = if snoops {
-            &inner.cpu
-        } else {
-            &inner.written_back
-        };
-        view.get(&(at & !(PAGE_SIZE - 1)))
-            .map_or(u64::MAX, |frame| frame[(at % PAGE_SIZE / 8) as usize])
+        let view = if snoops { &inner.cpu } else { &inner.written_back };
+        view.get(&(at & !(PAGE_SIZE - 1))).map_or(u64::MAX, |frame| frame[(at % PAGE_SIZE / 8) as usize])
     }
 
     /// A write of 4 bytes by a device; it is seen by all.
@@ -96,10 +86,7 @@ impl ModelMemory {
 impl TableMemory for ModelMemory {
     fn allocate(&mut self) -> Option<HostPhys> {
         let inner = &mut *self.inner.borrow_mut();
-        if inner
-            .limit
-            .is_some_and(|limit| inner.allocated.len() >= limit)
-        {
+        if inner.limit.is_some_and(|limit| inner.allocated.len() >= limit) {
             return None;
         }
         let frame = inner.free.pop().unwrap_or(inner.next);
@@ -113,10 +100,7 @@ impl TableMemory for ModelMemory {
 
     fn free(&mut self, frame: HostPhys) {
         let inner = &mut *self.inner.borrow_mut();
-        assert!(
-            inner.allocated.remove(&frame.0).is_some(),
-            "{frame} is freed, but not in use"
-        );
+        assert!(inner.allocated.remove(&frame.0).is_some(), "{frame} is freed, but not in use");
         inner.cpu.insert(frame.0, Box::new([POISON; 512]));
         inner.written_back.insert(frame.0, Box::new([POISON; 512]));
         inner.free.insert(0, frame.0);
@@ -132,8 +116,7 @@ impl TableMemory for ModelMemory {
         assert!(entry.is_aligned(8), "entry {entry} is not aligned");
         inner.writes += 1;
         let frame = inner.cpu.get_mut(&(entry.0 & !(PAGE_SIZE - 1)));
-        frame.expect("a write to memory that is not there")[(entry.0 % PAGE_SIZE / 8) as usize] =
-            value;
+        frame.expect("a write to memory that is not there")[(entry.0 % PAGE_SIZE / 8) as usize] = value;
     }
 
     fn write_pair(&mut self, entry: HostPhys, value: [u64; 2]) {
@@ -147,9 +130,7 @@ impl TableMemory for ModelMemory {
         let mut at = address.0 & !(LINE - 1);
         while at < address.0 + bytes {
             let (page, word) = (at & !(PAGE_SIZE - 1), (at % PAGE_SIZE / 8) as usize);
-            if let (Some(from), Some(to)) =
-                (inner.cpu.get(&page), inner.written_back.get_mut(&page))
-            {
+            if let (Some(from), Some(to)) = (inner.cpu.get(&page), inner.written_back.get_mut(&page)) {
                 to[word..word + 8].copy_from_slice(&from[word..word + 8]);
             }
             at += LINE;

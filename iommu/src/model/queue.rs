@@ -69,12 +69,9 @@ impl State {
                 }
                 let address = high & !0xfff;
                 if address >> 12 & ((1 << mask) - 1) != 0 {
-                    self.violation(format_args!(
-                        "page-selective invalidation of {address:#x} with mask {mask}"
-                    ));
+                    self.violation(format_args!("page-selective invalidation of {address:#x} with mask {mask}"));
                 }
-                self.caches
-                    .forget_pages(did, address, mask, high & 0x40 != 0);
+                self.caches.forget_pages(did, address, mask, high & 0x40 != 0);
             }
             (3, _) => {
                 if self.ecap & 4 == 0 {
@@ -93,9 +90,7 @@ impl State {
                     self.caches.interrupts.clear();
                 } else {
                     let (first, mask) = ((low >> 32) as u16, low >> 27 & 0x1f);
-                    self.caches
-                        .interrupts
-                        .retain(|index, _| index >> mask != first >> mask);
+                    self.caches.interrupts.retain(|index, _| index >> mask != first >> mask);
                 }
             }
             (5, flags) => {

@@ -124,9 +124,7 @@ impl ModelUnit {
             device_tlb: Vec::new(),
             write_buffer_flushes: 0,
         };
-        Self {
-            state: Rc::new(RefCell::new(state)),
-        }
+        Self { state: Rc::new(RefCell::new(state)) }
     }
 
     /// Has the unit fail from here on.
@@ -247,11 +245,7 @@ impl State {
             0xa0 => u64::from(self.iectl),
             0xb8 => self.irta,
             at if at >= first => {
-                let [low, high] = self
-                    .records
-                    .get((at - first) / 16)
-                    .copied()
-                    .unwrap_or_default();
+                let [low, high] = self.records.get((at - first) / 16).copied().unwrap_or_default();
                 match (at - first) % 16 {
                     0 => low,
                     4 => low >> 32,

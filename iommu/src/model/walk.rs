@@ -47,9 +47,7 @@ impl State {
             }
         };
         match page {
-            Some(page) if (write && page.write) || (!write && page.read) => {
-                Ok(HostPhys(page.to | iova & 0xfff))
-            }
+            Some(page) if (write && page.write) || (!write && page.read) => Ok(HostPhys(page.to | iova & 0xfff)),
             _ => Err(Blocked(if write { 0x05 } else { 0x06 })),
         }
     }
@@ -93,22 +91,14 @@ impl State {
         if !known || kind > 1 || (kind == 1 && self.ecap & 4 == 0) {
             return Err(Blocked(0x03));
         }
-        Ok(Context {
-            did: (high >> 8) as u16,
-            root: low & !0xfff,
-            levels: width + 2,
-        })
+        Ok(Context { did: (high >> 8) as u16, root: low & !0xfff, levels: width + 2 })
     }
 
     fn walk(&mut self, context: &Context, iova: u64) -> Option<Page> {
         let (mut level, mut table) = (context.levels, context.root);
         // The lowest link that is cached, however old, is where hardware starts.
         for lower in 2..=context.levels {
-            if let Some(link) = self
-                .caches
-                .links
-                .get(&(context.did, lower, iova >> shift(lower)))
-            {
+            if let Some(link) = self.caches.links.get(&(context.did, lower, iova >> shift(lower))) {
                 (level, table) = (lower - 1, *link);
                 break;
             }
@@ -125,14 +115,11 @@ impl State {
             }
             if level == 1 || large {
                 let span = 1u64 << shift(level);
-                let to =
-                    (entry & 0x000f_ffff_ffff_f000 & !(span - 1)) + (iova & (span - 1) & !0xfff);
+                let to = (entry & 0x000f_ffff_ffff_f000 & !(span - 1)) + (iova & (span - 1) & !0xfff);
                 return Some(Page { to, read, write });
             }
             table = entry & 0x000f_ffff_ffff_f000;
-            self.caches
-                .links
-                .insert((context.did, level, iova >> shift(level)), table);
+            self.caches.links.insert((context.did, level, iova >> shift(level)), table);
             level -= 1;
         }
     }

@@ -21,52 +21,25 @@ fn machine() -> Rig {
     rig.map(GUEST, GIB, 0x1000, 0x5000).unwrap();
     rig.map(MANAGEMENT, 0x1000, 0x9000, 0x1000).unwrap();
     rig.attach(DISK, GUEST).unwrap();
-    rig.iommu
-        .attach(
-            platform!(rig),
-            Bdf::from_requester_id(0, 0x0110),
-            &[0x0118],
-            GUEST,
-            None,
-        )
-        .unwrap();
+    rig.iommu.attach(platform!(rig), Bdf::from_requester_id(0, 0x0110), &[0x0118], GUEST, None).unwrap();
     rig.attach(NIC, MANAGEMENT).unwrap();
-    let range = rig
-        .iommu
-        .allocate_interrupts(platform!(rig), DISK, 3)
-        .unwrap();
-    rig.iommu
-        .set_interrupt(
-            platform!(rig),
-            range.unit,
-            range.first,
-            &InterruptTarget::fixed(0x51, 2),
-        )
-        .unwrap();
+    let range = rig.iommu.allocate_interrupts(platform!(rig), DISK, 3).unwrap();
+    rig.iommu.set_interrupt(platform!(rig), range.unit, range.first, &InterruptTarget::fixed(0x51, 2)).unwrap();
     rig.iommu.drain(platform!(rig)).unwrap();
     rig
 }
 
 fn regs(rig: &Rig) -> Vec<(HostPhys, ModelUnit)> {
-    rig.units
-        .iter()
-        .enumerate()
-        .map(|(index, unit)| (config(index).base, unit.clone()))
-        .collect()
+    rig.units.iter().enumerate().map(|(index, unit)| (config(index).base, unit.clone())).collect()
 }
 
 fn adopt(rig: &Rig, snapshot: &mut Snapshot) -> Result<Iommu<ModelUnit>, Error> {
     let mem = rig.mem.clone();
-    Iommu::adopt(snapshot, regs(rig), routes(2), &rig.mem, &|frame| {
-        mem.holds(frame)
-    })
+    Iommu::adopt(snapshot, regs(rig), routes(2), &rig.mem, &|frame| mem.holds(frame))
 }
 
 fn writes(rig: &Rig) -> (u64, Vec<u64>) {
-    (
-        rig.mem.writes(),
-        rig.units.iter().map(ModelUnit::writes).collect(),
-    )
+    (rig.mem.writes(), rig.units.iter().map(ModelUnit::writes).collect())
 }
 
 #[test]
@@ -76,22 +49,13 @@ fn adoption_writes_nothing_and_dma_goes_on() {
     let before = writes(&rig);
     let adopted = adopt(&rig, &mut snapshot).unwrap();
     assert_eq!(writes(&rig), before);
-    assert_eq!(
-        adopted.snapshot().unwrap().domains,
-        rig.iommu.snapshot().unwrap().domains
-    );
+    assert_eq!(adopted.snapshot().unwrap().domains, rig.iommu.snapshot().unwrap().domains);
     rig.iommu = adopted;
     assert_eq!(rig.access(1, DISK, 0x1234, true), Ok(GIB + 0x1234));
     assert_eq!(rig.read(Bdf::from_requester_id(0, 0x0118), GIB), Ok(0x1000));
     assert_eq!(rig.read(NIC, 0x1000), Ok(0x9000));
     let (address, data) = msi_message(0, 0);
-    assert_eq!(
-        rig.units[1].msi(0x0300, address, data),
-        Ok(Delivered {
-            vector: 0x51,
-            destination: 2
-        })
-    );
+    assert_eq!(rig.units[1].msi(0x0300, address, data), Ok(Delivered { vector: 0x51, destination: 2 }));
 
     // Mutable at once: map, unmap, attach, detach, interrupts.
     rig.map(GUEST, 4 * GIB, 0, GIB).unwrap();
@@ -101,18 +65,8 @@ fn adoption_writes_nothing_and_dma_goes_on() {
     rig.detach(NIC).unwrap();
     assert_eq!(rig.read(NIC, 0x1000), Err(0x02));
     rig.attach(NIC, GUEST).unwrap();
-    rig.iommu
-        .set_interrupt(
-            platform!(rig),
-            UnitIndex(1),
-            1,
-            &InterruptTarget::fixed(0x52, 2),
-        )
-        .unwrap();
-    let next = rig
-        .iommu
-        .allocate_interrupts(platform!(rig), DISK, 1)
-        .unwrap();
+    rig.iommu.set_interrupt(platform!(rig), UnitIndex(1), 1, &InterruptTarget::fixed(0x52, 2)).unwrap();
+    let next = rig.iommu.allocate_interrupts(platform!(rig), DISK, 1).unwrap();
     assert_eq!((next.unit, next.first), (UnitIndex(1), 3));
     rig.iommu.drain(platform!(rig)).unwrap();
     rig.assert_clean();
@@ -138,21 +92,8 @@ fn prepared_early_finished_late() {
     assert_eq!(busy, Err(Error::NotAdopted));
     assert_eq!(next.snapshot().map(|_| ()), Err(Error::NotAdopted));
 
-    rig.iommu
-        .set_interrupt(
-            platform!(rig),
-            UnitIndex(1),
-            0,
-            &InterruptTarget::fixed(0x77, 1),
-        )
-        .unwrap();
-    assert!(matches!(
-        next.finish(&mut snapshot, &rig.mem),
-        Err(Error::Mismatch {
-            register: "IQT",
-            ..
-        })
-    ));
+    rig.iommu.set_interrupt(platform!(rig), UnitIndex(1), 0, &InterruptTarget::fixed(0x77, 1)).unwrap();
+    assert!(matches!(next.finish(&mut snapshot, &rig.mem), Err(Error::Mismatch { register: "IQT", .. })));
     rig.iommu.drain(platform!(rig)).unwrap();
     rig.iommu.snapshot_into(&mut snapshot).unwrap();
     let before = writes(&rig);
@@ -169,17 +110,8 @@ fn nothing_is_adopted_twice() {
     let rig = machine();
     let mut snapshot = rig.iommu.snapshot().unwrap();
     let mut adopted = adopt(&rig, &mut snapshot).unwrap();
-    assert_eq!(
-        adopt(&rig, &mut snapshot).unwrap_err(),
-        Error::Consumed {
-            what: "unit",
-            name: BASE
-        }
-    );
-    assert!(matches!(
-        adopted.finish(&mut snapshot, &rig.mem),
-        Err(Error::Consumed { .. })
-    ));
+    assert_eq!(adopt(&rig, &mut snapshot).unwrap_err(), Error::Consumed { what: "unit", name: BASE });
+    assert!(matches!(adopted.finish(&mut snapshot, &rig.mem), Err(Error::Consumed { .. })));
     // A refused adoption consumes nothing.
     let mut fresh = rig.iommu.snapshot().unwrap();
     fresh.dids[0].did = 9;
@@ -211,23 +143,11 @@ fn every_register_counts() {
         let rig = machine();
         let mut snapshot = rig.iommu.snapshot().unwrap();
         let wide = matches!(offset, 0x08 | 0x10 | 0x20 | 0x90 | 0xb8);
-        let old = if wide {
-            rig.units[1].read64(offset)
-        } else {
-            u64::from(rig.units[1].read32(offset))
-        };
+        let old = if wide { rig.units[1].read64(offset) } else { u64::from(rig.units[1].read32(offset)) };
         rig.units[1].tamper(offset, old ^ flip);
         let error = adopt(&rig, &mut snapshot).unwrap_err();
         let unit = HostPhys(BASE + 0x1000);
-        assert_eq!(
-            error,
-            Error::Mismatch {
-                unit,
-                register: name,
-                expected: old,
-                found: old ^ flip
-            }
-        );
+        assert_eq!(error, Error::Mismatch { unit, register: name, expected: old, found: old ^ flip });
         assert!(error.to_string().contains(name));
         rig.units[1].tamper(offset, old);
         adopt(&rig, &mut snapshot).unwrap();
@@ -240,32 +160,14 @@ fn the_queue_must_be_empty_and_sound() {
     let mut snapshot = rig.iommu.snapshot().unwrap();
     let tail = rig.units[0].read64(0x88);
     rig.units[0].tamper(0x80, tail ^ 0x10);
-    assert!(matches!(
-        adopt(&rig, &mut snapshot),
-        Err(Error::Mismatch {
-            register: "IQH",
-            ..
-        })
-    ));
+    assert!(matches!(adopt(&rig, &mut snapshot), Err(Error::Mismatch { register: "IQH", .. })));
     rig.units[0].tamper(0x80, tail);
     rig.units[0].tamper(0x34, 1 << 4);
-    assert!(matches!(
-        adopt(&rig, &mut snapshot),
-        Err(Error::Mismatch {
-            register: "FSTS (queue errors)",
-            ..
-        })
-    ));
+    assert!(matches!(adopt(&rig, &mut snapshot), Err(Error::Mismatch { register: "FSTS (queue errors)", .. })));
     rig.units[0].tamper(0x34, 0);
     snapshot.units[0].sequence += 1;
     let error = adopt(&rig, &mut snapshot).unwrap_err();
-    assert!(matches!(
-        error,
-        Error::Mismatch {
-            register: "the invalidation status word",
-            ..
-        }
-    ));
+    assert!(matches!(error, Error::Mismatch { register: "the invalidation status word", .. }));
 }
 
 /// Faults that happen in the pause are reported by the next image, after those before.
@@ -279,13 +181,7 @@ fn faults_are_carried_over() {
     assert!(rig.read(stranger, 0x1000).is_err());
     rig.iommu = adopt(&rig, &mut snapshot).unwrap();
     assert_eq!(rig.service_faults(), 1);
-    assert_eq!(
-        (
-            rig.iommu.faults().total,
-            rig.iommu.faults().lines()[0].count
-        ),
-        (2, 2)
-    );
+    assert_eq!((rig.iommu.faults().total, rig.iommu.faults().lines()[0].count), (2, 2));
 }
 
 type Change = fn(&mut Snapshot);
@@ -304,9 +200,7 @@ fn lies_are_refused() {
         ("a domain twice", |s| s.domains.push(s.domains[0])),
         ("a root that is no frame", |s| s.domains[0].root += 8),
         ("a root that is not ours", |s| s.domains[0].root = 0x1000),
-        ("a root of another domain", |s| {
-            s.domains[0].root = s.domains[1].root
-        }),
+        ("a root of another domain", |s| s.domains[0].root = s.domains[1].root),
         ("too few levels", |s| s.domains[0].levels = 3),
         ("too many levels", |s| s.domains[0].levels = 6),
         ("unknown leaves", |s| s.domains[0].leaf_sizes = 4),
@@ -318,35 +212,15 @@ fn lies_are_refused() {
         }),
         ("domain id 0", |s| s.dids[0].did = 0),
         ("another domain id", |s| s.dids[0].did = 77),
-        ("a domain id without a domain", |s| {
-            s.dids.push(DidState {
-                token: 99,
-                did: 50,
-                ..s.dids[0]
-            })
-        }),
+        ("a domain id without a domain", |s| s.dids.push(DidState { token: 99, did: 50, ..s.dids[0] })),
         ("a device without a domain", |s| s.devices[0].token = 99),
-        ("a device in another domain", |s| {
-            s.devices[0].token = if s.devices[0].token == 1 { 0x600d } else { 1 }
-        }),
+        ("a device in another domain", |s| s.devices[0].token = if s.devices[0].token == 1 { 0x600d } else { 1 }),
         ("a device twice", |s| s.devices.push(s.devices[0])),
-        ("a device that is missing", |s| {
-            s.devices.truncate(s.devices.len() - 1)
-        }),
+        ("a device that is missing", |s| s.devices.truncate(s.devices.len() - 1)),
         ("an alias that is another device", |s| {
-            s.aliases.push(AliasState {
-                segment: 0,
-                source: s.devices[0].source,
-                alias: s.devices[1].source,
-            });
+            s.aliases.push(AliasState { segment: 0, source: s.devices[0].source, alias: s.devices[1].source });
         }),
-        ("an alias of nobody", |s| {
-            s.aliases.push(AliasState {
-                segment: 0,
-                source: 0x7777,
-                alias: 0x7778,
-            })
-        }),
+        ("an alias of nobody", |s| s.aliases.push(AliasState { segment: 0, source: 0x7777, alias: 0x7778 })),
     ];
     let rig = machine();
     for (lie, change) in changes {
@@ -367,31 +241,13 @@ fn a_domain_id_is_reserved_on_its_own_unit_only() {
     let rig = machine();
     let snapshot = rig.iommu.snapshot().unwrap();
     // The guest has an id on either unit; both are the first free ones, and differ in owner.
-    let ids: Vec<(u64, u16)> = snapshot
-        .dids
-        .iter()
-        .map(|did| (did.unit, did.did))
-        .collect();
+    let ids: Vec<(u64, u16)> = snapshot.dids.iter().map(|did| (did.unit, did.did)).collect();
     assert!(ids.contains(&(BASE, 1)) && ids.contains(&(BASE + 0x1000, 1)));
     let mut claimed = snapshot.clone();
-    let second = claimed
-        .dids
-        .iter()
-        .position(|did| did.unit == BASE && did.did == 2)
-        .unwrap();
+    let second = claimed.dids.iter().position(|did| did.unit == BASE && did.did == 2).unwrap();
     claimed.dids[second].did = 1;
     let error = adopt(&rig, &mut claimed).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::DomainIdClaimed {
-                unit: HostPhys(BASE),
-                did: 1,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::DomainIdClaimed { unit: HostPhys(BASE), did: 1, .. }), "{error}");
 }
 
 #[test]
@@ -401,9 +257,7 @@ fn interrupt_entries_are_compared() {
         ("another source", |s| s.irtes[0].high ^= 1),
         ("posted", |s| s.irtes[0].low |= 1 << 15),
         ("outside the table", |s| s.irtes[0].index = 0x1000),
-        ("a present entry that is missing", |s| {
-            s.irtes.retain(|irte| irte.index != 0)
-        }),
+        ("a present entry that is missing", |s| s.irtes.retain(|irte| irte.index != 0)),
         ("twice", |s| s.irtes.push(s.irtes[0])),
     ];
     let rig = machine();
@@ -445,33 +299,14 @@ fn tables_are_compared() {
 fn every_unit_is_accounted_for() {
     let rig = machine();
     let mut snapshot = rig.iommu.snapshot().unwrap();
-    let missing = Iommu::adopt(
-        &mut snapshot,
-        regs(&rig)[..1].to_vec(),
-        routes(1),
-        &rig.mem,
-        &|_| true,
-    );
-    assert_eq!(
-        missing.unwrap_err(),
-        Error::MissingUnit {
-            unit: HostPhys(BASE + 0x1000)
-        }
-    );
+    let missing = Iommu::adopt(&mut snapshot, regs(&rig)[..1].to_vec(), routes(1), &rig.mem, &|_| true);
+    assert_eq!(missing.unwrap_err(), Error::MissingUnit { unit: HostPhys(BASE + 0x1000) });
     snapshot.units.pop();
-    assert_eq!(
-        adopt(&rig, &mut snapshot).unwrap_err(),
-        Error::UnknownUnit {
-            unit: HostPhys(BASE + 0x1000)
-        }
-    );
+    assert_eq!(adopt(&rig, &mut snapshot).unwrap_err(), Error::UnknownUnit { unit: HostPhys(BASE + 0x1000) });
     // The machine's own view of who translates for whom counts, too.
     let mut snapshot = rig.iommu.snapshot().unwrap();
     let moved = Iommu::adopt(&mut snapshot, regs(&rig), routes(1), &rig.mem, &|_| true);
-    assert!(matches!(
-        moved,
-        Err(Error::AliasElsewhere { device: DISK, .. })
-    ));
+    assert!(matches!(moved, Err(Error::AliasElsewhere { device: DISK, .. })));
 }
 
 /// A thousand plan-and-cancel rounds leak no frame and leave nothing frozen.
@@ -484,10 +319,7 @@ fn plan_and_cancel() {
         rig.iommu.snapshot().unwrap();
         rig.iommu.unfreeze(GUEST).unwrap();
     }
-    assert_eq!(
-        (rig.mem.in_use(), rig.iommu.snapshot().unwrap()),
-        (frames, before)
-    );
+    assert_eq!((rig.mem.in_use(), rig.iommu.snapshot().unwrap()), (frames, before));
     rig.map(GUEST, 8 * GIB, 0, 0x1000).unwrap();
 }
 
@@ -497,14 +329,8 @@ fn the_record_is_what_registers_show() {
     let rig = machine();
     for (state, unit) in rig.iommu.snapshot().unwrap().units.iter().zip(&rig.units) {
         assert_eq!(state.rtaddr, unit.read64(0x20));
-        assert_eq!(
-            (state.irta, state.iqa),
-            (unit.read64(0xb8), unit.read64(0x90))
-        );
+        assert_eq!((state.irta, state.iqa), (unit.read64(0xb8), unit.read64(0x90)));
         assert_eq!((state.iqt, state.gsts), (unit.read64(0x80), unit.status()));
-        assert_eq!(
-            Capability::from_bits(state.cap).into_bits(),
-            unit.read64(0x08)
-        );
+        assert_eq!(Capability::from_bits(state.cap).into_bits(), unit.read64(0x08));
     }
 }

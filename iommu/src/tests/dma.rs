@@ -27,9 +27,7 @@ fn mapped_memory_is_reached_and_nothing_else() {
 fn read_only_means_read_only() {
     let mut rig = Rig::with_guest();
     let (iova, to) = (Iova(0x1000), HostPhys(0x9000));
-    rig.iommu
-        .map(platform!(rig), GUEST, iova, to, 0x1000, Permissions::READ)
-        .unwrap();
+    rig.iommu.map(platform!(rig), GUEST, iova, to, 0x1000, Permissions::READ).unwrap();
     assert_eq!(rig.read(DISK, 0x1000), Ok(0x9000));
     assert_eq!(rig.access(0, DISK, 0x1000, true), Err(0x05));
 }
@@ -60,10 +58,7 @@ fn the_model_keeps_stale_translations() {
     let mut rig = Rig::with_guest();
     rig.map(GUEST, 0x1000, 0x9000, 0x1000).unwrap();
     assert!(rig.read(DISK, 0x1000).is_ok());
-    rig.fail(Failures {
-        dead_queue: true,
-        ..Failures::default()
-    });
+    rig.fail(Failures { dead_queue: true, ..Failures::default() });
     let error = rig.unmap(GUEST, 0x1000, 0x1000).unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     assert_eq!(rig.read(DISK, 0x1000), Ok(0x9000));
@@ -76,10 +71,7 @@ fn a_failed_unmap_leaves_the_domain_stale() {
     let mut rig = Rig::with_guest();
     rig.map(GUEST, 0x1000, 0x9000, 0x1000).unwrap();
     let frames = rig.mem.in_use();
-    rig.fail(Failures {
-        dead_queue: true,
-        ..Failures::default()
-    });
+    rig.fail(Failures { dead_queue: true, ..Failures::default() });
     rig.unmap(GUEST, 0x1000, 0x1000).unwrap_err();
     assert_eq!(rig.mem.in_use(), frames);
     let stale = Err(Error::Stale { token: GUEST });
@@ -104,19 +96,13 @@ fn an_unassigned_device_is_blocked_and_named() {
     assert_eq!(rig.access(0, NIC, 0x12_3000, true), Err(0x01));
     assert_eq!(rig.service_faults(), 1);
     let line = rig.iommu.faults().lines()[0];
-    assert_eq!(
-        (line.fault.device, line.fault.access, line.fault.address),
-        (NIC, Access::Write, Iova(0x12_3000))
-    );
+    assert_eq!((line.fault.device, line.fault.access, line.fault.address), (NIC, Access::Write, Iova(0x12_3000)));
     assert_eq!(line.fault.reason.0, 0x01);
     let neighbour = Bdf::from_requester_id(0, 0x0301);
     assert_eq!(rig.read(neighbour, 0), Err(0x02));
     assert_eq!(rig.service_faults(), 1);
     let text = rig.iommu.faults().lines()[1].fault.to_string();
-    assert!(
-        text.contains("0000:03:00.1") && text.contains("not assigned"),
-        "{text}"
-    );
+    assert!(text.contains("0000:03:00.1") && text.contains("not assigned"), "{text}");
     assert_eq!(rig.units[0].events(), 2);
 }
 
@@ -142,9 +128,7 @@ fn lost_faults_are_counted_and_storms_are_masked() {
     assert!(rig.read(NIC, 0).is_err());
     assert_eq!(rig.units[0].events(), events + 1);
     let mut told = Vec::new();
-    rig.iommu.faults_mut().report(&rig.clock, |line, news| {
-        told.push((line.fault.device, news))
-    });
+    rig.iommu.faults_mut().report(&rig.clock, |line, news| told.push((line.fault.device, news)));
     assert_eq!(told, [(NIC, 201)]);
 }
 
@@ -158,13 +142,7 @@ fn several_fault_records() {
         assert_eq!(rig.service_faults(), 4);
         assert_eq!(rig.iommu.faults().total, round * 4);
     }
-    assert_eq!(
-        (
-            rig.iommu.faults().lines().len(),
-            rig.iommu.faults().overflows
-        ),
-        (4, 0)
-    );
+    assert_eq!((rig.iommu.faults().lines().len(), rig.iommu.faults().overflows), (4, 0));
 }
 
 #[test]
@@ -191,22 +169,13 @@ fn two_devices_share_a_domain_and_two_domains_do_not_mix() {
     let mut rig = Rig::with_guest();
     rig.attach(NIC, GUEST).unwrap();
     rig.map(GUEST, 0x1000, 0x9000, 0x1000).unwrap();
-    assert_eq!(
-        (rig.read(DISK, 0x1000), rig.read(NIC, 0x1000)),
-        (Ok(0x9000), Ok(0x9000))
-    );
+    assert_eq!((rig.read(DISK, 0x1000), rig.read(NIC, 0x1000)), (Ok(0x9000), Ok(0x9000)));
     rig.detach(NIC).unwrap();
-    assert_eq!(
-        (rig.read(DISK, 0x1000), rig.read(NIC, 0x1000)),
-        (Ok(0x9000), Err(0x02))
-    );
+    assert_eq!((rig.read(DISK, 0x1000), rig.read(NIC, 0x1000)), (Ok(0x9000), Err(0x02)));
     rig.create(MANAGEMENT);
     rig.attach(NIC, MANAGEMENT).unwrap();
     rig.map(MANAGEMENT, 0x1000, 0xb000, 0x1000).unwrap();
-    assert_eq!(
-        (rig.read(DISK, 0x1000), rig.read(NIC, 0x1000)),
-        (Ok(0x9000), Ok(0xb000))
-    );
+    assert_eq!((rig.read(DISK, 0x1000), rig.read(NIC, 0x1000)), (Ok(0x9000), Ok(0xb000)));
     assert_eq!(rig.iommu.devices().count(), 2);
 }
 
@@ -216,24 +185,12 @@ fn aliases_come_and_go_with_their_device() {
     rig.create(GUEST);
     rig.map(GUEST, 0x1000, 0x9000, 0x1000).unwrap();
     let alias = Bdf::from_requester_id(0, 0x0408);
-    rig.iommu
-        .attach(platform!(rig), DISK, &[0x0408, 0x0408, 0x0300], GUEST, None)
-        .unwrap();
-    assert_eq!(
-        (rig.read(DISK, 0x1000), rig.read(alias, 0x1000)),
-        (Ok(0x9000), Ok(0x9000))
-    );
-    let claimed = Error::DeviceClaimed {
-        device: alias,
-        owner: DISK,
-        token: GUEST,
-    };
+    rig.iommu.attach(platform!(rig), DISK, &[0x0408, 0x0408, 0x0300], GUEST, None).unwrap();
+    assert_eq!((rig.read(DISK, 0x1000), rig.read(alias, 0x1000)), (Ok(0x9000), Ok(0x9000)));
+    let claimed = Error::DeviceClaimed { device: alias, owner: DISK, token: GUEST };
     assert_eq!(rig.attach(alias, GUEST), Err(claimed));
     rig.detach(DISK).unwrap();
-    assert_eq!(
-        (rig.read(DISK, 0x1000), rig.read(alias, 0x1000)),
-        (Err(0x02), Err(0x02))
-    );
+    assert_eq!((rig.read(DISK, 0x1000), rig.read(alias, 0x1000)), (Err(0x02), Err(0x02)));
 }
 
 #[test]
@@ -241,46 +198,21 @@ fn refusals_are_named_and_change_nothing() {
     let mut rig = Rig::with_guest();
     rig.create(MANAGEMENT);
     let before = (rig.mem.in_use(), rig.iommu.snapshot().unwrap());
-    let claimed = Error::DeviceClaimed {
-        device: DISK,
-        owner: DISK,
-        token: GUEST,
-    };
+    let claimed = Error::DeviceClaimed { device: DISK, owner: DISK, token: GUEST };
     assert_eq!(rig.attach(DISK, MANAGEMENT), Err(claimed));
     assert!(claimed.to_string().contains("0000:03:00.0"));
-    assert_eq!(
-        rig.attach(NIC, Token(9)),
-        Err(Error::NoDomain { token: Token(9) })
-    );
+    assert_eq!(rig.attach(NIC, Token(9)), Err(Error::NoDomain { token: Token(9) }));
     let elsewhere = Bdf::from_requester_id(7, 0);
-    assert_eq!(
-        rig.attach(elsewhere, GUEST),
-        Err(Error::NoUnit { device: elsewhere })
-    );
-    let ats = rig
-        .iommu
-        .attach(platform!(rig), NIC, &[], GUEST, Some(0))
-        .unwrap_err();
+    assert_eq!(rig.attach(elsewhere, GUEST), Err(Error::NoUnit { device: elsewhere }));
+    let ats = rig.iommu.attach(platform!(rig), NIC, &[], GUEST, Some(0)).unwrap_err();
     assert!(ats.to_string().contains("ECAP.DT"));
-    assert_eq!(
-        rig.iommu.create_domain(platform!(rig), GUEST),
-        Err(Error::DomainExists { token: GUEST })
-    );
-    let used = Error::DomainInUse {
-        token: GUEST,
-        device: DISK,
-    };
+    assert_eq!(rig.iommu.create_domain(platform!(rig), GUEST), Err(Error::DomainExists { token: GUEST }));
+    let used = Error::DomainInUse { token: GUEST, device: DISK };
     assert_eq!(rig.iommu.destroy_domain(platform!(rig), GUEST), Err(used));
     let wide = rig.map(GUEST, 1 << 48, 0, 0x1000).unwrap_err();
     assert!(matches!(wide, Error::AddressTooWide { bits: 48, .. }));
     let paging = rig.map(GUEST, 0x1001, 0, 0x1000).unwrap_err();
-    assert!(matches!(
-        paging,
-        Error::Paging {
-            cause: PagingError::Misaligned { .. },
-            ..
-        }
-    ));
+    assert!(matches!(paging, Error::Paging { cause: PagingError::Misaligned { .. }, .. }));
     assert_eq!((rig.mem.in_use(), rig.iommu.snapshot().unwrap()), before);
 }
 
@@ -290,23 +222,12 @@ fn out_of_memory_changes_nothing() {
     rig.create(GUEST);
     let frames = rig.mem.in_use();
     rig.mem.limit(frames);
-    assert!(matches!(
-        rig.attach(DISK, GUEST),
-        Err(Error::OutOfMemory {
-            what: "a context table"
-        })
-    ));
+    assert!(matches!(rig.attach(DISK, GUEST), Err(Error::OutOfMemory { what: "a context table" })));
     assert_eq!(rig.iommu.devices().count(), 0);
-    assert!(matches!(
-        rig.map(GUEST, 0, 0, 0x1000),
-        Err(Error::Paging { .. })
-    ));
+    assert!(matches!(rig.map(GUEST, 0, 0, 0x1000), Err(Error::Paging { .. })));
     rig.mem.limit(frames + 8);
     rig.attach(DISK, GUEST).unwrap();
-    assert_eq!(
-        rig.iommu.domain(GUEST).unwrap().id_on(crate::UnitIndex(0)),
-        Some(1)
-    );
+    assert_eq!(rig.iommu.domain(GUEST).unwrap().id_on(crate::UnitIndex(0)), Some(1));
 }
 
 #[test]
@@ -314,16 +235,10 @@ fn domain_ids_run_out() {
     let mut rig = Rig::with(&[(cap(|cap| cap.with_domains(0)), ModelUnit::ECAP)]);
     for number in 1..16u16 {
         rig.create(Token(u64::from(number)));
-        rig.attach(Bdf::from_requester_id(0, number), Token(u64::from(number)))
-            .unwrap();
+        rig.attach(Bdf::from_requester_id(0, number), Token(u64::from(number))).unwrap();
     }
     rig.create(GUEST);
-    assert_eq!(
-        rig.attach(DISK, GUEST),
-        Err(Error::NoDomainId {
-            unit: HostPhys(BASE)
-        })
-    );
+    assert_eq!(rig.attach(DISK, GUEST), Err(Error::NoDomainId { unit: HostPhys(BASE) }));
     rig.detach(Bdf::from_requester_id(0, 5)).unwrap();
     rig.attach(DISK, GUEST).unwrap();
 }
@@ -336,9 +251,7 @@ fn a_frozen_domain_is_busy() {
     assert_eq!(rig.iommu.freeze(GUEST), Ok(2));
     assert_eq!(rig.iommu.unfreeze(GUEST), Ok(1));
     let before = (rig.mem.writes(), rig.units[0].writes());
-    let busy = |result: Result<(), Error>| {
-        assert!(matches!(result, Err(Error::Busy { token: GUEST, .. })))
-    };
+    let busy = |result: Result<(), Error>| assert!(matches!(result, Err(Error::Busy { token: GUEST, .. })));
     busy(rig.map(GUEST, 0x5000, 0x9000, 0x1000));
     busy(rig.unmap(GUEST, 0x1000, 0x1000));
     busy(rig.attach(NIC, GUEST));
@@ -347,10 +260,7 @@ fn a_frozen_domain_is_busy() {
     assert_eq!((rig.mem.writes(), rig.units[0].writes()), before);
     assert_eq!(rig.read(DISK, 0x1000), Ok(0x9000));
     assert_eq!(rig.iommu.unfreeze(GUEST), Ok(0));
-    assert_eq!(
-        rig.iommu.unfreeze(GUEST),
-        Err(Error::NotFrozen { token: GUEST })
-    );
+    assert_eq!(rig.iommu.unfreeze(GUEST), Err(Error::NotFrozen { token: GUEST }));
     rig.unmap(GUEST, 0x1000, 0x1000).unwrap();
 }
 
@@ -385,16 +295,8 @@ fn write_buffers_are_flushed() {
     assert!(flushed(&rig));
     rig.map(GUEST, 0x1000, 0x9000, 0x1000).unwrap();
     assert!(flushed(&rig));
-    rig.fail(Failures {
-        stuck: 1 << 27,
-        ..Failures::default()
-    });
-    assert!(
-        rig.map(GUEST, 0x5000, 0x9000, 0x1000)
-            .unwrap_err()
-            .to_string()
-            .contains("WBFS")
-    );
+    rig.fail(Failures { stuck: 1 << 27, ..Failures::default() });
+    assert!(rig.map(GUEST, 0x5000, 0x9000, 0x1000).unwrap_err().to_string().contains("WBFS"));
 }
 
 /// A unit that snoops needs no write-back, and none is done; the driver's own memory says so.
@@ -408,15 +310,9 @@ fn a_coherent_unit_and_other_geometries() {
 
     // Two units: one with 3 levels and small pages only.
     let small = cap(|cap| cap.with_widths(0b10).with_large_pages(0).with_max_width(38));
-    let mut rig = Rig::with(&[
-        (ModelUnit::CAP, ModelUnit::ECAP),
-        (small, ModelUnit::ECAP | 1),
-    ]);
+    let mut rig = Rig::with(&[(ModelUnit::CAP, ModelUnit::ECAP), (small, ModelUnit::ECAP | 1)]);
     let geometry = rig.iommu.geometry();
-    assert_eq!(
-        (geometry.levels, geometry.address_bits, geometry.coherent),
-        (3, 39, false)
-    );
+    assert_eq!((geometry.levels, geometry.address_bits, geometry.coherent), (3, 39, false));
     rig.create(GUEST);
     rig.attach(NIC, GUEST).unwrap();
     rig.attach(DISK, GUEST).unwrap();
@@ -426,17 +322,8 @@ fn a_coherent_unit_and_other_geometries() {
     rig.unmap(GUEST, 0x20_0000, 0x20_0000).unwrap();
     assert_eq!(rig.access(0, NIC, 0x3f_f000, true), Err(0x05));
     assert_eq!(rig.access(1, DISK, 0x3f_f000, true), Err(0x05));
-    let alias = rig.iommu.attach(
-        platform!(rig),
-        Bdf::from_requester_id(0, 9),
-        &[0x0309],
-        GUEST,
-        None,
-    );
-    assert!(matches!(
-        alias,
-        Err(Error::AliasElsewhere { alias: 0x0309, .. })
-    ));
+    let alias = rig.iommu.attach(platform!(rig), Bdf::from_requester_id(0, 9), &[0x0309], GUEST, None);
+    assert!(matches!(alias, Err(Error::AliasElsewhere { alias: 0x0309, .. })));
     rig.assert_clean();
 }
 
@@ -447,9 +334,7 @@ fn destroying_a_domain_returns_its_frames() {
     rig.create(MANAGEMENT);
     rig.map(MANAGEMENT, 0x1000, 0x9000, 0x1_0000_0000).unwrap();
     assert!(rig.mem.in_use() > frames + 2);
-    rig.iommu
-        .destroy_domain(platform!(rig), MANAGEMENT)
-        .unwrap();
+    rig.iommu.destroy_domain(platform!(rig), MANAGEMENT).unwrap();
     assert_eq!(rig.mem.in_use(), frames);
 }
 

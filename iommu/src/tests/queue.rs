@@ -52,11 +52,7 @@ fn warm() -> Rig {
 fn a_rejected_descriptor_is_repeated() {
     for reject_after in 0..2 {
         let mut rig = warm();
-        rig.fail(Failures {
-            reject: 1,
-            reject_after,
-            ..Failures::default()
-        });
+        rig.fail(Failures { reject: 1, reject_after, ..Failures::default() });
         rig.unmap(GUEST, 0x1000, 0x1000).unwrap();
         assert_eq!(rig.read(DISK, 0x1000), Err(0x06));
         rig.iommu.drain(platform!(rig)).unwrap();
@@ -68,26 +64,13 @@ fn a_rejected_descriptor_is_repeated() {
 fn a_descriptor_rejected_twice_is_reported() {
     let mut rig = warm();
     // The spare that takes the bad one's place and the wait are good, then it is bad again.
-    let twice = Failures {
-        reject: 2,
-        reject_gap: 2,
-        ..Failures::default()
-    };
+    let twice = Failures { reject: 2, reject_gap: 2, ..Failures::default() };
     rig.fail(twice);
     let error = rig.unmap(GUEST, 0x1000, 0x1000).unwrap_err();
-    let Error::DescriptorRejected {
-        unit: HostPhys(BASE),
-        descriptor,
-    } = error
-    else {
-        panic!("{error}")
-    };
+    let Error::DescriptorRejected { unit: HostPhys(BASE), descriptor } = error else { panic!("{error}") };
     // Page-selective, domain 1, drains; page 0x1000, upper levels too.
     assert_eq!(descriptor, [0x1_00f2, 0x1000]);
-    assert!(matches!(
-        rig.map(GUEST, 0x5000, 0, 0x1000),
-        Err(Error::Stale { .. })
-    ));
+    assert!(matches!(rig.map(GUEST, 0x5000, 0, 0x1000), Err(Error::Stale { .. })));
     // The queue itself works again.
     rig.fail(Failures::default());
     rig.iommu.drain(platform!(rig)).unwrap();
@@ -99,24 +82,15 @@ fn a_descriptor_rejected_twice_is_reported() {
 #[test]
 fn a_queue_that_rejects_everything_is_given_up() {
     let mut rig = warm();
-    rig.fail(Failures {
-        reject: u32::MAX,
-        ..Failures::default()
-    });
+    rig.fail(Failures { reject: u32::MAX, ..Failures::default() });
     let error = rig.unmap(GUEST, 0x1000, 0x1000).unwrap_err();
-    assert!(
-        matches!(error, Error::Timeout { wait, .. } if wait.contains("past its errors")),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Timeout { wait, .. } if wait.contains("past its errors")), "{error}");
 }
 
 #[test]
 fn spurious_completions_are_ignored() {
     let mut rig = warm();
-    rig.fail(Failures {
-        spurious_completions: 3,
-        ..Failures::default()
-    });
+    rig.fail(Failures { spurious_completions: 3, ..Failures::default() });
     rig.unmap(GUEST, 0x1000, 0x1000).unwrap();
     assert_eq!(rig.read(DISK, 0x1000), Err(0x06));
     rig.iommu.drain(platform!(rig)).unwrap();
@@ -126,9 +100,7 @@ fn spurious_completions_are_ignored() {
 fn device_tlbs() {
     let mut rig = Rig::with(&[(ModelUnit::CAP, ModelUnit::ECAP | 4)]);
     rig.create(GUEST);
-    rig.iommu
-        .attach(platform!(rig), DISK, &[], GUEST, Some(8))
-        .unwrap();
+    rig.iommu.attach(platform!(rig), DISK, &[], GUEST, Some(8)).unwrap();
     rig.map(GUEST, 0x4000, 0x9000, 0x4000).unwrap();
     assert_eq!(rig.read(DISK, 0x4000), Ok(0x9000));
     let before = rig.units[0].submissions();
@@ -139,28 +111,14 @@ fn device_tlbs() {
 
     // Once is forgiven, twice is not.
     rig.map(GUEST, 0x4000, 0x9000, 0x4000).unwrap();
-    rig.fail(Failures {
-        device_timeouts: 1,
-        ..Failures::default()
-    });
+    rig.fail(Failures { device_timeouts: 1, ..Failures::default() });
     rig.unmap(GUEST, 0x4000, 0x4000).unwrap();
     rig.map(GUEST, 0x4000, 0x9000, 0x4000).unwrap();
-    rig.fail(Failures {
-        device_timeouts: 2,
-        ..Failures::default()
-    });
+    rig.fail(Failures { device_timeouts: 2, ..Failures::default() });
     let error = rig.unmap(GUEST, 0x4000, 0x4000).unwrap_err();
-    assert_eq!(
-        error,
-        Error::DeviceTlbTimeout {
-            unit: HostPhys(BASE)
-        }
-    );
+    assert_eq!(error, Error::DeviceTlbTimeout { unit: HostPhys(BASE) });
     rig.detach(DISK).unwrap();
-    assert_eq!(
-        rig.units[0].device_tlb().last(),
-        Some(&(0x0300, 0x7fff_ffff_ffff_f001))
-    );
+    assert_eq!(rig.units[0].device_tlb().last(), Some(&(0x0300, 0x7fff_ffff_ffff_f001)));
     rig.assert_clean();
 }
 
@@ -168,18 +126,9 @@ fn device_tlbs() {
 #[test]
 fn a_late_completion_is_not_mistaken() {
     let mut rig = warm();
-    rig.fail(Failures {
-        dead_queue: true,
-        ..Failures::default()
-    });
-    assert!(matches!(
-        rig.iommu.drain(platform!(rig)),
-        Err(Error::Timeout { .. })
-    ));
-    assert!(matches!(
-        rig.iommu.drain(platform!(rig)),
-        Err(Error::Timeout { .. })
-    ));
+    rig.fail(Failures { dead_queue: true, ..Failures::default() });
+    assert!(matches!(rig.iommu.drain(platform!(rig)), Err(Error::Timeout { .. })));
+    assert!(matches!(rig.iommu.drain(platform!(rig)), Err(Error::Timeout { .. })));
     rig.fail(Failures::default());
     rig.units[0].write_tail_again();
     rig.unmap(GUEST, 0x1000, 0x1000).unwrap();

@@ -8,11 +8,8 @@ use alloc::vec::Vec;
 use proptest::prelude::*;
 
 const TOKENS: [Token; 2] = [GUEST, MANAGEMENT];
-const DEVICES: [Bdf; 3] = [
-    Bdf::from_requester_id(0, 0x0010),
-    Bdf::from_requester_id(0, 0x0100),
-    Bdf::from_requester_id(0, 0x0101),
-];
+const DEVICES: [Bdf; 3] =
+    [Bdf::from_requester_id(0, 0x0010), Bdf::from_requester_id(0, 0x0100), Bdf::from_requester_id(0, 0x0101)];
 /// Where ranges start, in pages: around boundaries of large leaves.
 const STARTS: [u64; 6] = [0, 1, 510, 512, 0x3_fffe, 0x4_0000];
 /// How long they are, in pages.
@@ -20,24 +17,10 @@ const LENGTHS: [u64; 6] = [1, 2, 3, 512, 1024, 0x4_0000];
 
 #[derive(Clone, Debug)]
 enum Step {
-    Map {
-        domain: usize,
-        start: usize,
-        length: usize,
-        to: u64,
-    },
-    Unmap {
-        domain: usize,
-        start: usize,
-        length: usize,
-    },
-    Attach {
-        device: usize,
-        domain: usize,
-    },
-    Detach {
-        device: usize,
-    },
+    Map { domain: usize, start: usize, length: usize, to: u64 },
+    Unmap { domain: usize, start: usize, length: usize },
+    Attach { device: usize, domain: usize },
+    Detach { device: usize },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -68,10 +51,7 @@ fn take(mapped: &mut Mapped, first: u64, pages: u64) -> bool {
         .filter(|(start, (length, _))| *start + length > first)
         .map(|(start, range)| (*start, *range))
         .collect();
-    let covered: u64 = touched
-        .iter()
-        .map(|(start, (length, _))| (start + length).min(end) - (*start).max(first))
-        .sum();
+    let covered: u64 = touched.iter().map(|(start, (length, _))| (start + length).min(end) - (*start).max(first)).sum();
     if covered != pages {
         return false;
     }
@@ -87,25 +67,13 @@ fn take(mapped: &mut Mapped, first: u64, pages: u64) -> bool {
     true
 }
 
-fn check(
-    rig: &Rig,
-    domains: &[Mapped; 2],
-    attached: &BTreeMap<usize, usize>,
-) -> Result<(), TestCaseError> {
+fn check(rig: &Rig, domains: &[Mapped; 2], attached: &BTreeMap<usize, usize>) -> Result<(), TestCaseError> {
     for (index, device) in DEVICES.iter().enumerate() {
         for start in STARTS {
             for page in [start, start + 1, start + 511, start + 0x3_ffff] {
-                let expected = attached
-                    .get(&index)
-                    .and_then(|domain| target(&domains[*domain], page));
+                let expected = attached.get(&index).and_then(|domain| target(&domains[*domain], page));
                 let got = rig.read(*device, page << 12).ok();
-                prop_assert_eq!(
-                    got,
-                    expected.map(|page| page << 12),
-                    "{} page {:#x}",
-                    device,
-                    page
-                );
+                prop_assert_eq!(got, expected.map(|page| page << 12), "{} page {:#x}", device, page);
             }
         }
     }
@@ -119,27 +87,16 @@ fn run(steps: &[Step], cap: u64, ecap: u64) -> Result<(), TestCaseError> {
     let mut attached = BTreeMap::new();
     for step in steps {
         match *step {
-            Step::Map {
-                domain,
-                start,
-                length,
-                to,
-            } => {
+            Step::Map { domain, start, length, to } => {
                 let (first, pages) = (STARTS[start], LENGTHS[length]);
-                let free = !domains[domain]
-                    .iter()
-                    .any(|(at, (n, _))| *at < first + pages && first < at + n);
+                let free = !domains[domain].iter().any(|(at, (n, _))| *at < first + pages && first < at + n);
                 let result = rig.map(TOKENS[domain], first << 12, to << 12, pages << 12);
                 prop_assert_eq!(result.is_ok(), free, "{:?}", result);
                 if free {
                     domains[domain].insert(first, (pages, to));
                 }
             }
-            Step::Unmap {
-                domain,
-                start,
-                length,
-            } => {
+            Step::Unmap { domain, start, length } => {
                 let (first, pages) = (STARTS[start], LENGTHS[length]);
                 let mapped = take(&mut domains[domain], first, pages);
                 let result = rig.unmap(TOKENS[domain], first << 12, pages << 12);

@@ -3,10 +3,7 @@
 use super::rig::{BASE, DISK, NIC, Rig, config, platform, routes};
 use super::std::string::ToString;
 use crate::model::{Blocked, Delivered, ModelClock, ModelMemory, ModelUnit};
-use crate::{
-    Access, Error, InterruptRange, InterruptTarget, Iommu, Platform, UnitConfig, UnitIndex,
-    msi_message,
-};
+use crate::{Access, Error, InterruptRange, InterruptTarget, Iommu, Platform, UnitConfig, UnitIndex, msi_message};
 use alloc::vec;
 use machine::addr::HostPhys;
 
@@ -20,30 +17,16 @@ fn send(rig: &Rig, source: u16, index: u16, subhandle: u16) -> Result<Delivered,
 #[test]
 fn only_the_source_may_use_its_entry() {
     let mut rig = Rig::new();
-    let range = rig
-        .iommu
-        .allocate_interrupts(platform!(rig), DISK, 1)
-        .unwrap();
+    let range = rig.iommu.allocate_interrupts(platform!(rig), DISK, 1).unwrap();
     assert_eq!(send(&rig, 0x0300, range.first, 0), Err(Blocked(0x22)));
     let target = InterruptTarget::fixed(0x51, 0x1_0002);
-    rig.iommu
-        .set_interrupt(platform!(rig), UNIT, range.first, &target)
-        .unwrap();
+    rig.iommu.set_interrupt(platform!(rig), UNIT, range.first, &target).unwrap();
     rig.service_faults();
-    assert_eq!(
-        send(&rig, 0x0300, range.first, 0),
-        Ok(Delivered {
-            vector: 0x51,
-            destination: 0x1_0002
-        })
-    );
+    assert_eq!(send(&rig, 0x0300, range.first, 0), Ok(Delivered { vector: 0x51, destination: 0x1_0002 }));
     assert_eq!(send(&rig, 0x0108, range.first, 0), Err(Blocked(0x26)));
     rig.service_faults();
     let fault = rig.iommu.faults().lines()[1].fault;
-    assert_eq!(
-        (fault.device, fault.access),
-        (NIC, Access::Interrupt(range.first))
-    );
+    assert_eq!((fault.device, fault.access), (NIC, Access::Interrupt(range.first)));
     assert!(fault.to_string().contains("belongs to another source"));
     rig.assert_clean();
 }
@@ -51,64 +34,26 @@ fn only_the_source_may_use_its_entry() {
 #[test]
 fn entries_are_updated_cleared_and_freed_at_once() {
     let mut rig = Rig::new();
-    let range = rig
-        .iommu
-        .allocate_interrupts(platform!(rig), DISK, 4)
-        .unwrap();
-    assert_eq!(
-        range,
-        InterruptRange {
-            unit: UNIT,
-            first: 0,
-            count: 4
-        }
-    );
+    let range = rig.iommu.allocate_interrupts(platform!(rig), DISK, 4).unwrap();
+    assert_eq!(range, InterruptRange { unit: UNIT, first: 0, count: 4 });
     for message in 0..4u8 {
         let target = InterruptTarget::fixed(0x60 + message, 1);
-        rig.iommu
-            .set_interrupt(platform!(rig), UNIT, u16::from(message), &target)
-            .unwrap();
+        rig.iommu.set_interrupt(platform!(rig), UNIT, u16::from(message), &target).unwrap();
         // The messages of plain MSI: one handle, and the device adds its number to the data.
         let delivered = send(&rig, 0x0300, range.first, u16::from(message)).unwrap();
-        assert_eq!(
-            delivered,
-            Delivered {
-                vector: 0x60 + message,
-                destination: 1
-            }
-        );
+        assert_eq!(delivered, Delivered { vector: 0x60 + message, destination: 1 });
     }
-    rig.iommu
-        .set_interrupt(platform!(rig), UNIT, 2, &InterruptTarget::fixed(0x99, 7))
-        .unwrap();
-    assert_eq!(
-        send(&rig, 0x0300, 2, 0),
-        Ok(Delivered {
-            vector: 0x99,
-            destination: 7
-        })
-    );
+    rig.iommu.set_interrupt(platform!(rig), UNIT, 2, &InterruptTarget::fixed(0x99, 7)).unwrap();
+    assert_eq!(send(&rig, 0x0300, 2, 0), Ok(Delivered { vector: 0x99, destination: 7 }));
     rig.iommu.clear_interrupt(platform!(rig), UNIT, 2).unwrap();
     assert_eq!(send(&rig, 0x0300, 2, 0), Err(Blocked(0x22)));
     assert_eq!(rig.iommu.interrupt_source(UNIT, 2), Some(0x0300));
     rig.iommu.free_interrupts(platform!(rig), range).unwrap();
     assert_eq!(send(&rig, 0x0300, 0, 0), Err(Blocked(0x22)));
     let again = rig.iommu.free_interrupts(platform!(rig), range);
-    assert_eq!(
-        again,
-        Err(Error::NoSuchInterrupt {
-            unit: HostPhys(BASE),
-            index: 0
-        })
-    );
-    let next = rig
-        .iommu
-        .allocate_interrupts(platform!(rig), NIC, 1)
-        .unwrap();
-    assert_eq!(
-        (next.first, rig.iommu.interrupt_source(UNIT, 0)),
-        (0, Some(0x0108))
-    );
+    assert_eq!(again, Err(Error::NoSuchInterrupt { unit: HostPhys(BASE), index: 0 }));
+    let next = rig.iommu.allocate_interrupts(platform!(rig), NIC, 1).unwrap();
+    assert_eq!((next.first, rig.iommu.interrupt_source(UNIT, 0)), (0, Some(0x0108)));
 }
 
 #[test]
@@ -121,25 +66,10 @@ fn the_table_runs_out() {
             Err(error) => break error,
         }
     };
-    assert_eq!(
-        (given, error),
-        (
-            256,
-            Error::NoInterruptEntry {
-                unit: HostPhys(BASE),
-                count: 32
-            }
-        )
-    );
+    assert_eq!((given, error), (256, Error::NoInterruptEntry { unit: HostPhys(BASE), count: 32 }));
     let target = InterruptTarget::fixed(0x51, 0);
     let outside = rig.iommu.set_interrupt(platform!(rig), UNIT, 256, &target);
-    assert_eq!(
-        outside,
-        Err(Error::NoSuchInterrupt {
-            unit: HostPhys(BASE),
-            index: 256
-        })
-    );
+    assert_eq!(outside, Err(Error::NoSuchInterrupt { unit: HostPhys(BASE), index: 256 }));
     assert_eq!(send(&rig, 0x0300, 256, 0), Err(Blocked(0x21)));
 }
 
@@ -147,44 +77,14 @@ fn the_table_runs_out() {
 fn ioapics_and_small_apic_ids() {
     let (mut mem, clock) = (ModelMemory::default(), ModelClock::default());
     let unit = ModelUnit::new(&mem, ModelUnit::CAP, ModelUnit::ECAP);
-    let config = UnitConfig {
-        x2apic: false,
-        ..config(0)
-    };
-    let platform = &mut Platform {
-        mem: &mut mem,
-        clock: &clock,
-    };
+    let config = UnitConfig { x2apic: false, ..config(0) };
+    let platform = &mut Platform { mem: &mut mem, clock: &clock };
     let mut iommu = Iommu::init_cold(vec![(config, unit.clone())], routes(1), platform).unwrap();
-    let range = iommu
-        .allocate_interrupts_at(platform, UNIT, 0xf0f8, 1)
-        .unwrap();
-    let wide = iommu.set_interrupt(
-        platform,
-        UNIT,
-        range.first,
-        &InterruptTarget::fixed(0x31, 0x100),
-    );
-    assert_eq!(
-        wide,
-        Err(Error::Destination {
-            unit: HostPhys(BASE),
-            apic_id: 0x100
-        })
-    );
-    let target = InterruptTarget {
-        level: true,
-        ..InterruptTarget::fixed(0x31, 3)
-    };
-    iommu
-        .set_interrupt(platform, UNIT, range.first, &target)
-        .unwrap();
+    let range = iommu.allocate_interrupts_at(platform, UNIT, 0xf0f8, 1).unwrap();
+    let wide = iommu.set_interrupt(platform, UNIT, range.first, &InterruptTarget::fixed(0x31, 0x100));
+    assert_eq!(wide, Err(Error::Destination { unit: HostPhys(BASE), apic_id: 0x100 }));
+    let target = InterruptTarget { level: true, ..InterruptTarget::fixed(0x31, 3) };
+    iommu.set_interrupt(platform, UNIT, range.first, &target).unwrap();
     let (address, data) = msi_message(range.first, 0);
-    assert_eq!(
-        unit.msi(0xf0f8, address, data),
-        Ok(Delivered {
-            vector: 0x31,
-            destination: 3
-        })
-    );
+    assert_eq!(unit.msi(0xf0f8, address, data), Ok(Delivered { vector: 0x31, destination: 3 }));
 }

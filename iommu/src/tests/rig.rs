@@ -18,18 +18,12 @@ pub(super) const GUEST: Token = Token(0x600d);
 /// The management card's domain.
 pub(super) const MANAGEMENT: Token = Token(0x1);
 /// The fault event.
-pub(super) const EVENT: FaultEvent = FaultEvent {
-    address: 0xfee0_1000,
-    data: 0x30,
-};
+pub(super) const EVENT: FaultEvent = FaultEvent { address: 0xfee0_1000, data: 0x30 };
 
 /// Platform of the rig; a macro, since it borrows two fields.
 macro_rules! platform {
     ($rig:expr) => {
-        &mut Platform {
-            mem: &mut $rig.mem,
-            clock: &$rig.clock,
-        }
+        &mut Platform { mem: &mut $rig.mem, clock: &$rig.clock }
     };
 }
 pub(super) use platform;
@@ -76,26 +70,11 @@ impl Rig {
     pub(super) fn with(units: &[(u64, u64)]) -> Self {
         let mut mem = ModelMemory::default();
         let clock = ModelClock::default();
-        let units: Vec<ModelUnit> = units
-            .iter()
-            .map(|(cap, ecap)| ModelUnit::new(&mem, *cap, *ecap))
-            .collect();
-        let configured = units
-            .iter()
-            .enumerate()
-            .map(|(index, unit)| (config(index), unit.clone()))
-            .collect();
-        let platform = &mut Platform {
-            mem: &mut mem,
-            clock: &clock,
-        };
+        let units: Vec<ModelUnit> = units.iter().map(|(cap, ecap)| ModelUnit::new(&mem, *cap, *ecap)).collect();
+        let configured = units.iter().enumerate().map(|(index, unit)| (config(index), unit.clone())).collect();
+        let platform = &mut Platform { mem: &mut mem, clock: &clock };
         let iommu = Iommu::init_cold(configured, routes(units.len()), platform).unwrap();
-        Self {
-            mem,
-            clock,
-            units,
-            iommu,
-        }
+        Self { mem, clock, units, iommu }
     }
 
     /// The guest's domain with the disk attached.
@@ -118,27 +97,13 @@ impl Rig {
         self.iommu.detach(platform!(self), device)
     }
 
-    pub(super) fn map(
-        &mut self,
-        token: Token,
-        iova: u64,
-        to: u64,
-        bytes: u64,
-    ) -> Result<(), Error> {
+    pub(super) fn map(&mut self, token: Token, iova: u64, to: u64, bytes: u64) -> Result<(), Error> {
         let (iova, to) = (Iova(iova), HostPhys(to));
-        self.iommu.map(
-            platform!(self),
-            token,
-            iova,
-            to,
-            bytes,
-            Permissions::READ_WRITE,
-        )
+        self.iommu.map(platform!(self), token, iova, to, bytes, Permissions::READ_WRITE)
     }
 
     pub(super) fn unmap(&mut self, token: Token, iova: u64, bytes: u64) -> Result<(), Error> {
-        self.iommu
-            .unmap(platform!(self), token, Iova(iova), bytes, Holes::Refuse)
+        self.iommu.unmap(platform!(self), token, Iova(iova), bytes, Holes::Refuse)
     }
 
     pub(super) fn service_faults(&mut self) -> u64 {
@@ -150,13 +115,7 @@ impl Rig {
         self.access(0, device, iova, false)
     }
 
-    pub(super) fn access(
-        &self,
-        unit: usize,
-        device: Bdf,
-        iova: u64,
-        write: bool,
-    ) -> Result<u64, u8> {
+    pub(super) fn access(&self, unit: usize, device: Bdf, iova: u64, write: bool) -> Result<u64, u8> {
         let result = self.units[unit].dma(device.requester_id(), Iova(iova), write);
         result.map(HostPhys::get).map_err(|blocked| blocked.0)
     }

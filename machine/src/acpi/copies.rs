@@ -27,12 +27,7 @@ impl Copy {
     pub(super) fn new(address: usize, signature: Signature, mut table: Vec<u8>) -> Self {
         let bytes = table.len();
         table.resize(bytes.saturating_add(PADDING), 0);
-        Self {
-            address,
-            signature,
-            bytes,
-            padded: table,
-        }
+        Self { address, signature, bytes, padded: table }
     }
 
     pub(super) fn address(&self) -> usize {
@@ -53,11 +48,7 @@ impl Copy {
 pub(super) struct Handler<'a>(pub(super) &'a [Copy]);
 
 impl AcpiHandler for Handler<'_> {
-    unsafe fn map_physical_region<T>(
-        &self,
-        address: usize,
-        size: usize,
-    ) -> PhysicalMapping<Self, T> {
+    unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
         const { assert!(size_of::<T>() <= PADDING && align_of::<T>() == 1) }
         let found = self.0.iter().find(|copy| copy.address == address);
         // A copy is as long as its own header says, so a longer request is one for something else.

@@ -40,10 +40,7 @@ impl fmt::Display for AcpiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::RootPointer { at } => {
-                write!(
-                    f,
-                    "no valid ACPI root pointer at {at}; the boot loader or firmware gave a wrong one"
-                )
+                write!(f, "no valid ACPI root pointer at {at}; the boot loader or firmware gave a wrong one")
             }
             Self::RootTable { at, why } => {
                 write!(f, "the ACPI root pointer at {at} leads nowhere: {why}")
@@ -110,32 +107,18 @@ impl fmt::Display for AcpiWarning {
                 write!(f, "firmware's ACPI table at {at} is not in readable memory")
             }
             Self::Length { table, at, bytes } => {
-                write!(
-                    f,
-                    "firmware's ACPI table {table} at {at} states an impossible length of {bytes} bytes"
-                )
+                write!(f, "firmware's ACPI table {table} at {at} states an impossible length of {bytes} bytes")
             }
-            Self::Checksum { table, at } => write!(
-                f,
-                "firmware's ACPI table {table} at {at} fails its checksum"
-            ),
-            Self::Wrong { table, at } => write!(
-                f,
-                "firmware's ACPI table at {at} is {table}, which does not belong there"
-            ),
-            Self::Structure {
-                table,
-                offset,
-                bytes,
-            } => write!(
+            Self::Checksum { table, at } => write!(f, "firmware's ACPI table {table} at {at} fails its checksum"),
+            Self::Wrong { table, at } => {
+                write!(f, "firmware's ACPI table at {at} is {table}, which does not belong there")
+            }
+            Self::Structure { table, offset, bytes } => write!(
                 f,
                 "firmware's ACPI table {table} has a structure of impossible length {bytes} at offset {offset:#x}"
             ),
             Self::Value { table, offset } => {
-                write!(
-                    f,
-                    "firmware's ACPI table {table} has a value out of range at offset {offset:#x}"
-                )
+                write!(f, "firmware's ACPI table {table} has a value out of range at offset {offset:#x}")
             }
         }?;
         f.write_str("; the table is ignored")

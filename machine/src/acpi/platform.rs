@@ -1,8 +1,5 @@
 //! What the tables say, as plain values.
-#![expect(
-    unsafe_code,
-    reason = "the acpi crate's constructors trust their addresses"
-)]
+#![expect(unsafe_code, reason = "the acpi crate's constructors trust their addresses")]
 
 use super::Mapper;
 use super::copies::{Copy, Handler};
@@ -111,16 +108,13 @@ pub struct Platform {
 pub fn read(mapper: &(impl Mapper + ?Sized), rsdp: HostPhys) -> Result<Platform, AcpiError> {
     let roots = vet::root_pointer(mapper, rsdp).ok_or(AcpiError::RootPointer { at: rsdp })?;
     let mut platform = Platform::default();
-    let wide =
-        roots.xsdt.and_then(
-            |xsdt| match vet::tree(mapper, xsdt, true, &mut platform.warnings) {
-                Ok(copies) => Some((2, xsdt, copies)),
-                Err(warning) => {
-                    platform.warnings.push(warning);
-                    None
-                }
-            },
-        );
+    let wide = roots.xsdt.and_then(|xsdt| match vet::tree(mapper, xsdt, true, &mut platform.warnings) {
+        Ok(copies) => Some((2, xsdt, copies)),
+        Err(warning) => {
+            platform.warnings.push(warning);
+            None
+        }
+    });
     let (revision, root, copies) = match wide {
         Some(found) => found,
         None => match vet::tree(mapper, roots.rsdt, false, &mut platform.warnings) {
@@ -128,29 +122,16 @@ pub fn read(mapper: &(impl Mapper + ?Sized), rsdp: HostPhys) -> Result<Platform,
             Err(why) => return Err(AcpiError::RootTable { at: rsdp, why }),
         },
     };
-    decode(&mut platform, &copies, revision, root)
-        .map_err(|why| AcpiError::RootTable { at: rsdp, why })?;
+    decode(&mut platform, &copies, revision, root).map_err(|why| AcpiError::RootTable { at: rsdp, why })?;
     Ok(platform)
 }
 
-fn decode(
-    platform: &mut Platform,
-    copies: &[Copy],
-    revision: u8,
-    root: HostPhys,
-) -> Result<(), AcpiWarning> {
-    let wrong = AcpiWarning::Wrong {
-        table: Signature(*b"XSDT"),
-        at: root,
-    };
-    let root = copies
-        .iter()
-        .find(|copy| copy.address() as u64 == root.0)
-        .ok_or(wrong)?;
+fn decode(platform: &mut Platform, copies: &[Copy], revision: u8, root: HostPhys) -> Result<(), AcpiWarning> {
+    let wrong = AcpiWarning::Wrong { table: Signature(*b"XSDT"), at: root };
+    let root = copies.iter().find(|copy| copy.address() as u64 == root.0).ok_or(wrong)?;
     // SAFETY: the handler answers any address, with a vetted copy or with zeroes; the
     // root's copy is at least a header long.
-    let tables = unsafe { AcpiTables::from_rsdt(Handler(copies), revision, root.address()) }
-        .map_err(|_| wrong)?;
+    let tables = unsafe { AcpiTables::from_rsdt(Handler(copies), revision, root.address()) }.map_err(|_| wrong)?;
     if let Ok(madt) = tables.find_table::<Madt>() {
         interrupts(platform, madt.get());
     }
@@ -166,19 +147,13 @@ fn decode(
                 platform.ecam.push(region);
             } else {
                 let table = Signature(*b"MCFG");
-                platform.warnings.push(AcpiWarning::Value {
-                    table,
-                    offset: 44 + index * 16,
-                });
+                platform.warnings.push(AcpiWarning::Value { table, offset: 44 + index * 16 });
             }
         }
     }
     if let Ok(hpet) = HpetInfo::new(&tables) {
         let address = HostPhys(hpet.base_address as u64);
-        platform.hpet = (address.0 != 0).then_some(Hpet {
-            address,
-            number: hpet.hpet_number,
-        });
+        platform.hpet = (address.0 != 0).then_some(Hpet { address, number: hpet.hpet_number });
     }
     if let Ok(fadt) = tables.find_table::<Fadt>() {
         platform.pm_timer = pm_timer(&fadt);
@@ -193,28 +168,15 @@ fn interrupts(platform: &mut Platform, madt: core::pin::Pin<&Madt>) {
     platform.has_8259 = madt.supports_8259();
     let mut processor = |apic_id: u32, uid: u32, flags: u32, none: u32| {
         // Firmware may list a CPU twice, as APIC and as x2APIC.
-        if apic_id != none
-            && platform
-                .processors
-                .iter()
-                .all(|known| known.apic_id != apic_id)
-        {
-            platform.processors.push(Processor {
-                apic_id,
-                uid,
-                enabled: flags & 1 != 0,
-            });
+        if apic_id != none && platform.processors.iter().all(|known| known.apic_id != apic_id) {
+            platform.processors.push(Processor { apic_id, uid, enabled: flags & 1 != 0 });
         }
     };
     // The walk ends: no structure is empty or leaves the table (see `vet`).
     for entry in madt.entries() {
         match entry {
-            MadtEntry::LocalApic(it) => {
-                processor(it.apic_id.into(), it.processor_id.into(), it.flags, 0xff)
-            }
-            MadtEntry::LocalX2Apic(it) => {
-                processor(it.x2apic_id, it.processor_uid, it.flags, u32::MAX)
-            }
+            MadtEntry::LocalApic(it) => processor(it.apic_id.into(), it.processor_id.into(), it.flags, 0xff),
+            MadtEntry::LocalX2Apic(it) => processor(it.x2apic_id, it.processor_uid, it.flags, u32::MAX),
             MadtEntry::IoApic(it) => platform.io_apics.push(IoApic {
                 id: it.io_apic_id,
                 address: HostPhys(it.io_apic_address.into()),
@@ -230,9 +192,7 @@ fn interrupts(platform: &mut Platform, madt: core::pin::Pin<&Madt>) {
                     level: flags >> 2 & 3 == 3,
                 });
             }
-            MadtEntry::LocalApicAddressOverride(it) => {
-                platform.local_apic = HostPhys(it.local_apic_address)
-            }
+            MadtEntry::LocalApicAddressOverride(it) => platform.local_apic = HostPhys(it.local_apic_address),
             _ => {}
         }
     }
@@ -243,14 +203,8 @@ fn pm_timer(fadt: &Fadt) -> Option<PmTimer> {
     let flags = fadt.flags;
     let wide = flags.pm_timer_is_32_bit();
     match block.address_space {
-        AddressSpace::SystemIo => Some(PmTimer::Port {
-            port: u16::try_from(block.address).ok()?,
-            wide,
-        }),
-        AddressSpace::SystemMemory => Some(PmTimer::Memory {
-            address: HostPhys(block.address),
-            wide,
-        }),
+        AddressSpace::SystemIo => Some(PmTimer::Port { port: u16::try_from(block.address).ok()?, wide }),
+        AddressSpace::SystemMemory => Some(PmTimer::Memory { address: HostPhys(block.address), wide }),
         _ => None,
     }
 }

@@ -15,9 +15,7 @@ impl Mapper for Memory {
     fn read(&self, address: HostPhys, buffer: &mut [u8]) -> bool {
         for (start, bytes) in &self.0 {
             if let Some(offset) = address.0.checked_sub(*start)
-                && let Some(found) = bytes
-                    .get(offset as usize..)
-                    .and_then(|rest| rest.get(..buffer.len()))
+                && let Some(found) = bytes.get(offset as usize..).and_then(|rest| rest.get(..buffer.len()))
             {
                 buffer.copy_from_slice(found);
                 return true;
@@ -71,13 +69,10 @@ fn fadt() -> Vec<u8> {
 fn tables() -> Vec<Vec<u8>> {
     let mcfg = [
         0, 0, 0, 0, 0, 0, 0, 0, //
-        0, 0, 0, 0xb0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0, 0, 0,
-        0, // segment 0, buses 0 to 255 at 0xb0000000
+        0, 0, 0, 0xb0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0, 0, 0, 0, // segment 0, buses 0 to 255 at 0xb0000000
         0, 0, 0, 0xb0, 0, 0, 0, 0, 1, 0, 9, 8, 0, 0, 0, 0, // buses 9 to 8
     ];
-    let hpet = [
-        1, 0xa2, 0x86, 0x80, 0, 0, 0, 0, 0, 0, 0xd0, 0xfe, 0, 0, 0, 0, 0, 0, 0, 0,
-    ];
+    let hpet = [1, 0xa2, 0x86, 0x80, 0, 0, 0, 0, 0, 0, 0xd0, 0xfe, 0, 0, 0, 0, 0, 0, 0, 0];
     let dmar = [
         0x26, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, //
         0, 0, 16, 0, 1, 0, 0, 0, 0, 0, 0xd9, 0xfe, 0, 0, 0, 0,
@@ -102,17 +97,10 @@ fn firmware(tables: &[Vec<u8>], wide: bool) -> Memory {
         memory.0.push((at, table.clone()));
         pointers.extend_from_slice(&at.to_le_bytes()[..if wide { 8 } else { 4 }]);
     }
-    memory.0.push((
-        0x7ff_0000,
-        self::table(if wide { b"XSDT" } else { b"RSDT" }, 1, &pointers),
-    ));
+    memory.0.push((0x7ff_0000, self::table(if wide { b"XSDT" } else { b"RSDT" }, 1, &pointers)));
     let mut rsdp = b"RSD PTR \0BOCHS ".to_vec();
     rsdp.push(if wide { 2 } else { 0 });
-    rsdp.extend(if wide {
-        [0; 4]
-    } else {
-        0x7ff_0000u32.to_le_bytes()
-    });
+    rsdp.extend(if wide { [0; 4] } else { 0x7ff_0000u32.to_le_bytes() });
     rsdp[8] = rsdp.iter().fold(0u8, |sum, byte| sum.wrapping_sub(*byte));
     rsdp.extend(36u32.to_le_bytes());
     rsdp.extend(0x7ff_0000u64.to_le_bytes());
@@ -130,79 +118,27 @@ fn all_of_it() {
         let memory = firmware(&tables(), wide);
         assert_eq!(find_rsdp(&memory), Some(RSDP));
         let platform = read(&memory, RSDP).unwrap();
-        let ids: Vec<_> = platform
-            .processors
-            .iter()
-            .map(|cpu| (cpu.apic_id, cpu.uid, cpu.enabled))
-            .collect();
+        let ids: Vec<_> = platform.processors.iter().map(|cpu| (cpu.apic_id, cpu.uid, cpu.enabled)).collect();
         assert_eq!(ids, [(0, 0, true), (1, 1, true), (256, 3, true)]);
         assert_eq!(platform.local_apic, HostPhys(0xfee0_0000));
         assert!(platform.has_8259);
-        assert_eq!(
-            platform.io_apics,
-            [IoApic {
-                id: 0,
-                address: HostPhys(0xfec0_0000),
-                first_interrupt: 0
-            }]
-        );
-        let pit = InterruptOverride {
-            irq: 0,
-            interrupt: 2,
-            active_low: false,
-            level: false,
-        };
-        let sci = InterruptOverride {
-            irq: 9,
-            interrupt: 9,
-            active_low: false,
-            level: true,
-        };
+        assert_eq!(platform.io_apics, [IoApic { id: 0, address: HostPhys(0xfec0_0000), first_interrupt: 0 }]);
+        let pit = InterruptOverride { irq: 0, interrupt: 2, active_low: false, level: false };
+        let sci = InterruptOverride { irq: 9, interrupt: 9, active_low: false, level: true };
         assert_eq!(platform.overrides, [pit, sci]);
-        let ecam = EcamRegion {
-            base: HostPhys(0xb000_0000),
-            segment: 0,
-            start_bus: 0,
-            end_bus: 255,
-        };
+        let ecam = EcamRegion { base: HostPhys(0xb000_0000), segment: 0, start_bus: 0, end_bus: 255 };
         assert_eq!(platform.ecam, [ecam]);
-        assert_eq!(
-            platform.hpet,
-            Some(Hpet {
-                address: HostPhys(0xfed0_0000),
-                number: 0
-            })
-        );
-        assert_eq!(
-            platform.pm_timer,
-            Some(PmTimer::Port {
-                port: 0x608,
-                wide: true
-            })
-        );
-        assert_eq!(
-            platform.dmar.unwrap().unwrap().units[0].base,
-            HostPhys(0xfed9_0000)
-        );
-        assert_eq!(
-            platform.warnings,
-            [AcpiWarning::Value {
-                table: Signature(*b"MCFG"),
-                offset: 60
-            }]
-        );
+        assert_eq!(platform.hpet, Some(Hpet { address: HostPhys(0xfed0_0000), number: 0 }));
+        assert_eq!(platform.pm_timer, Some(PmTimer::Port { port: 0x608, wide: true }));
+        assert_eq!(platform.dmar.unwrap().unwrap().units[0].base, HostPhys(0xfed9_0000));
+        assert_eq!(platform.warnings, [AcpiWarning::Value { table: Signature(*b"MCFG"), offset: 60 }]);
     }
 }
 
 #[test]
 fn root_pointers() {
     let good = firmware(&tables(), true);
-    assert_eq!(
-        read(&good, HostPhys(0xf_5ac0)).unwrap_err(),
-        AcpiError::RootPointer {
-            at: HostPhys(0xf_5ac0)
-        }
-    );
+    assert_eq!(read(&good, HostPhys(0xf_5ac0)).unwrap_err(), AcpiError::RootPointer { at: HostPhys(0xf_5ac0) });
     assert!(read(&Memory::default(), RSDP).is_err());
     assert_eq!(find_rsdp(&Memory::default()), None);
     // One byte of either half wrong: no root, or none but the RSDT, which is not there.
@@ -215,15 +151,9 @@ fn root_pointers() {
     let mut moved = good.clone();
     let area = moved.0.pop().unwrap().1;
     moved.0.push((0x40e, vec![0xc0, 0x9f]));
-    moved.0.push((
-        0x9_fc00,
-        [vec![0; 0x200], area[0x1_5ad0..][..0x200].to_vec()].concat(),
-    ));
+    moved.0.push((0x9_fc00, [vec![0; 0x200], area[0x1_5ad0..][..0x200].to_vec()].concat()));
     assert_eq!(find_rsdp(&moved), Some(HostPhys(0x9_fe00)));
-    assert_eq!(
-        read(&moved, HostPhys(0x9_fe00)).unwrap().processors.len(),
-        3
-    );
+    assert_eq!(read(&moved, HostPhys(0x9_fe00)).unwrap().processors.len(), 3);
 }
 
 /// One table at a time in hostile hands: it is left out and named, the others stay.
@@ -242,31 +172,16 @@ fn hostile_tables() {
         assert!(platform.processors.is_empty() && platform.hpet.is_some());
         platform.warnings[0]
     };
-    let structure = |offset, bytes| AcpiWarning::Structure {
-        table: Signature(*b"APIC"),
-        offset,
-        bytes,
-    };
+    let structure = |offset, bytes| AcpiWarning::Structure { table: Signature(*b"APIC"), offset, bytes };
     // A structure without length would be walked for ever.
     assert_eq!(madt(&|table| table[45] = 0), structure(44, 0));
     assert_eq!(madt(&|table| table[45] = 1), structure(44, 1));
     assert_eq!(madt(&|table| table[45] = 7), structure(44, 7));
     assert_eq!(madt(&|table| table[117] = 3), structure(116, 3));
-    assert!(
-        madt(&|table| table[117] = 0)
-            .to_string()
-            .contains("APIC has a structure of impossible length 0")
-    );
-    let length = |bytes| AcpiWarning::Length {
-        table: Signature(*b"APIC"),
-        at: HostPhys(0x7fe_0000),
-        bytes,
-    };
+    assert!(madt(&|table| table[117] = 0).to_string().contains("APIC has a structure of impossible length 0"));
+    let length = |bytes| AcpiWarning::Length { table: Signature(*b"APIC"), at: HostPhys(0x7fe_0000), bytes };
     for bytes in [0u32, 4, 35, 0xffff_ffff] {
-        assert_eq!(
-            madt(&|table| table[4..8].copy_from_slice(&bytes.to_le_bytes())),
-            length(bytes)
-        );
+        assert_eq!(madt(&|table| table[4..8].copy_from_slice(&bytes.to_le_bytes())), length(bytes));
     }
     let cut = |table: &mut Vec<u8>| {
         table.truncate(40);
@@ -275,20 +190,9 @@ fn hostile_tables() {
     assert_eq!(madt(&cut), length(40));
     // Beyond what can be read.
     let long = madt(&|table| table[5] = 1);
-    assert_eq!(
-        long,
-        AcpiWarning::Unreadable {
-            at: HostPhys(0x7fe_0000)
-        }
-    );
+    assert_eq!(long, AcpiWarning::Unreadable { at: HostPhys(0x7fe_0000) });
     let checksum = with(0, &|table| table[50] ^= 1);
-    assert_eq!(
-        checksum.warnings[0],
-        AcpiWarning::Checksum {
-            table: Signature(*b"APIC"),
-            at: HostPhys(0x7fe_0000)
-        }
-    );
+    assert_eq!(checksum.warnings[0], AcpiWarning::Checksum { table: Signature(*b"APIC"), at: HostPhys(0x7fe_0000) });
     // An HPET that is not in memory (the crate would panic).
     let hpet = with(2, &|table| {
         table[40] = 1;
@@ -300,45 +204,22 @@ fn hostile_tables() {
         table[8] = 6;
         seal(table);
     });
-    assert_eq!(
-        fadt.pm_timer,
-        Some(PmTimer::Port {
-            port: 0x608,
-            wide: true
-        })
-    );
+    assert_eq!(fadt.pm_timer, Some(PmTimer::Port { port: 0x608, wide: true }));
     // A DMAR that is broken inside is an error of its own.
     let dmar = with(4, &|table| {
         table[50] = 0;
         seal(table);
     });
-    assert!(
-        dmar.dmar
-            .unwrap()
-            .unwrap_err()
-            .to_string()
-            .contains("offset 0x30")
-    );
+    assert!(dmar.dmar.unwrap().unwrap_err().to_string().contains("offset 0x30"));
     // The same table twice, and pointers to nowhere.
     let mut doubled = tables();
     doubled.push(doubled[0].clone());
-    assert_eq!(
-        read(&firmware(&doubled, true), RSDP)
-            .unwrap()
-            .processors
-            .len(),
-        3
-    );
+    assert_eq!(read(&firmware(&doubled, true), RSDP).unwrap().processors.len(), 3);
     let mut memory = firmware(&tables(), true);
     memory.0.retain(|(at, _)| *at != 0x7fe_1000);
     let platform = read(&memory, RSDP).unwrap();
     assert!(platform.ecam.is_empty());
-    assert_eq!(
-        platform.warnings,
-        [AcpiWarning::Unreadable {
-            at: HostPhys(0x7fe_1000)
-        }]
-    );
+    assert_eq!(platform.warnings, [AcpiWarning::Unreadable { at: HostPhys(0x7fe_1000) }]);
 }
 
 #[test]

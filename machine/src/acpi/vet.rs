@@ -13,13 +13,7 @@ pub(super) const HEADER: usize = 36;
 const LONGEST: usize = 1 << 20;
 
 /// The tables that are read, and the least bytes each must have.
-const WANTED: [([u8; 4], usize); 5] = [
-    (*b"APIC", 44),
-    (*b"MCFG", 44),
-    (*b"HPET", 56),
-    (*b"FACP", 116),
-    (*b"DMAR", 48),
-];
+const WANTED: [([u8; 4], usize); 5] = [(*b"APIC", 44), (*b"MCFG", 44), (*b"HPET", 56), (*b"FACP", 116), (*b"DMAR", 48)];
 
 /// What the root pointer names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,25 +63,13 @@ pub(super) fn root_pointer(mapper: &(impl Mapper + ?Sized), at: HostPhys) -> Opt
     let rsdt = HostPhys(old.u32(16)?.into());
     let mut new = [0; 36];
     // Should the second half be bad, the first is still good for the RSDT.
-    let extended =
-        revision >= 2 && mapper.read(at, &mut new) && new.u32(20) == Some(36) && sums_to_zero(&new);
-    let xsdt = if extended {
-        new.u64(24).filter(|&at| at != 0).map(HostPhys)
-    } else {
-        None
-    };
-    Some(Roots {
-        revision,
-        rsdt,
-        xsdt,
-    })
+    let extended = revision >= 2 && mapper.read(at, &mut new) && new.u32(20) == Some(36) && sums_to_zero(&new);
+    let xsdt = if extended { new.u64(24).filter(|&at| at != 0).map(HostPhys) } else { None };
+    Some(Roots { revision, rsdt, xsdt })
 }
 
 /// Reads the whole table at `at`, if its header holds up.
-pub(super) fn table(
-    mapper: &(impl Mapper + ?Sized),
-    at: HostPhys,
-) -> Result<(Signature, Vec<u8>), AcpiWarning> {
+pub(super) fn table(mapper: &(impl Mapper + ?Sized), at: HostPhys) -> Result<(Signature, Vec<u8>), AcpiWarning> {
     let unreadable = AcpiWarning::Unreadable { at };
     let mut header = [0; HEADER];
     if at.0 == 0 || !mapper.read(at, &mut header) {
@@ -97,11 +79,7 @@ pub(super) fn table(
     let length = header.u32(4).ok_or(unreadable)?;
     let bytes = usize::try_from(length).unwrap_or(usize::MAX);
     if !(HEADER..=LONGEST).contains(&bytes) {
-        return Err(AcpiWarning::Length {
-            table: signature,
-            at,
-            bytes: length,
-        });
+        return Err(AcpiWarning::Length { table: signature, at, bytes: length });
     }
     let mut table = vec![0; bytes];
     if !mapper.read(at, &mut table) {
@@ -109,10 +87,7 @@ pub(super) fn table(
     }
     // The second reading is what counts; both must agree on what they are.
     if table.get(..HEADER) != Some(header.as_slice()) || !sums_to_zero(&table) {
-        return Err(AcpiWarning::Checksum {
-            table: signature,
-            at,
-        });
+        return Err(AcpiWarning::Checksum { table: signature, at });
     }
     Ok((signature, table))
 }
@@ -127,28 +102,18 @@ pub(super) fn tree(
     let (signature, table) = self::table(mapper, root)?;
     let (expected, width) = if wide { (*b"XSDT", 8) } else { (*b"RSDT", 4) };
     if signature.0 != expected {
-        return Err(AcpiWarning::Wrong {
-            table: signature,
-            at: root,
-        });
+        return Err(AcpiWarning::Wrong { table: signature, at: root });
     }
     let mut copies: Vec<Copy> = Vec::new();
     for entry in table.get(HEADER..).unwrap_or_default().chunks_exact(width) {
-        let pointer = if wide {
-            entry.u64(0)
-        } else {
-            entry.u32(0).map(u64::from)
-        };
+        let pointer = if wide { entry.u64(0) } else { entry.u32(0).map(u64::from) };
         let Some(address) = pointer.and_then(|address| usize::try_from(address).ok()) else {
             continue;
         };
         match wanted(mapper, HostPhys(address as u64)) {
             // The first of a kind counts.
             Ok(Some((signature, _))) if copies.iter().any(|copy| copy.signature() == signature) => {
-                warnings.push(AcpiWarning::Wrong {
-                    table: signature,
-                    at: HostPhys(address as u64),
-                });
+                warnings.push(AcpiWarning::Wrong { table: signature, at: HostPhys(address as u64) });
             }
             Ok(Some((signature, bytes))) => copies.push(Copy::new(address, signature, bytes)),
             Ok(None) => {}
@@ -161,10 +126,7 @@ pub(super) fn tree(
 }
 
 /// Reads the table at `at`, if it is one of those that are wanted.
-fn wanted(
-    mapper: &(impl Mapper + ?Sized),
-    at: HostPhys,
-) -> Result<Option<(Signature, Vec<u8>)>, AcpiWarning> {
+fn wanted(mapper: &(impl Mapper + ?Sized), at: HostPhys) -> Result<Option<(Signature, Vec<u8>)>, AcpiWarning> {
     let mut name = [0; 4];
     if at.0 == 0 || !mapper.read(at, &mut name) {
         return Err(AcpiWarning::Unreadable { at });
@@ -175,20 +137,13 @@ fn wanted(
     let (signature, bytes) = table(mapper, at)?;
     if bytes.len() < *least {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        return Err(AcpiWarning::Length {
-            table: signature,
-            at,
-            bytes: length,
-        });
+        return Err(AcpiWarning::Length { table: signature, at, bytes: length });
     }
     match &signature.0 {
         b"APIC" => interrupts(&bytes)?,
         // The crate asserts that the HPET is in memory.
         b"HPET" if bytes.get(40) != Some(&0) => {
-            return Err(AcpiWarning::Value {
-                table: signature,
-                offset: 40,
-            });
+            return Err(AcpiWarning::Value { table: signature, offset: 40 });
         }
         _ => {}
     }
@@ -201,11 +156,7 @@ fn interrupts(madt: &[u8]) -> Result<(), AcpiWarning> {
     let mut offset = 44;
     while offset < madt.len() {
         let Some([kind, bytes]) = madt.array(offset) else {
-            return Err(AcpiWarning::Structure {
-                table,
-                offset,
-                bytes: 1,
-            });
+            return Err(AcpiWarning::Structure { table, offset, bytes: 1 });
         };
         // ACPI 5.2.12, the types that x86 has.
         let least = match kind {
@@ -218,11 +169,7 @@ fn interrupts(madt: &[u8]) -> Result<(), AcpiWarning> {
         };
         let end = offset + usize::from(bytes);
         if bytes < least || end > madt.len() {
-            return Err(AcpiWarning::Structure {
-                table,
-                offset,
-                bytes,
-            });
+            return Err(AcpiWarning::Structure { table, offset, bytes });
         }
         offset = end;
     }

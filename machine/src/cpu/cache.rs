@@ -24,10 +24,7 @@ pub fn store_fence() {
 /// # Safety
 /// The range is mapped: CLFLUSH faults like a load.
 pub unsafe fn flush(address: u64, bytes: u64) {
-    let Some(last) = bytes
-        .checked_sub(1)
-        .and_then(|bytes| address.checked_add(bytes))
-    else {
+    let Some(last) = bytes.checked_sub(1).and_then(|bytes| address.checked_add(bytes)) else {
         return;
     };
     fence();

@@ -19,12 +19,7 @@ pub enum Vendor {
 pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     let highest = raw(leaf & 0x8000_0000, 0).eax;
     if leaf > highest || (leaf ^ highest) & 0x8000_0000 != 0 {
-        return CpuidResult {
-            eax: 0,
-            ebx: 0,
-            ecx: 0,
-            edx: 0,
-        };
+        return CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
     }
     raw(leaf, subleaf)
 }
@@ -110,10 +105,7 @@ mod tests {
     fn host_answers() {
         let highest = raw(0, 0).eax;
         let beyond = cpuid(highest + 1, 0);
-        assert_eq!(
-            (beyond.eax, beyond.ebx, beyond.ecx, beyond.edx),
-            (0, 0, 0, 0)
-        );
+        assert_eq!((beyond.eax, beyond.ebx, beyond.ecx, beyond.edx), (0, 0, 0, 0));
         // Long mode, without which this would not run.
         assert_ne!(cpuid(0x8000_0001, 0).edx & 1 << 29, 0);
         assert!((32..=52).contains(&physical_bits()));

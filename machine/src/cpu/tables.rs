@@ -50,15 +50,7 @@ impl Tss {
     /// All stacks null, no I/O bitmap.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            reserved: 0,
-            rsp: [0; 3],
-            reserved2: 0,
-            ist: [0; 7],
-            reserved3: 0,
-            reserved4: 0,
-            io_map: 104,
-        }
+        Self { reserved: 0, rsp: [0; 3], reserved2: 0, ist: [0; 7], reserved3: 0, reserved4: 0, io_map: 104 }
     }
 }
 
@@ -84,15 +76,8 @@ const _: () = assert!(size_of::<Gate>() == 16);
 
 impl Gate {
     /// Nothing: the vector raises #NP.
-    pub const MISSING: Self = Self {
-        offset_low: 0,
-        selector: 0,
-        ist: 0,
-        kind: 0,
-        offset_middle: 0,
-        offset_high: 0,
-        reserved: 0,
-    };
+    pub const MISSING: Self =
+        Self { offset_low: 0, selector: 0, ist: 0, kind: 0, offset_middle: 0, offset_high: 0, reserved: 0 };
 
     /// An interrupt gate (IF is cleared on entry) to `handler` for ring 0. `ist` picks a
     /// stack of the TSS, 1 to 7; 0 stays on the current one.
@@ -131,10 +116,7 @@ impl TablePointer {
     /// A pointer to a table of `bytes` bytes.
     #[must_use]
     pub const fn new(base: u64, bytes: u16) -> Self {
-        Self {
-            limit: bytes.saturating_sub(1),
-            base,
-        }
+        Self { limit: bytes.saturating_sub(1), base }
     }
 }
 
@@ -234,12 +216,8 @@ mod tests {
     fn gate() {
         // SDM 3A figure 6-8, as bytes in memory.
         let gate = Gate::interrupt(0x1122_3344_5566_7788, 0x08, 3);
-        let words = [
-            gate.offset_low,
-            gate.selector,
-            u16::from(gate.kind) << 8 | u16::from(gate.ist),
-            gate.offset_middle,
-        ];
+        let words =
+            [gate.offset_low, gate.selector, u16::from(gate.kind) << 8 | u16::from(gate.ist), gate.offset_middle];
         assert_eq!(words, [0x7788, 0x0008, 0x8e03, 0x5566]);
         assert_eq!(gate.offset_high, 0x1122_3344);
         assert_eq!(core::mem::offset_of!(Gate, kind), 5);

@@ -39,13 +39,7 @@ struct Slot {
 
 impl<F: Format> Edit<F> {
     pub(super) fn new(tree: &PageTable<F>, range: Range<u64>) -> Self {
-        Self {
-            root: tree.root,
-            levels: tree.levels,
-            leafs: tree.leafs,
-            range,
-            format: PhantomData,
-        }
+        Self { root: tree.root, levels: tree.levels, leafs: tree.leafs, range, format: PhantomData }
     }
 
     /// The entries of `table` (at `level`, for `base`) that the range touches.
@@ -54,10 +48,7 @@ impl<F: Format> Edit<F> {
         // The last byte, since an end may be the start of the next table.
         let last = (self.range.end - 1).min(base + (span(level) * ENTRIES - 1));
         let (first, last) = ((from - base) >> shift(level), (last - base) >> shift(level));
-        (first..=last).map(move |index| Slot {
-            entry: HostPhys(table.0 + index * 8),
-            base: base + index * span(level),
-        })
+        (first..=last).map(move |index| Slot { entry: HostPhys(table.0 + index * 8), base: base + index * span(level) })
     }
 
     /// The first address of the range within the slot.
@@ -70,12 +61,7 @@ impl<F: Format> Edit<F> {
     }
 
     fn flush_token(&self, unlinked: Vec<HostPhys>) -> Flush {
-        Flush {
-            range: self.range.clone(),
-            changed_present: false,
-            changed_structure: false,
-            unlinked,
-        }
+        Flush { range: self.range.clone(), changed_present: false, changed_structure: false, unlinked }
     }
 
     /// Writes one entry of a live table.
@@ -89,15 +75,11 @@ impl<F: Format> Edit<F> {
         mem: &mut (impl TableMemory + ?Sized),
         needs: &Needs,
     ) -> Result<(Vec<HostPhys>, Vec<HostPhys>), PagingError> {
-        let error = PagingError::OutOfMemory {
-            tables: needs.tables,
-        };
+        let error = PagingError::OutOfMemory { tables: needs.tables };
         let mut pool = Vec::new();
         let mut unlinked = Vec::new();
         pool.try_reserve_exact(needs.tables).map_err(|_| error)?;
-        unlinked
-            .try_reserve_exact(needs.unlinked)
-            .map_err(|_| error)?;
+        unlinked.try_reserve_exact(needs.unlinked).map_err(|_| error)?;
         while pool.len() < needs.tables {
             match mem.allocate() {
                 Some(frame) => pool.push(frame),
@@ -113,11 +95,7 @@ impl<F: Format> Edit<F> {
     }
 
     /// Maps `fill`.
-    pub(super) fn map(
-        self,
-        mem: &mut (impl TableMemory + ?Sized),
-        fill: &Fill,
-    ) -> Result<Flush, PagingError> {
+    pub(super) fn map(self, mem: &mut (impl TableMemory + ?Sized), fill: &Fill) -> Result<Flush, PagingError> {
         let mut needs = Needs::default();
         self.plan_map(mem, fill, &mut needs, self.root, self.levels, 0)?;
         let (mut pool, unlinked) = Self::reserve(mem, &needs)?;
@@ -141,22 +119,11 @@ impl<F: Format> Edit<F> {
         for slot in self.slots(table, level, base) {
             let old = mem.read(slot.entry);
             if !F::is_present(old) {
-                needs.tables = needs
-                    .tables
-                    .saturating_add(fill.count(self.leafs, level, slot.base));
+                needs.tables = needs.tables.saturating_add(fill.count(self.leafs, level, slot.base));
             } else if F::is_leaf(old, level) {
-                return Err(PagingError::AlreadyMapped {
-                    at: self.first(&slot),
-                });
+                return Err(PagingError::AlreadyMapped { at: self.first(&slot) });
             } else {
-                self.plan_map(
-                    mem,
-                    fill,
-                    needs,
-                    F::table_address(old),
-                    level - 1,
-                    slot.base,
-                )?;
+                self.plan_map(mem, fill, needs, F::table_address(old), level - 1, slot.base)?;
             }
         }
         Ok(())
@@ -209,21 +176,11 @@ impl<F: Format> Edit<F> {
             permissions: F::permissions(old),
             caching: F::caching(old),
         };
-        let inside = to.map(|permissions| Source {
-            permissions,
-            ..outside
-        });
-        Fill {
-            range: self.range.clone(),
-            inside,
-            outside: Some(outside),
-        }
+        let inside = to.map(|permissions| Source { permissions, ..outside });
+        Fill { range: self.range.clone(), inside, outside: Some(outside) }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a recursion: four say what to do, three where"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "a recursion: four say what to do, three where")]
     fn plan_change(
         &self,
         mem: &(impl TableMemory + ?Sized),
@@ -238,34 +195,19 @@ impl<F: Format> Edit<F> {
             let old = mem.read(slot.entry);
             if !F::is_present(old) {
                 if holes == Holes::Refuse {
-                    return Err(PagingError::NotMapped {
-                        at: self.first(&slot),
-                    });
+                    return Err(PagingError::NotMapped { at: self.first(&slot) });
                 }
             } else if F::is_leaf(old, level) {
                 let keep_nothing = to.is_none() && self.covers(&slot, level);
                 if !keep_nothing && !Self::is_ours(old, level) {
-                    return Err(PagingError::Foreign {
-                        at: self.first(&slot),
-                        entry: old,
-                    });
+                    return Err(PagingError::Foreign { at: self.first(&slot), entry: old });
                 }
-                let count = self
-                    .refill(old, level, slot.base, to)
-                    .count(self.leafs, level, slot.base);
+                let count = self.refill(old, level, slot.base, to).count(self.leafs, level, slot.base);
                 needs.tables = needs.tables.saturating_add(count);
             } else {
                 // Each table below may have to wait in the token.
                 needs.unlinked = needs.unlinked.saturating_add(1);
-                self.plan_change(
-                    mem,
-                    to,
-                    holes,
-                    needs,
-                    F::table_address(old),
-                    level - 1,
-                    slot.base,
-                )?;
+                self.plan_change(mem, to, holes, needs, F::table_address(old), level - 1, slot.base)?;
             }
         }
         Ok(())
@@ -273,19 +215,11 @@ impl<F: Format> Edit<F> {
 
     /// Whether decoding a leaf and encoding it again loses nothing.
     fn is_ours(old: u64, level: u8) -> bool {
-        let again = F::leaf(
-            level,
-            F::leaf_address(old, level),
-            F::permissions(old),
-            F::caching(old),
-        );
+        let again = F::leaf(level, F::leaf_address(old, level), F::permissions(old), F::caching(old));
         (again ^ old) & !F::HARDWARE_BITS == 0
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a recursion: four say what to do, three where"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "a recursion: four say what to do, three where")]
     fn write_change(
         &self,
         mem: &mut (impl TableMemory + ?Sized),
@@ -315,9 +249,7 @@ impl<F: Format> Edit<F> {
             if to.is_none() && self.covers(&slot, level) {
                 // One store takes away the whole subtree, whose tables stay intact
                 // for walkers that are still in them.
-                PageTable::<F>::tables_below(mem, lower, level - 1, &mut |frame| {
-                    flush.unlinked.push(frame)
-                });
+                PageTable::<F>::tables_below(mem, lower, level - 1, &mut |frame| flush.unlinked.push(frame));
             } else {
                 self.write_change(mem, to, pool, flush, lower, level - 1, slot.base);
                 if to.is_some() || !Self::is_empty(mem, lower) {

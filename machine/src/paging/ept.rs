@@ -70,11 +70,7 @@ impl Format for Ept {
     }
 
     fn permissions(entry: u64) -> Permissions {
-        Permissions {
-            read: entry & R != 0,
-            write: entry & W != 0,
-            execute: entry & X != 0,
-        }
+        Permissions { read: entry & R != 0, write: entry & W != 0, execute: entry & X != 0 }
     }
 
     fn caching(entry: u64) -> Caching {

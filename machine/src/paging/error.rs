@@ -81,15 +81,9 @@ impl fmt::Display for PagingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Levels { format, levels } => {
-                write!(
-                    f,
-                    "{format} page tables cannot have {levels} levels; use what the hardware reports"
-                )
+                write!(f, "{format} page tables cannot have {levels} levels; use what the hardware reports")
             }
-            Self::Root { root } => write!(
-                f,
-                "page table root {root} is not the address of a frame below 2^52"
-            ),
+            Self::Root { root } => write!(f, "page table root {root} is not the address of a frame below 2^52"),
             Self::Misaligned { at, to, bytes } => write!(
                 f,
                 "range {at:#x} to {to} of {bytes:#x} bytes is empty or not in units of 4 KiB; align all three"
@@ -99,20 +93,10 @@ impl fmt::Display for PagingError {
                 "range {at:#x} of {bytes:#x} bytes ends above the {bits} address bits of this tree; lower it or use more levels"
             ),
             Self::TargetOutOfRange { to, bytes } => {
-                write!(
-                    f,
-                    "target {to} of {bytes:#x} bytes ends above physical address bit 52"
-                )
+                write!(f, "target {to} of {bytes:#x} bytes ends above physical address bit 52")
             }
-            Self::Unsupported {
-                format,
-                permissions,
-                caching,
-            } => {
-                write!(
-                    f,
-                    "{format} entries cannot express permissions {permissions}"
-                )?;
+            Self::Unsupported { format, permissions, caching } => {
+                write!(f, "{format} entries cannot express permissions {permissions}")?;
                 if let Some(caching) = caching {
                     write!(f, " with memory type {caching:?}")?;
                 }

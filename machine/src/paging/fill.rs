@@ -40,11 +40,7 @@ enum Shape {
 impl Fill {
     /// `source` in `range`, nothing elsewhere.
     pub(super) fn map(range: Range<u64>, source: Source) -> Self {
-        Self {
-            range,
-            inside: Some(source),
-            outside: None,
-        }
+        Self { range, inside: Some(source), outside: None }
     }
 
     fn shape(&self, leafs: LeafSizes, level: u8, base: u64) -> Shape {
@@ -59,9 +55,7 @@ impl Fill {
         };
         match uniform {
             None => Shape::Nothing,
-            Some(source) if leafs.allow(level) && source.target(base).is_aligned(span(level)) => {
-                Shape::Leaf(source)
-            }
+            Some(source) if leafs.allow(level) && source.target(base).is_aligned(span(level)) => Shape::Leaf(source),
             Some(_) => Shape::Table,
         }
     }
@@ -73,8 +67,7 @@ impl Fill {
             // Level-1 entries never need more; no need to ask 512 of them.
             Shape::Table if level <= 2 => 1,
             Shape::Table => {
-                let lower = (0..ENTRIES)
-                    .map(|index| self.count(leafs, level - 1, base + index * span(level - 1)));
+                let lower = (0..ENTRIES).map(|index| self.count(leafs, level - 1, base + index * span(level - 1)));
                 lower.fold(1, usize::saturating_add)
             }
         }
@@ -91,24 +84,13 @@ impl Fill {
     ) -> u64 {
         match self.shape(leafs, level, base) {
             Shape::Nothing => 0,
-            Shape::Leaf(source) => F::leaf(
-                level,
-                source.target(base),
-                source.permissions,
-                source.caching,
-            ),
+            Shape::Leaf(source) => F::leaf(level, source.target(base), source.permissions, source.caching),
             Shape::Table => {
                 // The pool holds what `count` said. Should the two ever disagree, an
                 // entry stays not present: a fault, never a wrong translation.
                 let Some(table) = pool.pop() else { return 0 };
                 for index in 0..ENTRIES {
-                    let entry = self.build::<F>(
-                        mem,
-                        leafs,
-                        pool,
-                        level - 1,
-                        base + index * span(level - 1),
-                    );
+                    let entry = self.build::<F>(mem, leafs, pool, level - 1, base + index * span(level - 1));
                     if entry != 0 {
                         mem.write(HostPhys(table.0 + index * 8), entry);
                     }

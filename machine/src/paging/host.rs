@@ -72,18 +72,10 @@ impl Format for Host {
     }
 
     fn permissions(entry: u64) -> Permissions {
-        Permissions {
-            read: true,
-            write: entry & RW != 0,
-            execute: entry & NX == 0,
-        }
+        Permissions { read: true, write: entry & RW != 0, execute: entry & NX == 0 }
     }
 
     fn caching(entry: u64) -> Caching {
-        if entry & PCD != 0 {
-            Caching::Uncached
-        } else {
-            Caching::WriteBack
-        }
+        if entry & PCD != 0 { Caching::Uncached } else { Caching::WriteBack }
     }
 }

@@ -15,51 +15,25 @@ pub struct Permissions {
 
 impl Permissions {
     /// Read only.
-    pub const READ: Self = Self {
-        read: true,
-        write: false,
-        execute: false,
-    };
+    pub const READ: Self = Self { read: true, write: false, execute: false };
     /// Read and write, no execution.
-    pub const READ_WRITE: Self = Self {
-        read: true,
-        write: true,
-        execute: false,
-    };
+    pub const READ_WRITE: Self = Self { read: true, write: true, execute: false };
     /// Read and execute, no writes.
-    pub const READ_EXECUTE: Self = Self {
-        read: true,
-        write: false,
-        execute: true,
-    };
+    pub const READ_EXECUTE: Self = Self { read: true, write: false, execute: true };
     /// Everything.
-    pub const ALL: Self = Self {
-        read: true,
-        write: true,
-        execute: true,
-    };
+    pub const ALL: Self = Self { read: true, write: true, execute: true };
 
     /// What both allow.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
-        Self {
-            read: self.read && other.read,
-            write: self.write && other.write,
-            execute: self.execute && other.execute,
-        }
+        Self { read: self.read && other.read, write: self.write && other.write, execute: self.execute && other.execute }
     }
 }
 
 impl fmt::Display for Permissions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flag = |set: bool, letter: char| if set { letter } else { '-' };
-        write!(
-            f,
-            "{}{}{}",
-            flag(self.read, 'r'),
-            flag(self.write, 'w'),
-            flag(self.execute, 'x')
-        )
+        write!(f, "{}{}{}", flag(self.read, 'r'), flag(self.write, 'w'), flag(self.execute, 'x'))
     }
 }
 
@@ -99,20 +73,11 @@ pub struct LeafSizes {
 
 impl LeafSizes {
     /// 4 KiB only.
-    pub const ONLY_4K: Self = Self {
-        two_mib: false,
-        one_gib: false,
-    };
+    pub const ONLY_4K: Self = Self { two_mib: false, one_gib: false };
     /// 4 KiB and 2 MiB.
-    pub const UP_TO_2M: Self = Self {
-        two_mib: true,
-        one_gib: false,
-    };
+    pub const UP_TO_2M: Self = Self { two_mib: true, one_gib: false };
     /// 4 KiB, 2 MiB and 1 GiB.
-    pub const UP_TO_1G: Self = Self {
-        two_mib: true,
-        one_gib: true,
-    };
+    pub const UP_TO_1G: Self = Self { two_mib: true, one_gib: true };
 
     /// Whether a leaf may stand at `level` (1 is the lowest).
     #[must_use]

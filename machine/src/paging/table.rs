@@ -27,23 +27,12 @@ pub struct PageTable<F: Format> {
 
 impl<F: Format> PageTable<F> {
     /// An empty tree with a root from `mem`.
-    pub fn new(
-        mem: &mut (impl TableMemory + ?Sized),
-        levels: u8,
-        leafs: LeafSizes,
-    ) -> Result<Self, PagingError> {
+    pub fn new(mem: &mut (impl TableMemory + ?Sized), levels: u8, leafs: LeafSizes) -> Result<Self, PagingError> {
         Self::check_levels(levels)?;
-        let root = mem
-            .allocate()
-            .ok_or(PagingError::OutOfMemory { tables: 1 })?;
+        let root = mem.allocate().ok_or(PagingError::OutOfMemory { tables: 1 })?;
         // A walker that does not snoop must see the zeroes.
         mem.flush(root, PAGE_SIZE);
-        Ok(Self {
-            root,
-            levels,
-            leafs,
-            format: PhantomData,
-        })
+        Ok(Self { root, levels, leafs, format: PhantomData })
     }
 
     /// Takes over the tree at `root` without touching it. The caller vouches that
@@ -53,12 +42,7 @@ impl<F: Format> PageTable<F> {
         if !root.is_aligned(PAGE_SIZE) || root.0 >= PHYSICAL_END {
             return Err(PagingError::Root { root });
         }
-        Ok(Self {
-            root,
-            levels,
-            leafs,
-            format: PhantomData,
-        })
+        Ok(Self { root, levels, leafs, format: PhantomData })
     }
 
     /// Physical address of the root table.
@@ -103,18 +87,9 @@ impl<F: Format> PageTable<F> {
             return Err(PagingError::TargetOutOfRange { to, bytes });
         }
         if !F::accepts(permissions, caching) {
-            return Err(PagingError::Unsupported {
-                format: F::NAME,
-                permissions,
-                caching: Some(caching),
-            });
+            return Err(PagingError::Unsupported { format: F::NAME, permissions, caching: Some(caching) });
         }
-        let source = Source {
-            at,
-            to,
-            permissions,
-            caching,
-        };
+        let source = Source { at, to, permissions, caching };
         Edit::new(self, range).map(mem, &Fill::map(at..at + bytes, source))
     }
 
@@ -143,11 +118,7 @@ impl<F: Format> PageTable<F> {
     ) -> Result<Flush, PagingError> {
         let range = self.check_range(at, HostPhys(0), bytes)?;
         if !F::accepts(permissions, Caching::WriteBack) {
-            return Err(PagingError::Unsupported {
-                format: F::NAME,
-                permissions,
-                caching: None,
-            });
+            return Err(PagingError::Unsupported { format: F::NAME, permissions, caching: None });
         }
         Edit::new(self, range).change(mem, Some(permissions), holes)
     }
@@ -172,10 +143,7 @@ impl<F: Format> PageTable<F> {
 
     fn check_levels(levels: u8) -> Result<(), PagingError> {
         if levels < F::LEVELS.0 || levels > F::LEVELS.1 {
-            return Err(PagingError::Levels {
-                format: F::NAME,
-                levels,
-            });
+            return Err(PagingError::Levels { format: F::NAME, levels });
         }
         Ok(())
     }
@@ -186,11 +154,7 @@ impl<F: Format> PageTable<F> {
         }
         match at.checked_add(bytes) {
             Some(end) if end <= self.limit() => Ok(at..end),
-            _ => Err(PagingError::OutOfRange {
-                at,
-                bytes,
-                bits: F::input_bits(self.levels),
-            }),
+            _ => Err(PagingError::OutOfRange { at, bytes, bits: F::input_bits(self.levels) }),
         }
     }
 }

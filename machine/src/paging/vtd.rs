@@ -55,18 +55,10 @@ impl Format for VtdSecondStage {
     }
 
     fn permissions(entry: u64) -> Permissions {
-        Permissions {
-            read: entry & R != 0,
-            write: entry & W != 0,
-            execute: false,
-        }
+        Permissions { read: entry & R != 0, write: entry & W != 0, execute: false }
     }
 
     fn caching(entry: u64) -> Caching {
-        if entry & SNP != 0 {
-            Caching::Coherent
-        } else {
-            Caching::WriteBack
-        }
+        if entry & SNP != 0 { Caching::Coherent } else { Caching::WriteBack }
     }
 }

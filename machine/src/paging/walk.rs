@@ -73,11 +73,7 @@ impl<F: Format> PageTable<F> {
     }
 
     /// Calls `visit` with the address of every table, the root first.
-    pub fn for_each_table(
-        &self,
-        mem: &(impl TableMemory + ?Sized),
-        mut visit: impl FnMut(HostPhys),
-    ) {
+    pub fn for_each_table(&self, mem: &(impl TableMemory + ?Sized), mut visit: impl FnMut(HostPhys)) {
         Self::tables_below(mem, self.root, self.levels, &mut visit);
     }
 
@@ -114,14 +110,7 @@ impl<F: Format> PageTable<F> {
                     caching: F::caching(entry),
                 });
             } else {
-                self.leaves_below(
-                    mem,
-                    F::table_address(entry),
-                    level - 1,
-                    at,
-                    permissions,
-                    visit,
-                );
+                self.leaves_below(mem, F::table_address(entry), level - 1, at, permissions, visit);
             }
         }
     }

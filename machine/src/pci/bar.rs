@@ -77,19 +77,9 @@ impl fmt::Display for BarError {
             Self::Kind { bdf, index } => {
                 write!(f, "device {bdf} has a BAR {index} of reserved type")
             }
-            Self::Half { bdf, index } => write!(
-                f,
-                "device {bdf} has a 64-bit BAR in register {index}, the last"
-            ),
-            Self::Size {
-                bdf,
-                index,
-                readback,
-            } => {
-                write!(
-                    f,
-                    "device {bdf} has a BAR {index} without a size (reads back {readback:#x})"
-                )
+            Self::Half { bdf, index } => write!(f, "device {bdf} has a 64-bit BAR in register {index}, the last"),
+            Self::Size { bdf, index, readback } => {
+                write!(f, "device {bdf} has a BAR {index} without a size (reads back {readback:#x})")
             }
         }?;
         f.write_str("; the device is broken or gone and cannot be assigned")
@@ -102,11 +92,7 @@ impl core::error::Error for BarError {}
 ///
 /// Sizing writes to the BARs with decoding off, and puts back both: the function must
 /// not be in use. A function that a guest holds (or held before an upgrade) is never sized.
-pub fn bars(
-    config: &(impl ConfigSpace + ?Sized),
-    bdf: Bdf,
-    header: HeaderKind,
-) -> Result<Vec<Bar>, BarError> {
+pub fn bars(config: &(impl ConfigSpace + ?Sized), bdf: Bdf, header: HeaderKind) -> Result<Vec<Bar>, BarError> {
     let count = match header {
         HeaderKind::Endpoint => 6,
         HeaderKind::Bridge { .. } => 2,
@@ -122,32 +108,19 @@ pub fn bars(
     result
 }
 
-fn size_all(
-    config: &(impl ConfigSpace + ?Sized),
-    bdf: Bdf,
-    count: u8,
-) -> Result<Vec<Bar>, BarError> {
+fn size_all(config: &(impl ConfigSpace + ?Sized), bdf: Bdf, count: u8) -> Result<Vec<Bar>, BarError> {
     let mut bars = Vec::new();
     let mut index = 0;
     while index < count {
         let (low, probe) = probe(config, bdf, index);
-        let size_error = |readback| BarError::Size {
-            bdf,
-            index,
-            readback,
-        };
+        let size_error = |readback| BarError::Size { bdf, index, readback };
         if low & 1 != 0 {
             // The upper 16 bits may be hard-wired to zero.
             let mask = u64::from(probe & !3) | 0xffff_0000;
             if probe & 0xfffc != 0 {
                 let bytes = size(mask, 0xffff_ffff).ok_or_else(|| size_error(mask))?;
                 let address = HostPhys(u64::from(low & !3 & 0xffff));
-                bars.push(Bar {
-                    index,
-                    kind: BarKind::Io,
-                    address,
-                    bytes,
-                });
+                bars.push(Bar { index, kind: BarKind::Io, address, bytes });
             }
             index += 1;
             continue;
@@ -159,12 +132,7 @@ fn size_all(
                 if mask != 0 {
                     let bytes = size(mask, 0xffff_ffff).ok_or_else(|| size_error(mask))?;
                     let address = HostPhys(u64::from(low & !0xf));
-                    bars.push(Bar {
-                        index,
-                        kind: BarKind::Memory32 { prefetchable },
-                        address,
-                        bytes,
-                    });
+                    bars.push(Bar { index, kind: BarKind::Memory32 { prefetchable }, address, bytes });
                 }
                 index += 1;
             }
@@ -174,12 +142,7 @@ fn size_all(
                 if mask != 0 {
                     let bytes = size(mask, u64::MAX).ok_or_else(|| size_error(mask))?;
                     let address = HostPhys(u64::from(high) << 32 | u64::from(low & !0xf));
-                    bars.push(Bar {
-                        index,
-                        kind: BarKind::Memory64 { prefetchable },
-                        address,
-                        bytes,
-                    });
+                    bars.push(Bar { index, kind: BarKind::Memory64 { prefetchable }, address, bytes });
                 }
                 index += 2;
             }

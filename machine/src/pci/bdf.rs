@@ -18,19 +18,13 @@ impl Bdf {
         if device > 31 || function > 7 {
             return None;
         }
-        Some(Self::from_requester_id(
-            segment,
-            (bus as u16) << 8 | (device as u16) << 3 | function as u16,
-        ))
+        Some(Self::from_requester_id(segment, (bus as u16) << 8 | (device as u16) << 3 | function as u16))
     }
 
     /// The function with this requester id in `segment`.
     #[must_use]
     pub const fn from_requester_id(segment: u16, requester_id: u16) -> Self {
-        Self {
-            segment,
-            requester_id,
-        }
+        Self { segment, requester_id }
     }
 
     /// The segment group.
@@ -72,10 +66,7 @@ impl Bdf {
     /// Another function of the same device.
     #[must_use]
     pub const fn sibling(self, function: u8) -> Self {
-        Self {
-            segment: self.segment,
-            requester_id: self.requester_id & !7 | (function & 7) as u16,
-        }
+        Self { segment: self.segment, requester_id: self.requester_id & !7 | (function & 7) as u16 }
     }
 
     /// Whether both are functions of one device.
@@ -87,14 +78,7 @@ impl Bdf {
 
 impl fmt::Display for Bdf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:04x}:{:02x}:{:02x}.{}",
-            self.segment,
-            self.bus(),
-            self.device(),
-            self.function()
-        )
+        write!(f, "{:04x}:{:02x}:{:02x}.{}", self.segment, self.bus(), self.device(), self.function())
     }
 }
 
@@ -122,13 +106,8 @@ impl FromStr for Bdf {
     fn from_str(text: &str) -> Result<Self, ParseBdfError> {
         let hex = |text: &str, digits: usize| {
             // from_str_radix would take a sign.
-            let plain = !text.is_empty()
-                && text.len() <= digits
-                && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            plain
-                .then(|| u16::from_str_radix(text, 16).ok())
-                .flatten()
-                .ok_or(ParseBdfError)
+            let plain = !text.is_empty() && text.len() <= digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            plain.then(|| u16::from_str_radix(text, 16).ok()).flatten().ok_or(ParseBdfError)
         };
         let byte = |text| u8::try_from(hex(text, 2)?).map_err(|_| ParseBdfError);
         let (front, function) = text.rsplit_once('.').ok_or(ParseBdfError)?;
@@ -149,10 +128,7 @@ mod tests {
     #[test]
     fn text() {
         let nvme: Bdf = "0000:03:00.0".parse().unwrap();
-        assert_eq!(
-            (nvme.segment(), nvme.bus(), nvme.device(), nvme.function()),
-            (0, 3, 0, 0)
-        );
+        assert_eq!((nvme.segment(), nvme.bus(), nvme.device(), nvme.function()), (0, 3, 0, 0));
         assert_eq!("3:0.0".parse(), Ok(nvme));
         let last: Bdf = "ffff:FF:1f.7".parse().unwrap();
         assert_eq!(last.requester_id(), 0xffff);

@@ -59,17 +59,8 @@ pub fn capabilities<C: ConfigSpace + ?Sized>(config: &C, bdf: Bdf) -> Capabiliti
     let has_list = config.read16(bdf, register::STATUS) & HAS_LIST != 0 && config.is_present(bdf);
     // Header type 2 (CardBus) has its pointer elsewhere and nothing we want.
     let known = config.read8(bdf, register::HEADER_TYPE) & 0x7f < 2;
-    let next = if has_list && known {
-        config.read8(bdf, register::CAPABILITIES)
-    } else {
-        0
-    };
-    Capabilities {
-        config,
-        bdf,
-        next,
-        hops: 0,
-    }
+    let next = if has_list && known { config.read8(bdf, register::CAPABILITIES) } else { 0 };
+    Capabilities { config, bdf, next, hops: 0 }
 }
 
 impl<C: ConfigSpace + ?Sized> Iterator for Capabilities<'_, C> {
@@ -87,11 +78,7 @@ impl<C: ConfigSpace + ?Sized> Iterator for Capabilities<'_, C> {
             return None;
         }
         self.next = next;
-        Some(Capability {
-            id: id.into(),
-            version: 0,
-            offset,
-        })
+        Some(Capability { id: id.into(), version: 0, offset })
     }
 }
 
@@ -105,16 +92,8 @@ pub struct ExtendedCapabilities<'a, C: ?Sized> {
 }
 
 /// Walks the extended capabilities of `bdf`.
-pub fn extended_capabilities<C: ConfigSpace + ?Sized>(
-    config: &C,
-    bdf: Bdf,
-) -> ExtendedCapabilities<'_, C> {
-    ExtendedCapabilities {
-        config,
-        bdf,
-        next: 0x100,
-        hops: 0,
-    }
+pub fn extended_capabilities<C: ConfigSpace + ?Sized>(config: &C, bdf: Bdf) -> ExtendedCapabilities<'_, C> {
+    ExtendedCapabilities { config, bdf, next: 0x100, hops: 0 }
 }
 
 impl<C: ConfigSpace + ?Sized> Iterator for ExtendedCapabilities<'_, C> {
@@ -131,11 +110,7 @@ impl<C: ConfigSpace + ?Sized> Iterator for ExtendedCapabilities<'_, C> {
             return None;
         }
         self.next = (header >> 20) as u16;
-        Some(Capability {
-            id: header as u16,
-            version: (header >> 16 & 0xf) as u8,
-            offset,
-        })
+        Some(Capability { id: header as u16, version: (header >> 16 & 0xf) as u8, offset })
     }
 }
 
@@ -148,12 +123,7 @@ pub fn find(config: &(impl ConfigSpace + ?Sized), bdf: Bdf, id: u8, bytes: u16) 
 
 /// The offset of the first extended capability `id`, such that `bytes` fit behind it.
 #[must_use]
-pub fn find_extended(
-    config: &(impl ConfigSpace + ?Sized),
-    bdf: Bdf,
-    id: u16,
-    bytes: u16,
-) -> Option<u16> {
+pub fn find_extended(config: &(impl ConfigSpace + ?Sized), bdf: Bdf, id: u16, bytes: u16) -> Option<u16> {
     let found = extended_capabilities(config, bdf).find(|capability| capability.id == id)?;
     (found.offset + bytes <= 0x1000).then_some(found.offset)
 }

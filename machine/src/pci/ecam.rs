@@ -29,8 +29,7 @@ impl EcamRegion {
         let buses = u64::from(self.end_bus.checked_sub(self.start_bus)?) + 1;
         let start = self.base.checked_add(u64::from(self.start_bus) << 20)?;
         let end = start.checked_add(buses << 20)?;
-        (self.base.is_aligned(1 << 20) && self.base.0 != 0 && end.0 <= 1 << 52)
-            .then_some((start, buses << 20))
+        (self.base.is_aligned(1 << 20) && self.base.0 != 0 && end.0 <= 1 << 52).then_some((start, buses << 20))
     }
 }
 
@@ -51,13 +50,9 @@ impl Ecam {
         let regions = regions.iter().filter_map(|&region| {
             let (start, bytes) = region.extent()?;
             // SAFETY: the caller's promise, for this very range.
-            Some((region, unsafe {
-                MmioRegion::new(start, usize::try_from(bytes).ok()?)
-            }))
+            Some((region, unsafe { MmioRegion::new(start, usize::try_from(bytes).ok()?) }))
         });
-        Self {
-            regions: regions.collect(),
-        }
+        Self { regions: regions.collect() }
     }
 
     /// The regions in use.
@@ -67,16 +62,10 @@ impl Ecam {
 
     fn locate(&self, bdf: Bdf, offset: u16) -> Option<(&MmioRegion, usize)> {
         let (region, mmio) = self.regions.iter().find(|(region, _)| {
-            region.segment == bdf.segment()
-                && (region.start_bus..=region.end_bus).contains(&bdf.bus())
+            region.segment == bdf.segment() && (region.start_bus..=region.end_bus).contains(&bdf.bus())
         })?;
         let bus = usize::from(bdf.bus() - region.start_bus);
-        (offset < 4096).then(|| {
-            (
-                mmio,
-                bus << 20 | usize::from(bdf.devfn()) << 12 | usize::from(offset),
-            )
-        })
+        (offset < 4096).then(|| (mmio, bus << 20 | usize::from(bdf.devfn()) << 12 | usize::from(offset)))
     }
 }
 
@@ -116,12 +105,7 @@ mod tests {
         // SAFETY: the layout has a size.
         let memory = unsafe { std::alloc::alloc_zeroed(layout) };
         let start = memory.expose_provenance() as u64;
-        let region = EcamRegion {
-            base: HostPhys(start - (2 << 20)),
-            segment: 1,
-            start_bus: 2,
-            end_bus: 3,
-        };
+        let region = EcamRegion { base: HostPhys(start - (2 << 20)), segment: 1, start_bus: 2, end_bus: 3 };
         assert_eq!(region.extent(), Some((HostPhys(start), 2 << 20)));
         // SAFETY: the memory above is never freed.
         let ecam = unsafe { Ecam::new(&[region]) };
@@ -138,30 +122,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_left_out() {
-        let good = EcamRegion {
-            base: HostPhys(0xb000_0000),
-            segment: 0,
-            start_bus: 0,
-            end_bus: 255,
-        };
+        let good = EcamRegion { base: HostPhys(0xb000_0000), segment: 0, start_bus: 0, end_bus: 255 };
         let bad = [
-            EcamRegion {
-                start_bus: 9,
-                end_bus: 8,
-                ..good
-            },
-            EcamRegion {
-                base: HostPhys(0xb000_0001),
-                ..good
-            },
-            EcamRegion {
-                base: HostPhys(0xffff_ffff_fff0_0000),
-                ..good
-            },
-            EcamRegion {
-                base: HostPhys(0),
-                ..good
-            },
+            EcamRegion { start_bus: 9, end_bus: 8, ..good },
+            EcamRegion { base: HostPhys(0xb000_0001), ..good },
+            EcamRegion { base: HostPhys(0xffff_ffff_fff0_0000), ..good },
+            EcamRegion { base: HostPhys(0), ..good },
         ];
         // SAFETY: nothing is accessed.
         let ecam = unsafe { Ecam::new(&[bad.as_slice(), &[good]].concat()) };

@@ -20,11 +20,7 @@ pub struct Buses {
 
 impl From<EcamRegion> for Buses {
     fn from(region: EcamRegion) -> Self {
-        Self {
-            segment: region.segment,
-            first: region.start_bus,
-            last: region.end_bus,
-        }
+        Self { segment: region.segment, first: region.start_bus, last: region.end_bus }
     }
 }
 
@@ -68,16 +64,9 @@ impl fmt::Display for Oddity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unnumbered { bridge } => {
-                write!(
-                    f,
-                    "firmware gave bridge {bridge} no bus numbers; devices behind it are not used"
-                )
+                write!(f, "firmware gave bridge {bridge} no bus numbers; devices behind it are not used")
             }
-            Self::Misnumbered {
-                bridge,
-                secondary,
-                subordinate,
-            } => write!(
+            Self::Misnumbered { bridge, secondary, subordinate } => write!(
                 f,
                 "firmware gave bridge {bridge} buses {secondary:02x} to {subordinate:02x}, which overlap others or leave \
                  those of the bridge above; devices behind it are not used"
@@ -114,14 +103,7 @@ pub fn enumerate(config: &(impl ConfigSpace + ?Sized), ranges: &[Buses]) -> Enum
     let mut found = Enumeration::default();
     for range in ranges {
         let owner = [ROOT; 256];
-        let mut walk = Walk {
-            config,
-            range: *range,
-            owner,
-            bridges: ROOT,
-            trusted: true,
-            found: &mut found,
-        };
+        let mut walk = Walk { config, range: *range, owner, bridges: ROOT, trusted: true, found: &mut found };
         walk.tree(range.first);
         for bus in range.first..=range.last {
             if bus != range.first && walk.trusted && walk.owner[usize::from(bus)] == ROOT {
@@ -157,12 +139,7 @@ struct Walk<'a, C: ?Sized> {
 
 impl<C: ConfigSpace + ?Sized> Walk<'_, C> {
     fn tree(&mut self, root: u8) {
-        let mut todo = alloc::vec![Todo {
-            bus: root,
-            last: self.range.last,
-            owner: ROOT,
-            path: Vec::new()
-        }];
+        let mut todo = alloc::vec![Todo { bus: root, last: self.range.last, owner: ROOT, path: Vec::new() }];
         // Ends: a bridge enters only with buses that its parent owned, above the
         // parent's first, and owns them from then on.
         while let Some(next) = todo.pop() {
@@ -172,8 +149,7 @@ impl<C: ConfigSpace + ?Sized> Walk<'_, C> {
 
     fn bus(&mut self, here: &Todo, todo: &mut Vec<Todo>) {
         for device in 0..32u16 {
-            let first =
-                Bdf::from_requester_id(self.range.segment, u16::from(here.bus) << 8 | device << 3);
+            let first = Bdf::from_requester_id(self.range.segment, u16::from(here.bus) << 8 | device << 3);
             if !self.config.is_present(first) {
                 continue;
             }
@@ -189,40 +165,20 @@ impl<C: ConfigSpace + ?Sized> Walk<'_, C> {
 
     fn function(&mut self, bdf: Bdf, multifunction: bool, here: &Todo, todo: &mut Vec<Todo>) {
         let (ids, class, header, _) = header::read(self.config, bdf);
-        if let HeaderKind::Bridge {
-            secondary,
-            subordinate,
-        } = header
-        {
+        if let HeaderKind::Bridge { secondary, subordinate } = header {
             self.bridge(bdf, secondary, subordinate, here, todo);
         }
-        self.found.functions.push(Function {
-            bdf,
-            ids,
-            class,
-            header,
-            multifunction,
-            path: here.path.clone(),
-        });
+        self.found.functions.push(Function { bdf, ids, class, header, multifunction, path: here.path.clone() });
     }
 
-    fn bridge(
-        &mut self,
-        bridge: Bdf,
-        secondary: u8,
-        subordinate: u8,
-        here: &Todo,
-        todo: &mut Vec<Todo>,
-    ) {
+    fn bridge(&mut self, bridge: Bdf, secondary: u8, subordinate: u8, here: &Todo, todo: &mut Vec<Todo>) {
         if secondary == 0 && subordinate == 0 {
             // Nothing is forwarded, so nothing behind it can pose as something else.
             self.found.oddities.push(Oddity::Unnumbered { bridge });
             return;
         }
         let nested = here.bus < secondary && secondary <= subordinate && subordinate <= here.last;
-        let claimed = self
-            .owner
-            .get_mut(usize::from(secondary)..=usize::from(subordinate));
+        let claimed = self.owner.get_mut(usize::from(secondary)..=usize::from(subordinate));
         match claimed {
             Some(buses) if nested && buses.iter().all(|owner| *owner == here.owner) => {
                 self.bridges += 1;
@@ -230,21 +186,12 @@ impl<C: ConfigSpace + ?Sized> Walk<'_, C> {
             }
             _ => {
                 self.trusted = false;
-                self.found.oddities.push(Oddity::Misnumbered {
-                    bridge,
-                    secondary,
-                    subordinate,
-                });
+                self.found.oddities.push(Oddity::Misnumbered { bridge, secondary, subordinate });
                 return;
             }
         }
         let mut path = here.path.clone();
         path.push(bridge);
-        todo.push(Todo {
-            bus: secondary,
-            last: subordinate,
-            owner: self.bridges,
-            path,
-        });
+        todo.push(Todo { bus: secondary, last: subordinate, owner: self.bridges, path });
     }
 }

@@ -92,10 +92,7 @@ pub enum FlrError {
 impl fmt::Display for FlrError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unsupported { bdf } => write!(
-                f,
-                "device {bdf} has no function level reset; choose another device"
-            ),
+            Self::Unsupported { bdf } => write!(f, "device {bdf} has no function level reset; choose another device"),
             Self::Pending { bdf } => {
                 write!(
                     f,
@@ -104,10 +101,7 @@ impl fmt::Display for FlrError {
             }
             Self::Lost { bdf } => {
                 let ms = RESET_MS + READY_MS;
-                write!(
-                    f,
-                    "device {bdf} does not answer {ms} ms after its reset; power-cycle it"
-                )
+                write!(f, "device {bdf} does not answer {ms} ms after its reset; power-cycle it")
             }
         }
     }
@@ -122,13 +116,7 @@ impl Express {
         let offset = find(config, bdf, id::EXPRESS, 0x0c)?;
         let flags = config.read16(bdf, offset + at::FLAGS);
         let flr = config.read32(bdf, offset + at::DEVICE_CAPABILITIES) & FLR_CAPABLE != 0;
-        Some(Self {
-            bdf,
-            offset,
-            version: (flags & 0xf) as u8,
-            port_type: PortType((flags >> 4 & 0xf) as u8),
-            flr,
-        })
+        Some(Self { bdf, offset, version: (flags & 0xf) as u8, port_type: PortType((flags >> 4 & 0xf) as u8), flr })
     }
 
     /// Whether requests of the function still wait for completion.
@@ -140,18 +128,13 @@ impl Express {
     /// Resets the function alone (PCIe 6.6.2): no new requests, wait for those in
     /// flight, reset, wait until it answers. All its registers, BARs and the command
     /// register among them, are as after power-on then: see [`SavedHeader`].
-    pub fn reset(
-        &self,
-        config: &(impl ConfigSpace + ?Sized),
-        clock: &(impl Clock + ?Sized),
-    ) -> Result<(), FlrError> {
+    pub fn reset(&self, config: &(impl ConfigSpace + ?Sized), clock: &(impl Clock + ?Sized)) -> Result<(), FlrError> {
         let bdf = self.bdf;
         if !self.flr {
             return Err(FlrError::Unsupported { bdf });
         }
         let command = Command::read(config, bdf);
-        ((command - (Command::BUS_MASTER | Command::MEMORY | Command::IO)) | Command::INTX_DISABLE)
-            .write(config, bdf);
+        ((command - (Command::BUS_MASTER | Command::MEMORY | Command::IO)) | Command::INTX_DISABLE).write(config, bdf);
         if !clock.wait_for(PENDING_MS, &mut || !self.is_pending(config)) {
             command.write(config, bdf);
             return Err(FlrError::Pending { bdf });
@@ -161,11 +144,7 @@ impl Express {
         // Configuration space must not be touched meanwhile, so there is nothing to poll:
         // the time itself is what is waited for, and running out of it is the success.
         let _elapsed = clock.wait_for(RESET_MS, &mut || false);
-        if clock.wait_for(READY_MS, &mut || config.is_present(bdf)) {
-            Ok(())
-        } else {
-            Err(FlrError::Lost { bdf })
-        }
+        if clock.wait_for(READY_MS, &mut || config.is_present(bdf)) { Ok(()) } else { Err(FlrError::Lost { bdf }) }
     }
 }
 
@@ -192,16 +171,8 @@ impl SavedHeader {
         }
         let express = Express::find(config, bdf).map(|express| {
             let two = express.version >= 2 && express.offset + at::DEVICE_CONTROL_2 < 0x100;
-            let control_2 = if two {
-                config.read16(bdf, express.offset + at::DEVICE_CONTROL_2)
-            } else {
-                0
-            };
-            (
-                express.offset,
-                config.read16(bdf, express.offset + at::DEVICE_CONTROL),
-                control_2,
-            )
+            let control_2 = if two { config.read16(bdf, express.offset + at::DEVICE_CONTROL_2) } else { 0 };
+            (express.offset, config.read16(bdf, express.offset + at::DEVICE_CONTROL), control_2)
         });
         Self {
             bdf,
@@ -224,11 +195,7 @@ impl SavedHeader {
         config.write32(self.bdf, register::CACHE_LINE, self.cache_line);
         config.write8(self.bdf, register::INTERRUPT, self.interrupt);
         if let Some((offset, control, control_2)) = self.express {
-            config.write16(
-                self.bdf,
-                offset + at::DEVICE_CONTROL,
-                control & !INITIATE_FLR,
-            );
+            config.write16(self.bdf, offset + at::DEVICE_CONTROL, control & !INITIATE_FLR);
             if offset + at::DEVICE_CONTROL_2 < 0x100 && control_2 != 0 {
                 config.write16(self.bdf, offset + at::DEVICE_CONTROL_2, control_2);
             }

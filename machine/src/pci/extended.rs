@@ -32,10 +32,7 @@ impl Acs {
     #[must_use]
     pub fn find(config: &(impl ConfigSpace + ?Sized), bdf: Bdf) -> Option<(u16, Self)> {
         let offset = find_extended(config, bdf, id::ACS, 8)?;
-        Some((
-            offset,
-            Self::from_bits_truncate(config.read16(bdf, offset + 4)),
-        ))
+        Some((offset, Self::from_bits_truncate(config.read16(bdf, offset + 4))))
     }
 
     /// What is switched on.
@@ -64,10 +61,7 @@ impl Ari {
     #[must_use]
     pub fn find(config: &(impl ConfigSpace + ?Sized), bdf: Bdf) -> Option<Self> {
         let offset = find_extended(config, bdf, id::ARI, 8)?;
-        Some(Self {
-            offset,
-            next_function: config.read8(bdf, offset + 5),
-        })
+        Some(Self { offset, next_function: config.read8(bdf, offset + 5) })
     }
 }
 
@@ -97,12 +91,7 @@ impl Ats {
             0 => 32,
             depth => depth,
         };
-        Some(Self {
-            bdf,
-            offset,
-            queue_depth,
-            page_aligned: capability & 1 << 5 != 0,
-        })
+        Some(Self { bdf, offset, queue_depth, page_aligned: capability & 1 << 5 != 0 })
     }
 
     /// Whether it is enabled.
@@ -113,11 +102,7 @@ impl Ats {
 
     /// Enables with a smallest translation unit of 4 KiB, or disables.
     pub fn set_enabled(&self, config: &(impl ConfigSpace + ?Sized), enabled: bool) {
-        config.write16(
-            self.bdf,
-            self.offset + 6,
-            if enabled { ATS_ENABLE } else { 0 },
-        );
+        config.write16(self.bdf, self.offset + 6, if enabled { ATS_ENABLE } else { 0 });
     }
 }
 
@@ -165,12 +150,7 @@ impl Sriov {
         if !self.enabled || index >= self.count.min(self.total) || self.first == 0 || alone {
             return None;
         }
-        let id = u32::from(self.bdf.requester_id())
-            + u32::from(self.first)
-            + u32::from(self.stride) * u32::from(index);
-        Some(Bdf::from_requester_id(
-            self.bdf.segment(),
-            u16::try_from(id).ok()?,
-        ))
+        let id = u32::from(self.bdf.requester_id()) + u32::from(self.first) + u32::from(self.stride) * u32::from(index);
+        Some(Bdf::from_requester_id(self.bdf.segment(), u16::try_from(id).ok()?))
     }
 }

@@ -117,33 +117,16 @@ impl HeaderKind {
 }
 
 /// Reads who and what a function is, and whether its device has more functions.
-pub(super) fn read(
-    config: &(impl ConfigSpace + ?Sized),
-    bdf: Bdf,
-) -> (Ids, Class, HeaderKind, bool) {
+pub(super) fn read(config: &(impl ConfigSpace + ?Sized), bdf: Bdf) -> (Ids, Class, HeaderKind, bool) {
     let header_type = config.read8(bdf, register::HEADER_TYPE);
     let kind = HeaderKind::read(config, bdf);
     let [revision, interface, sub, base] = config.read32(bdf, register::REVISION).to_le_bytes();
-    let subsystem = if kind == HeaderKind::Endpoint {
-        config.read32(bdf, register::SUBSYSTEM)
-    } else {
-        0
-    };
+    let subsystem = if kind == HeaderKind::Endpoint { config.read32(bdf, register::SUBSYSTEM) } else { 0 };
     let ids = Ids {
         vendor: config.read16(bdf, register::VENDOR),
         device: config.read16(bdf, register::DEVICE),
         subsystem_vendor: subsystem as u16,
         subsystem: (subsystem >> 16) as u16,
     };
-    (
-        ids,
-        Class {
-            base,
-            sub,
-            interface,
-            revision,
-        },
-        kind,
-        header_type & 0x80 != 0,
-    )
+    (ids, Class { base, sub, interface, revision }, kind, header_type & 0x80 != 0)
 }

@@ -9,9 +9,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 /// What keeps a port from routing requests to peers past the IOMMU.
-const REDIRECT: Acs = Acs::REQUEST_REDIRECT
-    .union(Acs::COMPLETION_REDIRECT)
-    .union(Acs::UPSTREAM_FORWARDING);
+const REDIRECT: Acs = Acs::REQUEST_REDIRECT.union(Acs::COMPLETION_REDIRECT).union(Acs::UPSTREAM_FORWARDING);
 /// The same, and that no function poses as another.
 const NEEDED: Acs = REDIRECT.union(Acs::SOURCE_VALIDATION);
 
@@ -70,41 +68,24 @@ pub enum IsolationError {
 impl fmt::Display for IsolationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Absent { device } => write!(
-                f,
-                "there is no device {device}; check the address in baton.toml"
-            ),
-            Self::Bridge { device } => write!(
-                f,
-                "{device} is a bridge; assign the devices behind it instead"
-            ),
+            Self::Absent { device } => write!(f, "there is no device {device}; check the address in baton.toml"),
+            Self::Bridge { device } => write!(f, "{device} is a bridge; assign the devices behind it instead"),
             Self::Conventional { device, bridge } => write!(
                 f,
                 "device {device} is behind {bridge}, a bridge to conventional PCI, where devices share a requester id; \
                  move it to a PCI Express slot"
             ),
-            Self::NoAcs {
-                device,
-                port,
-                lacks,
-            } => write!(
+            Self::NoAcs { device, port, lacks } => write!(
                 f,
                 "device {device} is behind port {port}, which cannot keep peers apart (it lacks ACS {lacks:?}); move it \
                  to a slot of its own"
             ),
-            Self::Sibling {
-                device,
-                shared,
-                sibling,
-            } => write!(
+            Self::Sibling { device, shared, sibling } => write!(
                 f,
                 "device {device} is not isolated: {shared} has no ACS, so {sibling} is within its reach; assign both to \
                  the same guest or choose another device"
             ),
-            Self::Stuck { port } => write!(
-                f,
-                "ACS of {port} stays off although the port says it has it"
-            ),
+            Self::Stuck { port } => write!(f, "ACS of {port} stays off although the port says it has it"),
         }
     }
 }
@@ -132,24 +113,13 @@ pub fn isolation(
     }
     let mut result = Isolation::default();
     for &port in &function.path {
-        let conventional = IsolationError::Conventional {
-            device,
-            bridge: port,
-        };
+        let conventional = IsolationError::Conventional { device, bridge: port };
         match Express::find(config, port).ok_or(conventional)?.port_type {
             kind @ (PortType::ROOT_PORT | PortType::DOWNSTREAM) => {
                 let can = Acs::find(config, port).map_or(Acs::empty(), |(_, can)| can);
-                let must = if kind == PortType::ROOT_PORT {
-                    Acs::SOURCE_VALIDATION
-                } else {
-                    NEEDED
-                };
+                let must = if kind == PortType::ROOT_PORT { Acs::SOURCE_VALIDATION } else { NEEDED };
                 if !can.contains(must) {
-                    return Err(IsolationError::NoAcs {
-                        device,
-                        port,
-                        lacks: must - can,
-                    });
+                    return Err(IsolationError::NoAcs { device, port, lacks: must - can });
                 }
                 require(config, port, &mut result);
             }
@@ -170,20 +140,15 @@ fn siblings(
     together: &[Bdf],
     result: &mut Isolation,
 ) -> Result<(), IsolationError> {
-    let stranger = |other: &&Function| {
-        other.bdf != shared && other.bdf.same_device(shared) && !together.contains(&other.bdf)
-    };
+    let stranger =
+        |other: &&Function| other.bdf != shared && other.bdf.same_device(shared) && !together.contains(&other.bdf);
     match found.functions.iter().find(stranger) {
         None => Ok(()),
         Some(_) if Acs::find(config, shared).is_some() => {
             require(config, shared, result);
             Ok(())
         }
-        Some(other) => Err(IsolationError::Sibling {
-            device,
-            shared,
-            sibling: other.bdf,
-        }),
+        Some(other) => Err(IsolationError::Sibling { device, shared, sibling: other.bdf }),
     }
 }
 
@@ -198,10 +163,7 @@ fn require(config: &(impl ConfigSpace + ?Sized), port: Bdf, result: &mut Isolati
 
 /// Switches on what [`isolation`] found to be off, and reads it back. Translated
 /// requests stay as they are: ATS is the IOMMU driver's decision.
-pub fn enable_acs(
-    config: &(impl ConfigSpace + ?Sized),
-    isolation: &Isolation,
-) -> Result<(), IsolationError> {
+pub fn enable_acs(config: &(impl ConfigSpace + ?Sized), isolation: &Isolation) -> Result<(), IsolationError> {
     for &port in &isolation.enable {
         let (offset, can) = Acs::find(config, port).ok_or(IsolationError::Stuck { port })?;
         let before = Acs::control(config, port, offset);

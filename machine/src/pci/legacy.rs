@@ -25,10 +25,7 @@ pub struct LegacyConfig<P: Ports> {
 impl<P: Ports> LegacyConfig<P> {
     /// Through `ports`, which must answer 0xCF8 to 0xCFF.
     pub const fn new(ports: P) -> Self {
-        Self {
-            ports,
-            not_sync: PhantomData,
-        }
+        Self { ports, not_sync: PhantomData }
     }
 
     /// Points the data port at the register; gives the port of its first byte.
@@ -45,8 +42,7 @@ impl<P: Ports> LegacyConfig<P> {
 
 impl<P: Ports> ConfigSpace for LegacyConfig<P> {
     fn read(&self, bdf: Bdf, offset: u16, width: Width) -> u32 {
-        self.select(bdf, offset, width)
-            .map_or(width.all_ones(), |port| self.ports.read(port, width))
+        self.select(bdf, offset, width).map_or(width.all_ones(), |port| self.ports.read(port, width))
     }
 
     fn write(&self, bdf: Bdf, offset: u16, width: Width, value: u32) {

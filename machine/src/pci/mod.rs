@@ -23,9 +23,7 @@ mod tests;
 
 pub use bar::{Bar, BarError, BarKind, bars};
 pub use bdf::{Bdf, ParseBdfError};
-pub use capability::{
-    Capabilities, Capability, ExtendedCapabilities, capabilities, extended_capabilities,
-};
+pub use capability::{Capabilities, Capability, ExtendedCapabilities, capabilities, extended_capabilities};
 pub use capability::{find, find_extended, id};
 pub use config::ConfigSpace;
 pub use ecam::{Ecam, EcamRegion};

@@ -20,12 +20,7 @@ pub struct Device {
 
 impl Device {
     pub fn new(vendor: u16, device: u16, class: u32) -> Self {
-        let mut new = Self {
-            bytes: vec![0; 4096],
-            writable: vec![0; 4096],
-            flr: None,
-            resets: 0,
-        };
+        let mut new = Self { bytes: vec![0; 4096], writable: vec![0; 4096], flr: None, resets: 0 };
         new.set(0, 2, vendor.into());
         new.set(2, 2, device.into());
         new.set(8, 4, class << 8 | 2);
@@ -115,25 +110,15 @@ impl Model {
             port.express(0x54, 4, false);
             port.extended(0x100, 1, 0x148);
             port.acs(0x148, 0x5f);
-            model
-                .0
-                .borrow_mut()
-                .insert(Bdf::new(0, 0, 2, function).unwrap(), port);
+            model.0.borrow_mut().insert(Bdf::new(0, 0, 2, function).unwrap(), port);
         }
         let mut edu = Device::new(0x1234, 0x11e8, 0x00ff_0000);
         edu.bar(0, 0xfea0_0000, 0xfff0_0000);
         model.add("00:05.0", edu);
-        for (function, device, class) in [
-            (0, 0x2918, 0x06_0100),
-            (2, 0x2922, 0x01_0601),
-            (3, 0x2930, 0x0c_0500),
-        ] {
+        for (function, device, class) in [(0, 0x2918, 0x06_0100), (2, 0x2922, 0x01_0601), (3, 0x2930, 0x0c_0500)] {
             let mut chipset = Device::new(0x8086, device, class);
             chipset.bytes[0x0e] |= 0x80;
-            model
-                .0
-                .borrow_mut()
-                .insert(Bdf::new(0, 0, 31, function).unwrap(), chipset);
+            model.0.borrow_mut().insert(Bdf::new(0, 0, 31, function).unwrap(), chipset);
         }
         let mut nic = Device::new(0x8086, 0x10d3, 0x02_0000);
         nic.bar(0, 0xfe84_0000, 0xfffe_0000);
@@ -145,14 +130,7 @@ impl Model {
         igb.extended(0x100, 1, 0x150);
         igb.extended(0x150, 0x0e, 0x160);
         igb.extended(0x160, 0x10, 0);
-        for (offset, value) in [
-            (0x168, 1),
-            (0x16e, 8),
-            (0x170, 2),
-            (0x174, 0x180),
-            (0x176, 2),
-            (0x17a, 0x10ca),
-        ] {
+        for (offset, value) in [(0x168, 1), (0x16e, 8), (0x170, 2), (0x174, 0x180), (0x176, 2), (0x17a, 0x10ca)] {
             igb.set(offset, 2, value);
         }
         model.add("02:00.0", igb);
@@ -184,24 +162,14 @@ impl ConfigSpace for Model {
         let Some(device) = devices.get_mut(&bdf) else {
             return;
         };
-        for (at, byte) in (usize::from(offset)..)
-            .zip(value.to_le_bytes())
-            .take(width.bytes().into())
-        {
+        for (at, byte) in (usize::from(offset)..).zip(value.to_le_bytes()).take(width.bytes().into()) {
             let mask = device.writable[at];
             device.bytes[at] = device.bytes[at] & !mask | byte & mask;
         }
         if device.flr.is_some_and(|flr| flr + 8 == offset) && value & 0x8000 != 0 {
-            assert_eq!(
-                device.get(4, 2) & 7,
-                0,
-                "reset with decoding or bus mastering on"
-            );
+            assert_eq!(device.get(4, 2) & 7, 0, "reset with decoding or bus mastering on");
             device.resets += 1;
-            for at in (4..6)
-                .chain(0x10..0x28)
-                .chain(offset.into()..usize::from(offset) + 2)
-            {
+            for at in (4..6).chain(0x10..0x28).chain(offset.into()..usize::from(offset) + 2) {
                 device.bytes[at] &= !device.writable[at];
             }
         }

@@ -35,13 +35,7 @@ impl Msi {
         let control = config.read16(bdf, offset + 2);
         let (wide, maskable) = (control & 1 << 7 != 0, control & 1 << 8 != 0);
         let exponent = control >> 1 & 7;
-        let msi = Self {
-            bdf,
-            offset,
-            wide,
-            maskable,
-            vectors: 1 << exponent.min(5),
-        };
+        let msi = Self { bdf, offset, wide, maskable, vectors: 1 << exponent.min(5) };
         let fits = offset + msi.bytes() <= 0x100;
         (exponent <= 5 && fits).then_some(msi)
     }
@@ -88,11 +82,7 @@ impl Msi {
     /// Enables with one vector granted, or disables.
     pub fn set_enabled(&self, config: &(impl ConfigSpace + ?Sized), enabled: bool) {
         let control = config.read16(self.bdf, self.offset + 2) & !(MSI_ENABLE | MSI_GRANTED);
-        config.write16(
-            self.bdf,
-            self.offset + 2,
-            control | if enabled { MSI_ENABLE } else { 0 },
-        );
+        config.write16(self.bdf, self.offset + 2, control | if enabled { MSI_ENABLE } else { 0 });
     }
 }
 
@@ -108,19 +98,10 @@ pub struct Location {
 }
 
 impl Location {
-    fn read(
-        config: &(impl ConfigSpace + ?Sized),
-        bdf: Bdf,
-        offset: u16,
-        bytes: u32,
-    ) -> Option<Self> {
+    fn read(config: &(impl ConfigSpace + ?Sized), bdf: Bdf, offset: u16, bytes: u32) -> Option<Self> {
         let value = config.read32(bdf, offset);
         let bar = (value & 7) as u8;
-        (bar < 6).then_some(Self {
-            bar,
-            offset: value & !7,
-            bytes,
-        })
+        (bar < 6).then_some(Self { bar, offset: value & !7, bytes })
     }
 }
 
@@ -148,20 +129,9 @@ impl Msix {
     pub fn find(config: &(impl ConfigSpace + ?Sized), bdf: Bdf) -> Option<Self> {
         let offset = find(config, bdf, id::MSIX, 0x0c)?;
         let vectors = (config.read16(bdf, offset + 2) & 0x7ff) + 1;
-        let table = Location::read(
-            config,
-            bdf,
-            offset + 4,
-            u32::from(vectors) * Self::ENTRY_BYTES,
-        )?;
+        let table = Location::read(config, bdf, offset + 4, u32::from(vectors) * Self::ENTRY_BYTES)?;
         let pending = Location::read(config, bdf, offset + 8, u32::from(vectors).div_ceil(64) * 8)?;
-        Some(Self {
-            bdf,
-            offset,
-            vectors,
-            table,
-            pending,
-        })
+        Some(Self { bdf, offset, vectors, table, pending })
     }
 
     /// Whether table and pending bits lie within memory BARs of `bars`.
@@ -169,9 +139,7 @@ impl Msix {
     pub fn fits(&self, bars: &[super::Bar]) -> bool {
         [self.table, self.pending].iter().all(|part| {
             let end = u64::from(part.offset) + u64::from(part.bytes);
-            bars.iter().any(|bar| {
-                bar.index == part.bar && bar.kind != super::BarKind::Io && end <= bar.bytes
-            })
+            bars.iter().any(|bar| bar.index == part.bar && bar.kind != super::BarKind::Io && end <= bar.bytes)
         })
     }
 

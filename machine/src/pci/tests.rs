@@ -8,18 +8,10 @@ use proptest::prelude::*;
 use std::string::ToString;
 use std::vec::Vec;
 
-const ALL: [Buses; 1] = [Buses {
-    segment: 0,
-    first: 0,
-    last: 255,
-}];
+const ALL: [Buses; 1] = [Buses { segment: 0, first: 0, last: 255 }];
 
 fn names(found: &Enumeration) -> Vec<std::string::String> {
-    found
-        .functions
-        .iter()
-        .map(|function| function.bdf.to_string())
-        .collect()
+    found.functions.iter().map(|function| function.bdf.to_string()).collect()
 }
 
 #[test]
@@ -31,27 +23,10 @@ fn q35() {
     let nvme = found.get(bdf("03:00.0")).unwrap();
     assert_eq!(nvme.path, [bdf("00:02.2")]);
     assert_eq!(nvme.ids.to_string(), "1b36:0010");
-    assert_eq!(
-        (nvme.ids.subsystem_vendor, nvme.ids.subsystem),
-        (0x1af4, 0x1100)
-    );
-    assert_eq!(
-        nvme.class,
-        Class {
-            base: 1,
-            sub: 8,
-            interface: 2,
-            revision: 2
-        }
-    );
+    assert_eq!((nvme.ids.subsystem_vendor, nvme.ids.subsystem), (0x1af4, 0x1100));
+    assert_eq!(nvme.class, Class { base: 1, sub: 8, interface: 2, revision: 2 });
     let port = found.get(bdf("00:02.1")).unwrap();
-    assert_eq!(
-        port.header,
-        HeaderKind::Bridge {
-            secondary: 2,
-            subordinate: 2
-        }
-    );
+    assert_eq!(port.header, HeaderKind::Bridge { secondary: 2, subordinate: 2 });
     assert!(port.multifunction && port.path.is_empty());
     assert!(found.get(bdf("00:1f.1")).is_none());
 }
@@ -72,10 +47,7 @@ fn switches_nest() {
     model.add("80:00.0", Device::new(0x8086, 2, 0x06_0000));
     let found = enumerate(&model, &ALL);
     assert_eq!(found.oddities, []);
-    assert_eq!(
-        found.get(bdf("06:00.0")).unwrap().path,
-        [bdf("00:01.0"), bdf("01:00.0"), bdf("02:01.0")]
-    );
+    assert_eq!(found.get(bdf("06:00.0")).unwrap().path, [bdf("00:01.0"), bdf("01:00.0"), bdf("02:01.0")]);
     // A second host bridge.
     assert_eq!(found.get(bdf("80:00.0")).unwrap().path, []);
 }
@@ -87,44 +59,20 @@ fn bad_bus_numbers_are_not_followed() {
         // The first port claims what the others have, itself, or an empty range.
         model.edit("00:02.1", |port| port.bridge(secondary, subordinate));
         let found = enumerate(&model, &ALL);
-        let bad = found
-            .oddities
-            .iter()
-            .any(|oddity| matches!(oddity, Oddity::Misnumbered { .. }));
-        assert!(
-            bad != ((secondary, subordinate) == (2, 2)),
-            "{secondary} {subordinate}: {:?}",
-            found.oddities
-        );
+        let bad = found.oddities.iter().any(|oddity| matches!(oddity, Oddity::Misnumbered { .. }));
+        assert!(bad != ((secondary, subordinate) == (2, 2)), "{secondary} {subordinate}: {:?}", found.oddities);
         let mut names = names(&found);
         let count = names.len();
         names.sort();
         names.dedup();
         assert_eq!(names.len(), count, "a function was found twice");
         // Nothing behind a port poses as if it were on a root bus.
-        assert!(
-            found
-                .functions
-                .iter()
-                .all(|function| function.bdf.bus() == 0 || !function.path.is_empty())
-        );
+        assert!(found.functions.iter().all(|function| function.bdf.bus() == 0 || !function.path.is_empty()));
     }
     let model = Model::q35();
     model.edit("00:02.2", |port| port.bridge(0, 0));
-    let found = enumerate(
-        &model,
-        &[Buses {
-            segment: 0,
-            first: 0,
-            last: 2,
-        }],
-    );
-    assert_eq!(
-        found.oddities,
-        [Oddity::Unnumbered {
-            bridge: bdf("00:02.2")
-        }]
-    );
+    let found = enumerate(&model, &[Buses { segment: 0, first: 0, last: 2 }]);
+    assert_eq!(found.oddities, [Oddity::Unnumbered { bridge: bdf("00:02.2") }]);
 }
 
 #[test]
@@ -135,53 +83,31 @@ fn base_addresses() {
     let nvme = bars(&model, bdf("03:00.0"), endpoint).unwrap();
     let expected = Bar {
         index: 0,
-        kind: BarKind::Memory64 {
-            prefetchable: false,
-        },
+        kind: BarKind::Memory64 { prefetchable: false },
         address: HostPhys(0x1_fe00_0000),
         bytes: 0x4000,
     };
     assert_eq!(nvme, [expected]);
     // Everything is back.
     model.edit("03:00.0", |nvme| {
-        assert_eq!(
-            (nvme.get(4, 2), nvme.get(0x10, 4), nvme.get(0x14, 4)),
-            (0x407, 0xfe00_0004, 1)
-        );
+        assert_eq!((nvme.get(4, 2), nvme.get(0x10, 4), nvme.get(0x14, 4)), (0x407, 0xfe00_0004, 1));
     });
     let nic = bars(&model, bdf("01:00.0"), endpoint).unwrap();
     assert_eq!(nic.len(), 2);
-    assert_eq!(
-        (nic[0].index, nic[0].bytes, nic[0].address),
-        (0, 0x2_0000, HostPhys(0xfe84_0000))
-    );
-    assert_eq!(
-        (nic[1].index, nic[1].kind, nic[1].bytes, nic[1].address),
-        (2, BarKind::Io, 32, HostPhys(0xc000))
-    );
+    assert_eq!((nic[0].index, nic[0].bytes, nic[0].address), (0, 0x2_0000, HostPhys(0xfe84_0000)));
+    assert_eq!((nic[1].index, nic[1].kind, nic[1].bytes, nic[1].address), (2, BarKind::Io, 32, HostPhys(0xc000)));
     // Hostile ones.
     model.edit("00:05.0", |edu| edu.bar(0, 0, 0xff0f_0000));
-    assert!(matches!(
-        bars(&model, bdf("00:05.0"), endpoint),
-        Err(BarError::Size { index: 0, .. })
-    ));
+    assert!(matches!(bars(&model, bdf("00:05.0"), endpoint), Err(BarError::Size { index: 0, .. })));
     model.edit("00:05.0", |edu| {
         edu.bar(0, 0, 0);
         edu.bar(5, 4, 0xffff_f000);
     });
-    assert!(matches!(
-        bars(&model, bdf("00:05.0"), endpoint),
-        Err(BarError::Half { index: 5, .. })
-    ));
+    assert!(matches!(bars(&model, bdf("00:05.0"), endpoint), Err(BarError::Half { index: 5, .. })));
     model.edit("00:05.0", |edu| edu.bar(5, 6, 0));
     let error = bars(&model, bdf("00:05.0"), endpoint).unwrap_err();
     assert!(error.to_string().contains("0000:00:05.0") && error.to_string().contains("BAR 5"));
-    assert_eq!(
-        bars(&model, bdf("00:07.0"), endpoint),
-        Err(BarError::Gone {
-            bdf: bdf("00:07.0")
-        })
-    );
+    assert_eq!(bars(&model, bdf("00:07.0"), endpoint), Err(BarError::Gone { bdf: bdf("00:07.0") }));
 }
 
 #[test]
@@ -190,22 +116,8 @@ fn interrupts() {
     let nvme = bdf("03:00.0");
     let msix = Msix::find(&model, nvme).unwrap();
     assert_eq!(msix.vectors, 65);
-    assert_eq!(
-        msix.table,
-        Location {
-            bar: 0,
-            offset: 0x2000,
-            bytes: 1040
-        }
-    );
-    assert_eq!(
-        msix.pending,
-        Location {
-            bar: 0,
-            offset: 0x3000,
-            bytes: 16
-        }
-    );
+    assert_eq!(msix.table, Location { bar: 0, offset: 0x2000, bytes: 1040 });
+    assert_eq!(msix.pending, Location { bar: 0, offset: 0x3000, bytes: 16 });
     assert!(msix.fits(&bars(&model, nvme, HeaderKind::Endpoint).unwrap()));
     assert!(!msix.fits(&[]));
     msix.set_control(&model, true, true);
@@ -224,18 +136,12 @@ fn interrupts() {
         nic.writable(0xac, 2, 0xffff);
     });
     let msi = Msi::find(&model, bdf("01:00.0")).unwrap();
-    assert_eq!(
-        (msi.vectors, msi.wide, msi.bytes(), msi.mask_offset()),
-        (4, true, 0x18, Some(0xb0))
-    );
+    assert_eq!((msi.vectors, msi.wide, msi.bytes(), msi.mask_offset()), (4, true, 0x18, Some(0xb0)));
     msi.set_message(&model, 0xfee0_1000, 0x4041);
     msi.set_enabled(&model, true);
     assert!(msi.is_enabled(&model));
     model.edit("01:00.0", |nic| {
-        assert_eq!(
-            (nic.get(0xa4, 4), nic.get(0xa8, 4), nic.get(0xac, 2)),
-            (0xfee0_1000, 0, 0x4041)
-        );
+        assert_eq!((nic.get(0xa4, 4), nic.get(0xa8, 4), nic.get(0xac, 2)), (0xfee0_1000, 0, 0x4041));
         assert_eq!(nic.get(0xa2, 2), 0x185);
     });
 }
@@ -244,11 +150,7 @@ fn interrupts() {
 fn capability_lists_are_bounded() {
     let model = Model::q35();
     let nvme = bdf("03:00.0");
-    let ids = |name| {
-        capabilities(&model, bdf(name))
-            .map(|found| found.id)
-            .collect::<Vec<_>>()
-    };
+    let ids = |name| capabilities(&model, bdf(name)).map(|found| found.id).collect::<Vec<_>>();
     assert_eq!(ids("03:00.0"), [0x11, 0x10]);
     assert_eq!(ids("00:00.0"), []);
     assert_eq!(ids("00:09.0"), []);
@@ -264,11 +166,7 @@ fn capability_lists_are_bounded() {
     model.edit("03:00.0", |nvme| nvme.bytes[0xfc] = 5);
     assert_eq!(Msi::find(&model, nvme), None);
 
-    let extended = |name| {
-        extended_capabilities(&model, bdf(name))
-            .map(|found| found.id)
-            .collect::<Vec<_>>()
-    };
+    let extended = |name| extended_capabilities(&model, bdf(name)).map(|found| found.id).collect::<Vec<_>>();
     assert_eq!(extended("02:00.0"), [1, 0x0e, 0x10]);
     assert_eq!(extended("00:00.0"), []);
     assert_eq!(extended("00:09.0"), []);
@@ -293,10 +191,7 @@ fn extended_ones() {
     let mut off = sriov;
     off.enabled = false;
     assert_eq!(off.function(0), None);
-    assert_eq!(
-        Ari::find(&model, bdf("02:00.0")).map(|ari| ari.offset),
-        Some(0x150)
-    );
+    assert_eq!(Ari::find(&model, bdf("02:00.0")).map(|ari| ari.offset), Some(0x150));
     model.edit("02:00.0", |igb| {
         igb.extended(0x160, 0x0f, 0);
         igb.set(0x164, 2, 0x20);
@@ -319,37 +214,19 @@ fn function_level_reset() {
     let start = clock.ticks();
     express.reset(&model, &clock).unwrap();
     assert!(clock.ticks() - start >= 1000, "100 ms have to pass");
-    model.edit("03:00.0", |nvme| {
-        assert_eq!((nvme.resets, nvme.get(0x14, 4)), (1, 0))
-    });
+    model.edit("03:00.0", |nvme| assert_eq!((nvme.resets, nvme.get(0x14, 4)), (1, 0)));
     saved.restore(&model);
     // Back in place, but no bus master.
     model.edit("03:00.0", |nvme| {
-        assert_eq!(
-            (
-                nvme.get(0x10, 4),
-                nvme.get(0x14, 4),
-                nvme.get(4, 2),
-                nvme.resets
-            ),
-            (0xfe00_0004, 1, 0x402, 1)
-        );
+        assert_eq!((nvme.get(0x10, 4), nvme.get(0x14, 4), nvme.get(4, 2), nvme.resets), (0xfe00_0004, 1, 0x402, 1));
     });
     // Requests that never complete: no reset, and the device is as it was.
     model.edit("03:00.0", |nvme| nvme.bytes[0x8a] = 0x20);
     let before = model.0.borrow()[&nvme].bytes.clone();
-    assert_eq!(
-        express.reset(&model, &clock),
-        Err(FlrError::Pending { bdf: nvme })
-    );
+    assert_eq!(express.reset(&model, &clock), Err(FlrError::Pending { bdf: nvme }));
     assert_eq!(model.0.borrow()[&nvme].bytes, before);
     let nic = Express::find(&model, bdf("01:00.0")).unwrap();
-    assert_eq!(
-        nic.reset(&model, &clock),
-        Err(FlrError::Unsupported {
-            bdf: bdf("01:00.0")
-        })
-    );
+    assert_eq!(nic.reset(&model, &clock), Err(FlrError::Unsupported { bdf: bdf("01:00.0") }));
     // Gone: nothing pending reads as all ones, so it never gets to the reset.
     model.0.borrow_mut().remove(&nvme);
     assert!(express.reset(&model, &clock).is_err());
@@ -364,50 +241,23 @@ fn isolated_behind_root_ports() {
     assert_eq!(needs.enable, [bdf("00:02.2")]);
     enable_acs(&model, &needs).unwrap();
     model.edit("00:02.2", |port| assert_eq!(port.get(0x14e, 2), 0x1d));
-    assert_eq!(
-        isolation(&model, &found, nvme, &[]).unwrap(),
-        Isolation::default()
-    );
+    assert_eq!(isolation(&model, &found, nvme, &[]).unwrap(), Isolation::default());
     // A control that does not stay.
     model.edit("00:02.1", |port| port.writable(0x14e, 2, 0x01));
     let needs = isolation(&model, &found, bdf("02:00.0"), &[]).unwrap();
-    assert_eq!(
-        enable_acs(&model, &needs),
-        Err(IsolationError::Stuck {
-            port: bdf("00:02.1")
-        })
-    );
+    assert_eq!(enable_acs(&model, &needs), Err(IsolationError::Stuck { port: bdf("00:02.1") }));
     // No ACS at all.
     model.edit("00:02.0", |port| port.extended(0x100, 1, 0));
     let error = isolation(&model, &found, bdf("01:00.0"), &[]).unwrap_err();
     assert!(matches!(error, IsolationError::NoAcs { port, .. } if port == bdf("00:02.0")));
     assert!(error.to_string().contains("0000:00:02.0"));
     // On the root bus: alone in its device, or with siblings.
-    assert_eq!(
-        isolation(&model, &found, bdf("00:05.0"), &[]),
-        Ok(Isolation::default())
-    );
+    assert_eq!(isolation(&model, &found, bdf("00:05.0"), &[]), Ok(Isolation::default()));
     let ahci = isolation(&model, &found, bdf("00:1f.2"), &[]);
-    assert!(
-        matches!(ahci, Err(IsolationError::Sibling { sibling, .. }) if sibling == bdf("00:1f.0"))
-    );
-    assert!(
-        isolation(
-            &model,
-            &found,
-            bdf("00:1f.2"),
-            &[bdf("00:1f.0"), bdf("00:1f.3")]
-        )
-        .is_ok()
-    );
-    assert!(matches!(
-        isolation(&model, &found, bdf("00:02.0"), &[]),
-        Err(IsolationError::Bridge { .. })
-    ));
-    assert!(matches!(
-        isolation(&model, &found, bdf("00:0a.0"), &[]),
-        Err(IsolationError::Absent { .. })
-    ));
+    assert!(matches!(ahci, Err(IsolationError::Sibling { sibling, .. }) if sibling == bdf("00:1f.0")));
+    assert!(isolation(&model, &found, bdf("00:1f.2"), &[bdf("00:1f.0"), bdf("00:1f.3")]).is_ok());
+    assert!(matches!(isolation(&model, &found, bdf("00:02.0"), &[]), Err(IsolationError::Bridge { .. })));
+    assert!(matches!(isolation(&model, &found, bdf("00:0a.0"), &[]), Err(IsolationError::Absent { .. })));
 }
 
 #[test]
@@ -436,18 +286,11 @@ fn switches_and_conventional_bridges() {
     assert_eq!(needs.enable, [bdf("00:02.2"), bdf("04:00.0")]);
     // A downstream port must have all four.
     let lacks = Acs::UPSTREAM_FORWARDING;
-    let error = IsolationError::NoAcs {
-        device: bdf("06:00.0"),
-        port: bdf("04:01.0"),
-        lacks,
-    };
+    let error = IsolationError::NoAcs { device: bdf("06:00.0"), port: bdf("04:01.0"), lacks };
     assert_eq!(isolation(&model, &found, bdf("06:00.0"), &[]), Err(error));
     // The switch's place taken by a bridge to conventional PCI, with and without a capability saying so.
     model.edit("03:00.0", |bridge| bridge.bytes[0x42] = 0x72);
-    let refused = Err(IsolationError::Conventional {
-        device: bdf("05:00.0"),
-        bridge: bdf("03:00.0"),
-    });
+    let refused = Err(IsolationError::Conventional { device: bdf("05:00.0"), bridge: bdf("03:00.0") });
     assert_eq!(isolation(&model, &found, bdf("05:00.0"), &[]), refused);
     model.edit("03:00.0", |bridge| bridge.bytes[6] = 0);
     assert_eq!(isolation(&model, &found, bdf("05:00.0"), &[]), refused);

@@ -27,49 +27,21 @@ fn toml(text: String) -> Vec<(String, String)> {
 fn inputs() -> Vec<Wrong> {
     let good = Config::default();
     let spec = Spec::default;
-    let with = |config: Config| Spec {
-        texts: toml(config.to_string()),
-        ..spec()
-    };
-    let entry = |name, spec, words| Wrong {
-        name,
-        spec,
-        words,
-        manageable: false,
-    };
+    let with = |config: Config| Spec { texts: toml(config.to_string()), ..spec() };
+    let entry = |name, spec, words| Wrong { name, spec, words, manageable: false };
     vec![
-        entry(
-            "no baton.toml",
-            Spec {
-                texts: Vec::new(),
-                ..spec()
-            },
-            &["baton.toml"],
-        ),
-        entry(
-            "a broken baton.toml",
-            Spec {
-                texts: toml("[[guest]\nname".into()),
-                ..spec()
-            },
-            &["baton.toml line 1"],
-        ),
+        entry("no baton.toml", Spec { texts: Vec::new(), ..spec() }, &["baton.toml"]),
+        entry("a broken baton.toml", Spec { texts: toml("[[guest]\nname".into()), ..spec() }, &["baton.toml line 1"]),
         entry(
             "an unknown key",
-            Spec {
-                texts: toml(good.to_string().replace("memory_mib", "memory_mb")),
-                ..spec()
-            },
+            Spec { texts: toml(good.to_string().replace("memory_mib", "memory_mb")), ..spec() },
             &["baton.toml line", "unknown field", "memory_mb"],
         ),
         Wrong {
             manageable: true,
             ..entry(
                 "an absent device",
-                with(Config {
-                    devices: vec!["1b36:00ff".into()],
-                    ..good.clone()
-                }),
+                with(Config { devices: vec!["1b36:00ff".into()], ..good.clone() }),
                 &["debian", "1b36:00ff"],
             )
         },
@@ -77,10 +49,7 @@ fn inputs() -> Vec<Wrong> {
             manageable: true,
             ..entry(
                 "a kernel that is no kernel",
-                with(Config {
-                    kernel: "initrd.cpio".into(),
-                    ..good.clone()
-                }),
+                with(Config { kernel: "initrd.cpio".into(), ..good.clone() }),
                 &["initrd.cpio", "no kernel"],
             )
         },
@@ -88,43 +57,16 @@ fn inputs() -> Vec<Wrong> {
             manageable: true,
             ..entry(
                 "a kernel that isn't there",
-                with(Config {
-                    kernel: "nothing".into(),
-                    ..good.clone()
-                }),
+                with(Config { kernel: "nothing".into(), ..good.clone() }),
                 &["debian", "nothing"],
             )
         },
         Wrong {
             manageable: true,
-            ..entry(
-                "too little memory",
-                with(Config {
-                    memory_mib: 4096,
-                    ..good.clone()
-                }),
-                &["debian", "memory"],
-            )
+            ..entry("too little memory", with(Config { memory_mib: 4096, ..good.clone() }), &["debian", "memory"])
         },
-        Wrong {
-            manageable: true,
-            ..entry(
-                "no IOMMU",
-                Spec {
-                    iommu: false,
-                    ..spec()
-                },
-                &["IOMMU"],
-            )
-        },
-        entry(
-            "no SVM",
-            Spec {
-                cpu: "max,-svm".into(),
-                ..spec()
-            },
-            &["SVM"],
-        ),
+        Wrong { manageable: true, ..entry("no IOMMU", Spec { iommu: false, ..spec() }, &["IOMMU"]) },
+        entry("no SVM", Spec { cpu: "max,-svm".into(), ..spec() }, &["SVM"]),
     ]
 }
 
@@ -133,11 +75,7 @@ pub fn run(bed: &mut Bed) -> Result<()> {
     for input in inputs() {
         let machine = bed.start("bad-input", &input.spec)?;
         if let Err(error) = judge(&machine, &input) {
-            wrong.push(format!(
-                "with {}: {error:#}\n{}",
-                input.name,
-                machine.baton.tail(5)
-            ));
+            wrong.push(format!("with {}: {error:#}\n{}", input.name, machine.baton.tail(5)));
         }
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -154,15 +92,10 @@ fn judge(machine: &Machine, input: &Wrong) -> Result<()> {
     wait_for(&what, Duration::from_secs(30), || machine.alive(), told)?;
     if input.manageable {
         let guests = machine.wait_api(30)?.guests()?.guests;
-        ensure!(
-            guests.iter().all(|guest| guest.state != "running"),
-            "the guest runs all the same: {guests:?}"
-        );
+        ensure!(guests.iter().all(|guest| guest.state != "running"), "the guest runs all the same: {guests:?}");
     }
     let lines = machine.baton.lines();
-    let panicked = lines
-        .iter()
-        .find(|line| line.contains("PANIC") || line.contains("panicked"));
+    let panicked = lines.iter().find(|line| line.contains("PANIC") || line.contains("panicked"));
     ensure!(panicked.is_none(), "{panicked:?}");
     Ok(())
 }

@@ -11,13 +11,7 @@ pub fn run(bed: &mut Bed) -> Result<()> {
     let disk = machine.wait_guest("guest: disk ", 1)?;
     ensure!(disk.contains("driver nvme"), "not the stock driver: {disk}");
     let status = machine.wait_api(30)?.status()?;
-    ensure!(
-        status.generation == 0 && status.build_name == "baton",
-        "{status:?}"
-    );
-    ensure!(
-        status.boot.ticks_to_guest > 0 && status.pcpus == 2,
-        "{status:?}"
-    );
+    ensure!(status.generation == 0 && status.build_name == "baton", "{status:?}");
+    ensure!(status.boot.ticks_to_guest > 0 && status.pcpus == 2, "{status:?}");
     Ok(())
 }

@@ -20,27 +20,17 @@ pub fn run(bed: &mut Bed) -> Result<()> {
     let watch = Witness::begin(machine)?;
 
     let planned = api.plan(&mut image.as_slice(), bytes)?;
-    ensure!(
-        planned.plan.ok && !planned.plan.objects.is_empty(),
-        "{planned:?}"
-    );
+    ensure!(planned.plan.ok && !planned.plan.objects.is_empty(), "{planned:?}");
 
     // A client that has sent half of its image and holds on.
     let mut slow = TcpStream::connect(machine.host())?;
-    write!(
-        slow,
-        "POST /v1/upgrade HTTP/1.1\r\nHost: baton\r\nContent-Length: {bytes}\r\n\r\n"
-    )?;
+    write!(slow, "POST /v1/upgrade HTTP/1.1\r\nHost: baton\r\nContent-Length: {bytes}\r\n\r\n")?;
     slow.write_all(image.get(..image.len() / 2).unwrap_or_default())?;
     wait_for(
         "upload under way",
         Duration::from_secs(20),
         || machine.healthy(),
-        || {
-            api.upgrade()
-                .ok()
-                .filter(|upgrade| upgrade.state == "staging" && upgrade.progress.received > 0)
-        },
+        || api.upgrade().ok().filter(|upgrade| upgrade.state == "staging" && upgrade.progress.received > 0),
     )?;
     match api.send(&mut image.as_slice(), bytes) {
         Err(Error::Refused(refusal)) => ensure!(refusal.code == "busy", "{refusal:?}"),
@@ -49,10 +39,7 @@ pub fn run(bed: &mut Bed) -> Result<()> {
         other => bail!("a second upgrade gives {other:?}"),
     }
     let upgrade = api.upgrade()?;
-    ensure!(
-        upgrade.state == "staging",
-        "the first upload must go on: {upgrade:?}"
-    );
+    ensure!(upgrade.state == "staging", "the first upload must go on: {upgrade:?}");
     drop(slow);
     wait_for(
         "end of the abandoned upload",

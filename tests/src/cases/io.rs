@@ -20,24 +20,13 @@ pub fn run(bed: &mut Bed) -> Result<()> {
         let (start, end) = (lines.first()?.t, lines.last()?.t);
         (end - start >= NANOSECONDS).then_some(lines)
     };
-    let lines = wait_for(
-        "5 s of the guest's I/O",
-        Duration::from_secs(60),
-        || machine.healthy(),
-        enough,
-    )?;
+    let lines = wait_for("5 s of the guest's I/O", Duration::from_secs(60), || machine.healthy(), enough)?;
     let wrong = complaints(&lines);
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     let (start, end) = (lines[0], lines[lines.len() - 1]);
-    ensure!(
-        end.bytes - start.bytes == (end.ops - start.ops) * 4096,
-        "every I/O moves one block: {start:?} {end:?}"
-    );
+    ensure!(end.bytes - start.bytes == (end.ops - start.ops) * 4096, "every I/O moves one block: {start:?} {end:?}");
     let trace = Trace::read(&machine.trace);
     ensure!(trace.faults.is_empty(), "{:?}", trace.faults);
-    ensure!(
-        trace.translation == (1, 0) && trace.root_tables == 1,
-        "translation is set up once and stays: {trace:?}"
-    );
+    ensure!(trace.translation == (1, 0) && trace.root_tables == 1, "translation is set up once and stays: {trace:?}");
     Ok(())
 }

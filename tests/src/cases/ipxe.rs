@@ -6,13 +6,7 @@ use super::Bed;
 use crate::spec::{Boot, Spec};
 
 pub fn run(bed: &mut Bed) -> Result<()> {
-    let machine = bed.start(
-        "ipxe",
-        &Spec {
-            boot: Boot::Ipxe,
-            ..Spec::default()
-        },
-    )?;
+    let machine = bed.start("ipxe", &Spec { boot: Boot::Ipxe, ..Spec::default() })?;
     machine.wait_guest("ioload t=", 180)?;
     let status = machine.wait_api(30)?.status()?;
     ensure!(status.boot.via == "ipxe", "{:?}", status.boot);

@@ -29,46 +29,18 @@ pub struct Case {
 
 /// All of them, in the order they are run: those that change the shared machine last.
 pub const ALL: [Case; 8] = [
-    Case {
-        name: "boot",
-        about: "a direct boot brings Linux with its NVMe disk to user space",
-        run: boot::run,
-    },
-    Case {
-        name: "io",
-        about: "the guest's disk I/O is right, its clock goes forward",
-        run: io::run,
-    },
-    Case {
-        name: "api",
-        about: "what the API says agrees with QEMU",
-        run: api::run,
-    },
-    Case {
-        name: "refused",
-        about: "wrong images are refused with the reason, no guest pauses",
-        run: refused::run,
-    },
+    Case { name: "boot", about: "a direct boot brings Linux with its NVMe disk to user space", run: boot::run },
+    Case { name: "io", about: "the guest's disk I/O is right, its clock goes forward", run: io::run },
+    Case { name: "api", about: "what the API says agrees with QEMU", run: api::run },
+    Case { name: "refused", about: "wrong images are refused with the reason, no guest pauses", run: refused::run },
     Case {
         name: "busy",
         about: "a second upgrade while one is under way is refused, a dry run changes nothing",
         run: busy::run,
     },
-    Case {
-        name: "upgrade",
-        about: "three upgrades in a row under I/O, watched from outside",
-        run: upgrade::run,
-    },
-    Case {
-        name: "ipxe",
-        about: "a network boot by the NIC's ROM and TFTP",
-        run: ipxe::run,
-    },
-    Case {
-        name: "bad-input",
-        about: "each wrong input costs one clear line on the console",
-        run: bad_input::run,
-    },
+    Case { name: "upgrade", about: "three upgrades in a row under I/O, watched from outside", run: upgrade::run },
+    Case { name: "ipxe", about: "a network boot by the NIC's ROM and TFTP", run: ipxe::run },
+    Case { name: "bad-input", about: "each wrong input costs one clear line on the console", run: bad_input::run },
 ];
 
 /// What cases share.
@@ -86,21 +58,14 @@ impl Bed {
     pub fn run(&mut self, case: &Case) -> Result<()> {
         (case.run)(self).map_err(|error| {
             self.shared = None;
-            let evidence = self
-                .used
-                .take()
-                .map_or_else(String::new, |directory| evidence(&directory));
+            let evidence = self.used.take().map_or_else(String::new, |directory| evidence(&directory));
             anyhow!("{error:#}\n{evidence}")
         })
     }
 
     /// The machine with a Linux guest under load, booted once.
     fn linux(&mut self) -> Result<&Machine> {
-        if self
-            .shared
-            .as_ref()
-            .is_none_or(|machine| machine.healthy().is_err())
-        {
+        if self.shared.as_ref().is_none_or(|machine| machine.healthy().is_err()) {
             self.shared = None;
             let machine = self.start("linux", &Spec::default())?;
             machine.wait_guest("ioload t=", 120)?;
@@ -121,13 +86,7 @@ impl Bed {
 /// What is left of a run, for people.
 fn evidence(directory: &std::path::Path) -> String {
     let mut text = String::new();
-    for (name, lines) in [
-        ("command", 1),
-        ("qemu.log", 10),
-        ("baton.log", 40),
-        ("guest.log", 25),
-        ("trace.log", 10),
-    ] {
+    for (name, lines) in [("command", 1), ("qemu.log", 10), ("baton.log", 40), ("guest.log", 25), ("trace.log", 10)] {
         let tail = Log::new(directory.join(name)).tail(lines);
         if !tail.is_empty() {
             text += &format!("--- {name}\n{tail}\n");

@@ -15,11 +15,7 @@ pub fn run(bed: &mut Bed) -> Result<()> {
     let good = std::fs::read(paths::image("baton-next1")).context("./x image --all builds it")?;
     for wrong in images::all(&good)? {
         let watch = Witness::begin(machine)?;
-        let answer = upgrade::send(
-            &machine.api(),
-            &mut wrong.bytes.as_slice(),
-            wrong.bytes.len() as u64,
-        );
+        let answer = upgrade::send(&machine.api(), &mut wrong.bytes.as_slice(), wrong.bytes.len() as u64);
         let refusal = match answer {
             Err(Error::Refused(refusal)) => refusal,
             other => bail!("an image with {} gives {other:?}", wrong.name),
@@ -37,10 +33,7 @@ pub fn run(bed: &mut Bed) -> Result<()> {
         let upgrade = machine.api().upgrade()?;
         ensure!(upgrade.state == "idle", "{upgrade:?}");
         if let Some(report) = refusal.report_id.and_then(|id| upgrade.report(id)) {
-            ensure!(
-                report.outcome == "refused" && report.pause_ticks == 0 && !report.reason.is_empty(),
-                "{report:?}"
-            );
+            ensure!(report.outcome == "refused" && report.pause_ticks == 0 && !report.reason.is_empty(), "{report:?}");
         }
     }
     Ok(())

@@ -19,14 +19,9 @@ pub fn run(bed: &mut Bed) -> Result<()> {
         let accepted = upgrade::send(&api, &mut image.as_slice(), image.len() as u64)?;
         let report = upgrade::wait(&api, accepted.id, Duration::from_secs(120), &mut |_| ())?;
         let watched = watch.end()?;
-        witness::all_hold(&witness::committed(&watched, &report))
-            .with_context(|| format!("upgrade to {name}"))?;
+        witness::all_hold(&witness::committed(&watched, &report)).with_context(|| format!("upgrade to {name}"))?;
         witness::all_hold(&watched.checks).with_context(|| format!("upgrade to {name}"))?;
-        ensure!(
-            watched.after.build_name == name,
-            "{} runs instead of {name}",
-            watched.after.build_name
-        );
+        ensure!(watched.after.build_name == name, "{} runs instead of {name}", watched.after.build_name);
     }
     Ok(())
 }

@@ -21,10 +21,6 @@ pub fn run() -> Result<bool> {
     fs::create_dir_all(paths::target("reports"))?;
     fs::write(&path, serde_json::to_string_pretty(&demo.report)? + "\n")?;
     print!("{}", table::summary(&demo));
-    println!(
-        "\n{}: {}",
-        if demo.report.ok { "ok" } else { "NOT ok" },
-        path.display()
-    );
+    println!("\n{}: {}", if demo.report.ok { "ok" } else { "NOT ok" }, path.display());
     Ok(demo.report.ok)
 }

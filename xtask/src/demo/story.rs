@@ -31,9 +31,7 @@ pub struct Demo {
 /// Shows one step while it is done, and a line when it has been.
 fn step<T>(name: &str, work: impl FnOnce(&ProgressBar) -> Result<T>) -> Result<T> {
     let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template(
-        "{spinner} {prefix} {elapsed} {msg:.dim}",
-    )?);
+    bar.set_style(ProgressStyle::with_template("{spinner} {prefix} {elapsed} {msg:.dim}")?);
     bar.set_prefix(name.to_owned());
     bar.enable_steady_tick(Duration::from_millis(100));
     let start = Instant::now();
@@ -52,15 +50,7 @@ pub fn tell() -> Result<Demo> {
         Ok(batonctl_path())
     })?;
     let directory = paths::target("runs/demo");
-    let machine = step("power on", |_| {
-        Machine::start(
-            &Spec {
-                boot: Boot::Ipxe,
-                ..Spec::default()
-            },
-            &directory,
-        )
-    })?;
+    let machine = step("power on", |_| Machine::start(&Spec { boot: Boot::Ipxe, ..Spec::default() }, &directory))?;
     go_on(&machine, &batonctl).with_context(|| {
         format!(
             "Baton's last words:\n{}\nthe guest's:\n{}\nall in {}",
@@ -73,19 +63,13 @@ pub fn tell() -> Result<Demo> {
 
 /// Where cargo puts it: beside this program.
 fn batonctl_path() -> PathBuf {
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|program| Some(program.parent()?.join("batonctl")));
+    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join("batonctl")));
     beside.unwrap_or_else(|| paths::target("debug/batonctl"))
 }
 
 fn go_on(machine: &Machine, batonctl: &Path) -> Result<Demo> {
-    step("network boot by the NIC's ROM and TFTP", |_| {
-        machine.wait_baton("baton", 60)
-    })?;
-    let up = step("Linux reaches user space", |_| {
-        machine.wait_guest("guest: up ", 120)
-    })?;
+    step("network boot by the NIC's ROM and TFTP", |_| machine.wait_baton("baton", 60))?;
+    let up = step("Linux reaches user space", |_| machine.wait_guest("guest: up ", 120))?;
     let disk = step("the guest works on its disk", |_| {
         machine.wait_guest("ioload t=", 60)?;
         machine.wait_guest("guest: disk ", 1)
@@ -93,31 +77,13 @@ fn go_on(machine: &Machine, batonctl: &Path) -> Result<Demo> {
     let api = machine.wait_api(60)?;
     let (status, guests) = (api.status()?, api.guests()?);
     let guest = guests.guests.first().context("Baton knows no guest")?;
-    let mut demo = Demo {
-        report: Report::default(),
-        checks: Vec::new(),
-        tsc_khz: status.tsc_khz,
-    };
-    demo.report.boot = report::Boot {
-        via: status.boot.via.clone(),
-        ticks_to_guest: status.boot.ticks_to_guest,
-    };
-    demo.report.guest = report::Guest {
-        kernel: word_after(&up, "linux"),
-        memory_mib: guest.memory_mib,
-    };
-    demo.report.device = report::Device {
-        bdf: guest.devices.first().cloned().unwrap_or_default(),
-        driver: word_after(&disk, "driver"),
-    };
-    demo.check("booted over the network", status.boot.via == "ipxe", || {
-        status.boot.via.clone()
-    });
-    demo.check(
-        "the guest's driver is the stock one",
-        demo.report.device.driver == "nvme",
-        || disk.clone(),
-    );
+    let mut demo = Demo { report: Report::default(), checks: Vec::new(), tsc_khz: status.tsc_khz };
+    demo.report.boot = report::Boot { via: status.boot.via.clone(), ticks_to_guest: status.boot.ticks_to_guest };
+    demo.report.guest = report::Guest { kernel: word_after(&up, "linux"), memory_mib: guest.memory_mib };
+    demo.report.device =
+        report::Device { bdf: guest.devices.first().cloned().unwrap_or_default(), driver: word_after(&disk, "driver") };
+    demo.check("booted over the network", status.boot.via == "ipxe", || status.boot.via.clone());
+    demo.check("the guest's driver is the stock one", demo.report.device.driver == "nvme", || disk.clone());
 
     let boot_trace = Trace::read(&machine.trace);
     demo.check(
@@ -127,15 +93,11 @@ fn go_on(machine: &Machine, batonctl: &Path) -> Result<Demo> {
     );
     for (number, variant) in image::NEXT.iter().enumerate() {
         let name = format!("upgrade {} under I/O", number + 1);
-        step(&name, |bar| {
-            demo.upgrade(machine, batonctl, variant.name, number + 1, bar)
-        })?;
+        step(&name, |bar| demo.upgrade(machine, batonctl, variant.name, number + 1, bar))?;
     }
     let good = fs::read(paths::image(image::NEXT[0].name))?;
     for wrong in [images::flipped(&good)?, images::from_the_future(&good)?] {
-        step(&format!("an image with {} is refused", wrong.name), |_| {
-            demo.refused(machine, batonctl, &wrong)
-        })?;
+        step(&format!("an image with {} is refused", wrong.name), |_| demo.refused(machine, batonctl, &wrong))?;
     }
     demo.end(machine, &api)?;
     Ok(demo)
@@ -149,11 +111,7 @@ fn word_after(line: &str, word: &str) -> String {
 
 fn send(machine: &Machine, batonctl: &Path, image: &Path) -> Result<Output> {
     let host = machine.host();
-    tool::output(
-        Command::new(batonctl)
-            .args(["--json", "--host", &host, "upgrade"])
-            .arg(image),
-    )
+    tool::output(Command::new(batonctl).args(["--json", "--host", &host, "upgrade"]).arg(image))
 }
 
 impl Demo {
@@ -163,10 +121,8 @@ impl Demo {
 
     /// Takes checks over, with what they are about.
     fn take(&mut self, about: &str, checks: &[Check]) {
-        self.checks.extend(checks.iter().map(|check| Check {
-            name: format!("{about}: {}", check.name),
-            ..check.clone()
-        }));
+        self.checks
+            .extend(checks.iter().map(|check| Check { name: format!("{about}: {}", check.name), ..check.clone() }));
     }
 
     fn upgrade(
@@ -181,13 +137,8 @@ impl Demo {
         let watch = Witness::begin(machine)?;
         bar.set_message("batonctl upgrade");
         let output = send(machine, batonctl, &paths::image(name))?;
-        let printed = || {
-            format!(
-                "{}{}",
-                String::from_utf8_lossy(&output.stdout),
-                String::from_utf8_lossy(&output.stderr)
-            )
-        };
+        let printed =
+            || format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let report: api::Report = serde_json::from_slice(&output.stdout)
             .with_context(|| format!("batonctl upgrade gave no report: {}", printed()))?;
         bar.set_message("comparing");
@@ -195,19 +146,10 @@ impl Demo {
         let about = format!("upgrade {number}");
         self.take(&about, &witness::committed(&watched, &report));
         self.take(&about, &watched.checks);
-        self.check(
-            format!("{about}: batonctl says so"),
-            output.status.success(),
-            printed,
-        );
+        self.check(format!("{about}: batonctl says so"), output.status.success(), printed);
         self.report.upgrades.push((&report).into());
         // An upgrade that did not happen leaves nothing for the next one to show.
-        ensure!(
-            report.outcome == "committed",
-            "the upgrade to {name} was {}: {}",
-            report.outcome,
-            report.reason
-        );
+        ensure!(report.outcome == "committed", "the upgrade to {name} was {}: {}", report.outcome, report.reason);
         Ok(())
     }
 
@@ -220,27 +162,17 @@ impl Demo {
         let about = wrong.name;
         self.take(about, &watched.checks);
         self.take(about, &witness::unchanged(&watched));
-        let said = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let refused = output.status.code() == Some(1) && said.contains(wrong.reason);
-        self.check(format!("{about}: refused with the reason"), refused, || {
-            said.clone()
-        });
+        self.check(format!("{about}: refused with the reason"), refused, || said.clone());
         let last = machine.api().upgrade()?.last;
         let report = last.filter(|report| report.outcome == "refused");
         self.check(
             format!("{about}: no guest paused"),
-            report
-                .as_ref()
-                .is_some_and(|report| report.pause_ticks == 0),
+            report.as_ref().is_some_and(|report| report.pause_ticks == 0),
             || format!("{report:?}"),
         );
-        self.report
-            .upgrades
-            .extend(report.as_ref().map(report::Upgrade::from));
+        self.report.upgrades.extend(report.as_ref().map(report::Upgrade::from));
         Ok(())
     }
 
@@ -253,48 +185,18 @@ impl Demo {
             bytes: last.bytes,
             errors: last.errors + last.nvme_errors,
             checksum_mismatches: last.mismatches,
-            max_gap_ms: samples
-                .iter()
-                .map(|line| line.max_gap_us)
-                .max()
-                .unwrap_or(0) as f64
-                / 1000.0,
+            max_gap_ms: samples.iter().map(|line| line.max_gap_us).max().unwrap_or(0) as f64 / 1000.0,
         };
-        self.check(
-            "the guest's whole log is without gap and without error",
-            wrong.is_empty(),
-            || wrong.join("; "),
-        );
+        self.check("the guest's whole log is without gap and without error", wrong.is_empty(), || wrong.join("; "));
         let status = api.status()?;
-        self.check("generation 3 runs", status.generation == 3, || {
-            status.generation.to_string()
-        });
+        self.check("generation 3 runs", status.generation == 3, || status.generation.to_string());
         let trace = Trace::read(&machine.trace);
-        self.check("no fault since power-on", trace.faults.is_empty(), || {
-            trace.faults.join("; ")
-        });
-        self.check(
-            "translation was never switched off",
-            trace.translation.1 == 0,
-            || format!("{trace:?}"),
-        );
-        let committed = self
-            .report
-            .upgrades
-            .iter()
-            .filter(|upgrade| upgrade.outcome == "committed")
-            .count();
-        self.check("three upgrades were committed", committed == 3, || {
-            committed.to_string()
-        });
-        self.report.checks = self
-            .checks
-            .iter()
-            .map(|check| report::Check {
-                name: check.name.clone(),
-                ok: check.ok,
-            })
-            .collect();
+        self.check("no fault since power-on", trace.faults.is_empty(), || trace.faults.join("; "));
+        self.check("translation was never switched off", trace.translation.1 == 0, || format!("{trace:?}"));
+        let committed = self.report.upgrades.iter().filter(|upgrade| upgrade.outcome == "committed").count();
+        self.check("three upgrades were committed", committed == 3, || committed.to_string());
+        self.report.checks =
+            self.checks.iter().map(|check| report::Check { name: check.name.clone(), ok: check.ok }).collect();
         self.report.ok = self.checks.iter().all(|check| check.ok);
         Ok(())
     }
@@ -306,10 +208,7 @@ mod tests {
 
     #[test]
     fn words_of_the_guest_are_found() {
-        assert_eq!(
-            word_after("guest: up 1.20 linux 6.1.0-56-cloud-amd64", "linux"),
-            "6.1.0-56-cloud-amd64"
-        );
+        assert_eq!(word_after("guest: up 1.20 linux 6.1.0-56-cloud-amd64", "linux"), "6.1.0-56-cloud-amd64");
         assert_eq!(word_after("guest: no disk", "driver"), "");
     }
 }

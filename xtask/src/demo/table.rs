@@ -11,11 +11,7 @@ pub fn summary(demo: &Demo) -> String {
         .upgrades
         .iter()
         .map(|upgrade| {
-            let reason = if upgrade.reason.is_empty() {
-                String::new()
-            } else {
-                format!(": {}", upgrade.reason)
-            };
+            let reason = if upgrade.reason.is_empty() { String::new() } else { format!(": {}", upgrade.reason) };
             vec![
                 format!("{} -> {}", short(&upgrade.from), short(&upgrade.to)),
                 upgrade.generation.to_string(),
@@ -26,10 +22,7 @@ pub fn summary(demo: &Demo) -> String {
                     format!("{:.2}", upgrade.pause_ticks as f64 / demo.tsc_khz as f64)
                 },
                 upgrade.iommu_faults.to_string(),
-                format!(
-                    "{}/{}",
-                    upgrade.interrupts_delivered, upgrade.interrupts_pending
-                ),
+                format!("{}/{}", upgrade.interrupts_delivered, upgrade.interrupts_pending),
                 format!("{}{reason}", upgrade.outcome),
             ]
         })
@@ -39,15 +32,8 @@ pub fn summary(demo: &Demo) -> String {
         .iter()
         .filter(|upgrade| upgrade.outcome == "committed")
         .map(|upgrade| {
-            let ticks = |name: &&str| {
-                upgrade
-                    .phases
-                    .get(*name)
-                    .map_or_else(|| "-".into(), |ticks| grouped(*ticks))
-            };
-            std::iter::once(short(&upgrade.to).to_owned())
-                .chain(PHASES.iter().map(ticks))
-                .collect()
+            let ticks = |name: &&str| upgrade.phases.get(*name).map_or_else(|| "-".into(), |ticks| grouped(*ticks));
+            std::iter::once(short(&upgrade.to).to_owned()).chain(PHASES.iter().map(ticks)).collect()
         })
         .collect();
     let mut phase_header = vec!["TICKS OF"];
@@ -63,18 +49,7 @@ pub fn summary(demo: &Demo) -> String {
         report.guest.memory_mib,
         report.device.bdf,
         report.device.driver,
-        table(
-            &[
-                "UPGRADE",
-                "GENERATION",
-                "PAUSE (TICKS)",
-                "PAUSE (MS)",
-                "FAULTS",
-                "INTERRUPTS",
-                "OUTCOME"
-            ],
-            &upgrades
-        ),
+        table(&["UPGRADE", "GENERATION", "PAUSE (TICKS)", "PAUSE (MS)", "FAULTS", "INTERRUPTS", "OUTCOME"], &upgrades),
         table(&phase_header, &phases),
         grouped(io.ops),
         io.bytes >> 20,

@@ -18,38 +18,14 @@ struct Entry<'a> {
 /// Archives programs, the directories that init mounts on, and the console.
 pub fn archive(programs: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
     let mut archive = Vec::new();
-    let directory = |name| Entry {
-        name,
-        mode: DIRECTORY,
-        device: (0, 0),
-        data: &[],
-    };
+    let directory = |name| Entry { name, mode: DIRECTORY, device: (0, 0), data: &[] };
     let mut entries: Vec<_> = ["bin", "dev", "proc", "sys"].map(directory).into();
-    entries.push(Entry {
-        name: "dev/console",
-        mode: CONSOLE,
-        device: (5, 1),
-        data: &[],
-    });
-    entries.extend(programs.iter().map(|(name, data)| Entry {
-        name,
-        mode: PROGRAM,
-        device: (0, 0),
-        data,
-    }));
+    entries.push(Entry { name: "dev/console", mode: CONSOLE, device: (5, 1), data: &[] });
+    entries.extend(programs.iter().map(|(name, data)| Entry { name, mode: PROGRAM, device: (0, 0), data }));
     for (number, entry) in entries.iter().enumerate() {
         append(&mut archive, u32::try_from(number)? + 1, entry)?;
     }
-    append(
-        &mut archive,
-        0,
-        &Entry {
-            name: "TRAILER!!!",
-            mode: 0,
-            device: (0, 0),
-            data: &[],
-        },
-    )?;
+    append(&mut archive, 0, &Entry { name: "TRAILER!!!", mode: 0, device: (0, 0), data: &[] })?;
     Ok(archive)
 }
 
@@ -59,9 +35,7 @@ fn append(archive: &mut Vec<u8>, inode: u32, entry: &Entry<'_>) -> Result<()> {
     // ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize, check.
     // A time of 0 makes the same input give the same archive.
     let (major, minor) = entry.device;
-    let fields = [
-        inode, entry.mode, 0, 0, 1, 0, bytes, 0, 0, major, minor, name_bytes, 0,
-    ];
+    let fields = [inode, entry.mode, 0, 0, 1, 0, bytes, 0, 0, major, minor, name_bytes, 0];
     archive.extend(b"070701");
     for field in fields {
         archive.extend(format!("{field:08x}").bytes());
@@ -83,11 +57,7 @@ mod tests {
     fn heads_look_like_those_of_gnu_cpio() {
         let archive = archive(&[]).expect("small");
         let head = "07070100000001000041ed0000000000000000000000010000000000000000000000000000000000000000000000000000000400000000bin\0";
-        assert!(
-            archive.starts_with(head.as_bytes()),
-            "{}",
-            String::from_utf8_lossy(&archive[..120])
-        );
+        assert!(archive.starts_with(head.as_bytes()), "{}", String::from_utf8_lossy(&archive[..120]));
         let trailer = "0707010000000000000000000000000000000000000001000000000000000000000000000000000000000000000000\
                        0000000b00000000TRAILER!!!\0";
         let at = archive.len() - trailer.len().next_multiple_of(4);

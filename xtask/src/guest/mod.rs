@@ -39,44 +39,21 @@ pub fn fetch_kernel() -> Result<()> {
         fs::remove_dir_all(&directory)?;
     }
     fs::create_dir_all(&directory)?;
-    let package = real_package(&tool::run(
-        Command::new("apt-cache").args(["depends", KERNEL_PACKAGE]),
-    )?)?;
+    let package = real_package(&tool::run(Command::new("apt-cache").args(["depends", KERNEL_PACKAGE]))?)?;
     eprintln!("x: downloading {package}");
-    tool::run(
-        Command::new("apt-get")
-            .args(["download", "-qq", &package])
-            .current_dir(&directory),
-    )?;
+    tool::run(Command::new("apt-get").args(["download", "-qq", &package]).current_dir(&directory))?;
     let archive = only_file(&directory, "deb")?;
-    tool::run(
-        Command::new("dpkg-deb")
-            .arg("-x")
-            .arg(archive)
-            .arg(&directory),
-    )?;
+    tool::run(Command::new("dpkg-deb").arg("-x").arg(archive).arg(&directory))?;
     // The guest's only disk is NVMe; a kernel with the driver as a module would need modules in the initramfs.
     let modules = only_directory(&directory.join("lib/modules"))?;
     let built_in = fs::read_to_string(modules.join("modules.builtin"))?;
-    ensure!(
-        built_in.contains("/nvme.ko"),
-        "{package} has the NVMe driver as a module: the initramfs has none"
-    );
+    ensure!(built_in.contains("/nvme.ko"), "{package} has the NVMe driver as a module: the initramfs has none");
     let kernel = fs::read_dir(directory.join("boot"))?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
-        })
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")))
         .with_context(|| format!("{package} has no kernel in it"))?;
-    let release = kernel
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    fs::write(
-        paths::target("guest/release"),
-        release.trim_start_matches("vmlinuz-"),
-    )?;
+    let release = kernel.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    fs::write(paths::target("guest/release"), release.trim_start_matches("vmlinuz-"))?;
     fs::copy(kernel, paths::kernel())?;
     fs::remove_dir_all(directory)?;
     Ok(())
@@ -88,9 +65,7 @@ fn real_package(depends: &str) -> Result<String> {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Depends: "))
         .find(|name| name.starts_with("linux-image-"));
-    found
-        .map(str::to_owned)
-        .with_context(|| format!("apt doesn't know {KERNEL_PACKAGE}: run apt-get update"))
+    found.map(str::to_owned).with_context(|| format!("apt doesn't know {KERNEL_PACKAGE}: run apt-get update"))
 }
 
 fn only_file(directory: &Path, extension: &str) -> Result<PathBuf> {
@@ -102,30 +77,16 @@ fn only_file(directory: &Path, extension: &str) -> Result<PathBuf> {
 
 fn only_directory(directory: &Path) -> Result<PathBuf> {
     let mut found = fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.path()));
-    found
-        .find(|path| path.is_dir())
-        .with_context(|| format!("nothing in {}", directory.display()))
+    found.find(|path| path.is_dir()).with_context(|| format!("nothing in {}", directory.display()))
 }
 
 /// The load program, linked statically: the initramfs has no libraries.
 fn compile() -> Result<PathBuf> {
     let directory = paths::target("guest/build");
     let mut command = tool::cargo();
-    command.env(
-        "RUSTFLAGS",
-        "-C target-feature=+crt-static -C strip=symbols",
-    );
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols");
     command
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            "ioload",
-            "--target",
-            HOST,
-            "--target-dir",
-        ])
+        .args(["build", "--quiet", "--release", "--package", "ioload", "--target", HOST, "--target-dir"])
         .arg(&directory);
     tool::run(&mut command)?;
     Ok(directory.join(HOST).join("release/ioload"))
@@ -147,10 +108,7 @@ mod tests {
     #[test]
     fn the_kernel_behind_the_metapackage_is_found() {
         let answer = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-56-cloud-amd64\n";
-        assert_eq!(
-            real_package(answer).expect("found"),
-            "linux-image-6.1.0-56-cloud-amd64"
-        );
+        assert_eq!(real_package(answer).expect("found"), "linux-image-6.1.0-56-cloud-amd64");
         assert!(real_package("").is_err());
     }
 }

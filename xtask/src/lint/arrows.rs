@@ -11,10 +11,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("iommu", &["machine"]),
     ("handover", &["machine"]),
     ("guest-loader", &["machine"]),
-    (
-        "hypervisor",
-        &["iommu", "guest-loader", "handover", "machine"],
-    ),
+    ("hypervisor", &["iommu", "guest-loader", "handover", "machine"]),
     ("boot", &["hypervisor", "handover", "machine"]),
     ("batonctl", &["handover"]),
     // The harness talks to a machine as an operator does.
@@ -25,13 +22,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
 
 /// Every dependency inside the workspace that isn't allowed.
 pub fn check() -> Result<Vec<String>> {
-    let answer = tool::run(tool::cargo().args([
-        "metadata",
-        "--format-version",
-        "1",
-        "--no-deps",
-        "--offline",
-    ]))?;
+    let answer = tool::run(tool::cargo().args(["metadata", "--format-version", "1", "--no-deps", "--offline"]))?;
     judge(&serde_json::from_str(&answer).context("what cargo metadata says")?)
 }
 
@@ -39,23 +30,17 @@ fn judge(metadata: &Value) -> Result<Vec<String>> {
     let packages = metadata["packages"].as_array().context("no packages")?;
     let mut wrong = Vec::new();
     for package in packages {
-        let name = package["name"]
-            .as_str()
-            .context("a package without a name")?;
+        let name = package["name"].as_str().context("a package without a name")?;
         let Some((_, allowed)) = ARROWS.iter().find(|(known, _)| *known == name) else {
-            wrong.push(format!("crate {name} has no place in the order of dependencies: add it to xtask/src/lint/arrows.rs"));
+            wrong.push(format!(
+                "crate {name} has no place in the order of dependencies: add it to xtask/src/lint/arrows.rs"
+            ));
             continue;
         };
-        let used = package["dependencies"]
-            .as_array()
-            .context("no dependencies")?;
-        let ours = used
-            .iter()
-            .filter(|used| used["path"].is_string())
-            .filter_map(|used| used["name"].as_str());
+        let used = package["dependencies"].as_array().context("no dependencies")?;
+        let ours = used.iter().filter(|used| used["path"].is_string()).filter_map(|used| used["name"].as_str());
         wrong.extend(
-            ours.filter(|used| !allowed.contains(used))
-                .map(|used| format!("{name} must not depend on {used}")),
+            ours.filter(|used| !allowed.contains(used)).map(|used| format!("{name} must not depend on {used}")),
         );
     }
     Ok(wrong)
@@ -68,24 +53,14 @@ mod tests {
     use super::*;
 
     fn package(name: &str, uses: &[&str]) -> Value {
-        let uses: Vec<_> = uses
-            .iter()
-            .map(|used| json!({"name": used, "path": "somewhere"}))
-            .collect();
+        let uses: Vec<_> = uses.iter().map(|used| json!({"name": used, "path": "somewhere"})).collect();
         json!({"packages": [{"name": name, "dependencies": uses}]})
     }
 
     #[test]
     fn arrows_that_point_back_are_found() {
-        assert!(
-            judge(&package("hypervisor", &["iommu", "handover"]))
-                .expect("whole")
-                .is_empty()
-        );
-        assert_eq!(
-            judge(&package("iommu", &["handover"])).expect("whole"),
-            ["iommu must not depend on handover"]
-        );
+        assert!(judge(&package("hypervisor", &["iommu", "handover"])).expect("whole").is_empty());
+        assert_eq!(judge(&package("iommu", &["handover"])).expect("whole"), ["iommu must not depend on handover"]);
         assert_eq!(judge(&package("newcomer", &[])).expect("whole").len(), 1);
     }
 

@@ -37,21 +37,8 @@ pub fn run() -> Result<bool> {
 
 /// Text files that git tracks, with their content.
 fn tracked() -> Result<Vec<(String, String)>> {
-    let names = tool::run(
-        Command::new("git")
-            .args(["ls-files", "-z"])
-            .current_dir(paths::root()),
-    )?;
-    let names = names
-        .split('\0')
-        .filter(|name| !name.is_empty() && *name != "Cargo.lock");
+    let names = tool::run(Command::new("git").args(["ls-files", "-z"]).current_dir(paths::root()))?;
+    let names = names.split('\0').filter(|name| !name.is_empty() && *name != "Cargo.lock");
     // What is no text, or was deleted a moment ago, has no words.
-    Ok(names
-        .filter_map(|name| {
-            Some((
-                name.to_owned(),
-                fs::read_to_string(paths::root().join(name)).ok()?,
-            ))
-        })
-        .collect())
+    Ok(names.filter_map(|name| Some((name.to_owned(), fs::read_to_string(paths::root().join(name)).ok()?))).collect())
 }

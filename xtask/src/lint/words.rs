@@ -6,21 +6,9 @@ use baton_tests::paths;
 const FORBIDDEN: [(&str, &str, &str); 8] = [
     ("/ro", "ot/", "a path of one machine"),
     ("/ho", "me/", "a path of one machine"),
-    (
-        "deb.deb",
-        "ian.org",
-        "a registry's host: take the machine's own configuration",
-    ),
-    (
-        "static.rust",
-        "-lang.org",
-        "a registry's host: take the machine's own configuration",
-    ),
-    (
-        "index.crates",
-        ".io",
-        "a registry's host: take the machine's own configuration",
-    ),
+    ("deb.deb", "ian.org", "a registry's host: take the machine's own configuration"),
+    ("static.rust", "-lang.org", "a registry's host: take the machine's own configuration"),
+    ("index.crates", ".io", "a registry's host: take the machine's own configuration"),
     ("to", "do!(", "unfinished code"),
     ("unimple", "mented!(", "unfinished code"),
     ("#![fea", "ture(", "stable Rust only"),
@@ -29,9 +17,7 @@ const FORBIDDEN: [(&str, &str, &str); 8] = [
 /// What is wrong with a file.
 pub fn check(path: &str, text: &str) -> Vec<String> {
     let root = paths::root().to_string_lossy().into_owned();
-    let forbidden = FORBIDDEN
-        .iter()
-        .map(|(one, two, why)| (format!("{one}{two}"), *why));
+    let forbidden = FORBIDDEN.iter().map(|(one, two, why)| (format!("{one}{two}"), *why));
     let forbidden: Vec<_> = forbidden.chain([(root, "a path of one machine")]).collect();
     let mut wrong = Vec::new();
     for (number, line) in text.lines().enumerate() {

@@ -10,9 +10,8 @@ pub(super) const LEAF1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 17, 19, 20, 22, 23, 25
 pub(super) const LEAF1_ECX_FORCED: u32 = bits(&[21, 24, 31]);
 /// Leaf 1 EDX: FPU, VME, DE, PSE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, MTRR, PGE, MCA, CMOV, PAT, PSE36, CLFSH, MMX,
 /// FXSR, SSE, SSE2, SS.
-pub(super) const LEAF1_EDX: u32 = bits(&[
-    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26, 27,
-]);
+pub(super) const LEAF1_EDX: u32 =
+    bits(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26, 27]);
 /// Several logical CPUs in the package.
 pub(super) const LEAF1_EDX_HTT: u32 = 1 << 28;
 pub(super) const LEAF1_ECX_XSAVE: u32 = 1 << 26;
@@ -23,9 +22,8 @@ pub(super) const LEAF6_ARAT: u32 = 1 << 2;
 
 /// Leaf 7 EBX: FSGSBASE, BMI1, AVX2, FDP_EXCPTN_ONLY, SMEP, BMI2, ERMS, INVPCID, ZERO_FCS_FDS, AVX512F, AVX512DQ, RDSEED, ADX,
 /// SMAP, AVX512IFMA, CLFLUSHOPT, CLWB, AVX512PF, AVX512ER, AVX512CD, SHA, AVX512BW, AVX512VL.
-pub(super) const LEAF7_EBX: u32 = bits(&[
-    0, 3, 5, 6, 7, 8, 9, 10, 13, 16, 17, 18, 19, 20, 21, 23, 24, 26, 27, 28, 29, 30, 31,
-]);
+pub(super) const LEAF7_EBX: u32 =
+    bits(&[0, 3, 5, 6, 7, 8, 9, 10, 13, 16, 17, 18, 19, 20, 21, 23, 24, 26, 27, 28, 29, 30, 31]);
 pub(super) const LEAF7_EBX_AVX2: u32 = 1 << 5;
 pub(super) const LEAF7_EBX_AVX512: u32 = bits(&[16, 17, 21, 26, 27, 28, 30, 31]);
 /// Leaf 7 ECX: PREFETCHWT1, AVX512VBMI, UMIP, PKU, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG, VPOPCNTDQ, RDPID, CLDEMOTE,

@@ -57,11 +57,7 @@ pub struct CpuidStateError {
 
 impl core::fmt::Display for CpuidStateError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(
-            f,
-            "CPUID record is out of order at leaf {:#x}; the record is damaged",
-            self.leaf
-        )
+        write!(f, "CPUID record is out of order at leaf {:#x}; the record is damaged", self.leaf)
     }
 }
 
@@ -76,9 +72,7 @@ impl CpuidTable {
     /// The table for a new guest. `host` is CPUID of this machine: leaf and sub-leaf.
     #[must_use]
     pub fn new(config: &CpuidConfig, host: &dyn Fn(u32, u32) -> CpuidResult) -> Self {
-        Self {
-            entries: table::build(config, host),
-        }
+        Self { entries: table::build(config, host) }
     }
 
     /// The table of a guest from an earlier image.
@@ -86,13 +80,8 @@ impl CpuidTable {
     /// # Errors
     /// The entries are not as [`entries`](Self::entries) gave them.
     pub fn restore(entries: Vec<CpuidEntry>) -> Result<Self, CpuidStateError> {
-        match entries
-            .windows(2)
-            .find(|pair| matches!(pair, [a, b] if key(a) >= key(b)))
-        {
-            Some(pair) => Err(CpuidStateError {
-                leaf: pair.last().map_or(0, |entry| entry.leaf),
-            }),
+        match entries.windows(2).find(|pair| matches!(pair, [a, b] if key(a) >= key(b))) {
+            Some(pair) => Err(CpuidStateError { leaf: pair.last().map_or(0, |entry| entry.leaf) }),
             None => Ok(Self { entries }),
         }
     }
@@ -104,10 +93,7 @@ impl CpuidTable {
     }
 
     fn get(&self, leaf: u32, subleaf: u32) -> Option<CpuidResult> {
-        let at = self
-            .entries
-            .binary_search_by_key(&(leaf, subleaf), key)
-            .ok()?;
+        let at = self.entries.binary_search_by_key(&(leaf, subleaf), key).ok()?;
         self.entries.get(at).map(|entry| entry.values)
     }
 
@@ -115,15 +101,9 @@ impl CpuidTable {
     #[must_use]
     pub fn query(&self, leaf: u32, subleaf: u32, id: u32, cpu: CpuView) -> CpuidResult {
         let indexed = matches!(leaf, 4 | 7 | 0xB | 0xD | 0x8000_001D);
-        let Some([mut eax, mut ebx, mut ecx, mut edx]) =
-            self.get(leaf, if indexed { subleaf } else { 0 })
-        else {
+        let Some([mut eax, mut ebx, mut ecx, mut edx]) = self.get(leaf, if indexed { subleaf } else { 0 }) else {
             // SDM 2A CPUID: sub-leaves of 0xB beyond the last give back ECX[7:0] and the id.
-            return if leaf == 0xB {
-                [0, 0, subleaf & 0xFF, id]
-            } else {
-                [0; 4]
-            };
+            return if leaf == 0xB { [0, 0, subleaf & 0xFF, id] } else { [0; 4] };
         };
         match (leaf, subleaf) {
             (1, _) => {
@@ -147,29 +127,20 @@ impl CpuidTable {
 
     /// Components 2 and up that are set in `xcr0`: size, offset, flags.
     fn components(&self, xcr0: u64) -> impl Iterator<Item = CpuidResult> {
-        (2..63)
-            .filter(move |n| xcr0 & 1 << n != 0)
-            .filter_map(|n| self.get(0xD, n))
+        (2..63).filter(move |n| xcr0 & 1 << n != 0).filter_map(|n| self.get(0xD, n))
     }
 
     /// Bytes of an XSAVE area in standard format (SDM 1 13.4.3).
     fn standard_size(&self, xcr0: u64) -> u32 {
-        self.components(xcr0)
-            .map(|[size, offset, ..]| offset.saturating_add(size))
-            .fold(XSAVE_HEADER_END, u32::max)
+        self.components(xcr0).map(|[size, offset, ..]| offset.saturating_add(size)).fold(XSAVE_HEADER_END, u32::max)
     }
 
     /// Bytes of an XSAVE area in compacted format.
     fn compacted_size(&self, xcr0: u64) -> u32 {
-        self.components(xcr0)
-            .fold(XSAVE_HEADER_END, |end, [size, _, flags, _]| {
-                let start = if flags & XSAVE_ALIGNED != 0 {
-                    end.saturating_add(63) & !63
-                } else {
-                    end
-                };
-                start.saturating_add(size)
-            })
+        self.components(xcr0).fold(XSAVE_HEADER_END, |end, [size, _, flags, _]| {
+            let start = if flags & XSAVE_ALIGNED != 0 { end.saturating_add(63) & !63 } else { end };
+            start.saturating_add(size)
+        })
     }
 }
 

@@ -26,17 +26,10 @@ struct Builder<'a> {
     entries: Vec<CpuidEntry>,
 }
 
-pub(super) fn build(
-    config: &CpuidConfig,
-    host: &dyn Fn(u32, u32) -> CpuidResult,
-) -> Vec<CpuidEntry> {
+pub(super) fn build(config: &CpuidConfig, host: &dyn Fn(u32, u32) -> CpuidResult) -> Vec<CpuidEntry> {
     let [last_basic, vendor, ..] = host(0, 0);
     let [last_extended, ..] = host(0x8000_0000, 0);
-    let last_extended = if last_extended >> 16 == 0x8000 {
-        last_extended
-    } else {
-        0
-    };
+    let last_extended = if last_extended >> 16 == 0x8000 { last_extended } else { 0 };
     let mut builder = Builder {
         config,
         host,
@@ -51,9 +44,7 @@ pub(super) fn build(
     builder.extended_state();
     builder.hypervisor();
     builder.extended();
-    builder
-        .entries
-        .sort_unstable_by_key(|entry| (entry.leaf, entry.subleaf));
+    builder.entries.sort_unstable_by_key(|entry| (entry.leaf, entry.subleaf));
     builder.entries
 }
 
@@ -68,11 +59,7 @@ impl Builder<'_> {
     }
 
     fn add(&mut self, leaf: u32, subleaf: u32, values: CpuidResult) {
-        self.entries.push(CpuidEntry {
-            leaf,
-            subleaf,
-            values,
-        });
+        self.entries.push(CpuidEntry { leaf, subleaf, values });
     }
 
     fn has(&self, state: u64) -> bool {
@@ -98,8 +85,7 @@ impl Builder<'_> {
 
     /// The number of CPUs rounded up to what APIC id bits can tell apart.
     fn rounded(&self) -> u32 {
-        1u32.checked_shl(id_bits(self.config.vcpus))
-            .unwrap_or(u32::MAX)
+        1u32.checked_shl(id_bits(self.config.vcpus)).unwrap_or(u32::MAX)
     }
 
     fn basic(&mut self) {
@@ -138,11 +124,7 @@ impl Builder<'_> {
         let threads = 1 << 8;
         let cores = 1 | 2 << 8;
         self.add(0xB, 0, [0, 1, threads, 0]);
-        self.add(
-            0xB,
-            1,
-            [id_bits(self.config.vcpus), self.config.vcpus, cores, 0],
-        );
+        self.add(0xB, 1, [id_bits(self.config.vcpus), self.config.vcpus, cores, 0]);
     }
 
     /// Leaf 7, without what needs a state that XCR0 does not offer.
@@ -150,12 +132,7 @@ impl Builder<'_> {
         let [last, mut ebx, mut ecx, mut edx] = self.host(7, 0);
         ebx &= LEAF7_EBX;
         ecx &= LEAF7_ECX;
-        edx &= LEAF7_EDX
-            | if self.config.speculation_control {
-                LEAF7_EDX_SPECULATION
-            } else {
-                0
-            };
+        edx &= LEAF7_EDX | if self.config.speculation_control { LEAF7_EDX_SPECULATION } else { 0 };
         let [eax_1, ..] = if last >= 1 { self.host(7, 1) } else { [0; 4] };
         let mut eax_1 = eax_1 & LEAF7_1_EAX;
         if !self.has(XCR0_AVX) {
@@ -187,11 +164,7 @@ impl Builder<'_> {
                 break;
             }
             let sharing = if level >= 3 { self.rounded() - 1 } else { 0 };
-            let cores = if leaf == 4 {
-                (self.rounded() - 1).min(0x3F)
-            } else {
-                0
-            };
+            let cores = if leaf == 4 { (self.rounded() - 1).min(0x3F) } else { 0 };
             let eax = eax & 0x3FFF | sharing.min(0xFFF) << 14 | cores << 26;
             self.add(leaf, index, [eax, ebx, ecx, edx]);
         }
@@ -222,11 +195,7 @@ impl Builder<'_> {
         self.add(0x4000_0000, 0, [0x4000_0010, b, c, d]);
         self.add(0x4000_0001, 0, [KVM_FEATURES, 0, 0, 0]);
         // TSC and LAPIC timer in kHz, as VMware began it.
-        self.add(
-            0x4000_0010,
-            0,
-            [self.config.tsc_khz, self.config.tsc_khz, 0, 0],
-        );
+        self.add(0x4000_0010, 0, [self.config.tsc_khz, self.config.tsc_khz, 0, 0]);
     }
 
     fn extended(&mut self) {
@@ -246,22 +215,10 @@ impl Builder<'_> {
             ecx |= EXTENDED1_ECX_CMP_LEGACY;
         }
         let copies = if self.amd { EXTENDED1_EDX_COPIES } else { 0 };
-        self.add(
-            0x8000_0001,
-            0,
-            [version, brand, ecx, edx & (EXTENDED1_EDX | copies)],
-        );
+        self.add(0x8000_0001, 0, [version, brand, ecx, edx & (EXTENDED1_EDX | copies)]);
 
         // Brand string, caches and TLBs as they are.
-        for leaf in [
-            0x8000_0002,
-            0x8000_0003,
-            0x8000_0004,
-            0x8000_0005,
-            0x8000_0006,
-            0x8000_0019,
-            0x8000_001A,
-        ] {
+        for leaf in [0x8000_0002, 0x8000_0003, 0x8000_0004, 0x8000_0005, 0x8000_0006, 0x8000_0019, 0x8000_001A] {
             if last >= leaf {
                 let values = self.host(leaf, 0);
                 self.add(leaf, 0, values);
@@ -291,21 +248,13 @@ impl Builder<'_> {
         let [eax, ebx, ..] = self.host(0x8000_0008, 0);
         // No LA57: at most 48 bits of a linear address.
         let linear = (eax >> 8 & 0xFF).clamp(32, 48);
-        let speculation = if self.config.speculation_control {
-            EXTENDED8_EBX_SPECULATION
-        } else {
-            0
-        };
+        let speculation = if self.config.speculation_control { EXTENDED8_EBX_SPECULATION } else { 0 };
         let ecx = if self.amd {
             (self.config.vcpus.saturating_sub(1)).min(0xFF) | id_bits(self.config.vcpus) << 12
         } else {
             0
         };
         let eax = u32::from(self.config.physical_bits) | linear << 8;
-        self.add(
-            0x8000_0008,
-            0,
-            [eax, ebx & (EXTENDED8_EBX | speculation), ecx, 0],
-        );
+        self.add(0x8000_0008, 0, [eax, ebx & (EXTENDED8_EBX | speculation), ecx, 0]);
     }
 }

@@ -48,10 +48,7 @@ fn ask(amd: bool, leaf: u32, subleaf: u32) -> CpuidResult {
 fn kvm_signature_and_features() {
     let [last, b, c, d] = ask(false, 0x4000_0000, 0);
     assert_eq!(last, 0x4000_0010);
-    let text: Vec<u8> = [b, c, d]
-        .iter()
-        .flat_map(|word| word.to_le_bytes())
-        .collect();
+    let text: Vec<u8> = [b, c, d].iter().flat_map(|word| word.to_le_bytes()).collect();
     assert_eq!(text, b"KVMKVMKVM\0\0\0");
     assert_eq!(ask(false, 0x4000_0001, 0), [0x0100_000B, 0, 0, 0]);
     assert_eq!(ask(false, 0x4000_0010, 0), [2_400_000, 2_400_000, 0, 0]);
@@ -64,13 +61,7 @@ fn leaf_1() {
     assert_eq!(version, 0x0005_0654);
     // APIC id 2, 4 ids, CLFLUSH of 64 bytes.
     assert_eq!(misc, 0x0204_0800);
-    for (bit, name) in [
-        (21, "x2APIC"),
-        (24, "TSC deadline"),
-        (31, "hypervisor"),
-        (26, "XSAVE"),
-        (28, "AVX"),
-    ] {
+    for (bit, name) in [(21, "x2APIC"), (24, "TSC deadline"), (31, "hypervisor"), (26, "XSAVE"), (28, "AVX")] {
         assert_ne!(ecx & 1 << bit, 0, "{name}");
     }
     for (bit, name) in [
@@ -86,13 +77,7 @@ fn leaf_1() {
     ] {
         assert_eq!(ecx & 1 << bit, 0, "{name}");
     }
-    for (bit, name) in [
-        (18, "PSN"),
-        (21, "DS"),
-        (22, "ACPI"),
-        (29, "TM"),
-        (31, "PBE"),
-    ] {
+    for (bit, name) in [(18, "PSN"), (21, "DS"), (22, "ACPI"), (29, "TM"), (31, "PBE")] {
         assert_eq!(edx & 1 << bit, 0, "{name}");
     }
     for (bit, name) in [(9, "APIC"), (12, "MTRR"), (16, "PAT"), (28, "HTT")] {
@@ -118,22 +103,14 @@ fn leaf_7_hides_what_is_not_handled() {
         assert_eq!(edx & 1 << bit, 0, "EDX {bit}");
     }
     assert_ne!(ebx & 1 << 16, 0, "AVX512F");
-    let open = CpuidConfig {
-        speculation_control: true,
-        xcr0: 0x207,
-        ..CONFIG
-    };
+    let open = CpuidConfig { speculation_control: true, xcr0: 0x207, ..CONFIG };
     let table = CpuidTable::new(&open, &host(false));
     let [_, ebx, ecx, edx] = table.query(7, 0, 0, view(1 << 22, 1));
     assert_eq!(ebx & 1 << 16, 0, "no AVX-512 without its state");
     assert_eq!(ecx & 0x18, 0x18, "PKU and OSPKE");
     assert_ne!(edx & 1 << 26, 0);
     let table = CpuidTable::new(&CpuidConfig { xcr0: 3, ..CONFIG }, &host(false));
-    assert_eq!(
-        table.query(7, 0, 0, view(0, 1))[1] & 1 << 5,
-        0,
-        "no AVX2 without AVX"
-    );
+    assert_eq!(table.query(7, 0, 0, view(0, 1))[1] & 1 << 5, 0, "no AVX2 without AVX");
 }
 
 #[test]
@@ -141,21 +118,7 @@ fn no_performance_counters_or_power_management() {
     assert_eq!(ask(false, 0xA, 0), [0; 4]);
     assert_eq!(ask(false, 5, 0), [0; 4]);
     assert_eq!(ask(false, 6, 0), [4, 0, 0, 0]);
-    for leaf in [
-        0xF,
-        0x10,
-        0x12,
-        0x14,
-        0x15,
-        0x16,
-        0x18,
-        0x1A,
-        0x1D,
-        0x1F,
-        0x8000_000A,
-        0x8000_001B,
-        0x8000_001F,
-    ] {
+    for leaf in [0xF, 0x10, 0x12, 0x14, 0x15, 0x16, 0x18, 0x1A, 0x1D, 0x1F, 0x8000_000A, 0x8000_001B, 0x8000_001F] {
         assert_eq!(ask(true, leaf, 0), [0; 4], "{leaf:#x}");
         assert_eq!(ask(false, leaf, 0), [0; 4], "{leaf:#x}");
     }
@@ -191,10 +154,7 @@ fn extended_leaves() {
         assert_eq!(ecx & 1 << bit, 0, "ECX {bit}");
     }
     assert_ne!(ecx & 2, 0, "CMP_LEGACY");
-    assert_eq!(
-        edx & (1 << 20 | 1 << 27 | 1 << 29 | 1 << 11),
-        1 << 20 | 1 << 27 | 1 << 29 | 1 << 11
-    );
+    assert_eq!(edx & (1 << 20 | 1 << 27 | 1 << 29 | 1 << 11), 1 << 20 | 1 << 27 | 1 << 29 | 1 << 11);
     assert_eq!(ask(false, 0x8000_0007, 0), [0, 0, 0, 0x100]);
     assert_eq!(ask(true, 0x8000_0000, 0)[0], 0x8000_0021);
     assert_eq!(ask(true, 0x8000_0002, 0), [u32::MAX; 4]);
@@ -210,17 +170,8 @@ fn extended_state_sizes_follow_xcr0() {
     // MPX and PKRU are not offered.
     assert_eq!(table.query(0xD, 9, 0, view(0, 1)), [0; 4]);
     // No XSAVES, no XFD; the compacted area of 0xE7 has no hole for MPX.
-    assert_eq!(
-        table.query(0xD, 1, 0, view(0, 0xE7)),
-        [7, 576 + 256 + 64 + 512 + 1024, 0, 0]
-    );
-    let hidden = CpuidTable::new(
-        &CpuidConfig {
-            hide_xsavec: true,
-            ..CONFIG
-        },
-        &host(false),
-    );
+    assert_eq!(table.query(0xD, 1, 0, view(0, 0xE7)), [7, 576 + 256 + 64 + 512 + 1024, 0, 0]);
+    let hidden = CpuidTable::new(&CpuidConfig { hide_xsavec: true, ..CONFIG }, &host(false));
     assert_eq!(hidden.query(0xD, 1, 0, view(0, 7)), [5, 0, 0, 0]);
 }
 
@@ -234,20 +185,14 @@ fn a_host_without_xsave() {
         values
     };
     let table = CpuidTable::new(&CONFIG, &bare);
-    assert_eq!(
-        table.query(1, 0, 0, view(0, 1))[2] & (1 << 26 | 1 << 28 | 1 << 12),
-        0
-    );
+    assert_eq!(table.query(1, 0, 0, view(0, 1))[2] & (1 << 26 | 1 << 28 | 1 << 12), 0);
     assert_eq!(table.query(0xD, 0, 0, view(0, 1)), [0; 4]);
 }
 
 #[test]
 fn the_table_survives_an_upgrade() {
     let table = CpuidTable::new(&CONFIG, &host(true));
-    assert_eq!(
-        CpuidTable::restore(table.entries().to_vec()),
-        Ok(table.clone())
-    );
+    assert_eq!(CpuidTable::restore(table.entries().to_vec()), Ok(table.clone()));
     let mut damaged = table.entries().to_vec();
     damaged.swap(3, 4);
     assert!(CpuidTable::restore(damaged).is_err());
@@ -256,13 +201,7 @@ fn the_table_survives_an_upgrade() {
 #[test]
 fn hostile_numbers_do_not_panic() {
     for value in [0, 1, u32::MAX] {
-        let table = CpuidTable::new(
-            &CpuidConfig {
-                vcpus: value,
-                ..CONFIG
-            },
-            &|_, _| [value; 4],
-        );
+        let table = CpuidTable::new(&CpuidConfig { vcpus: value, ..CONFIG }, &|_, _| [value; 4]);
         for leaf in (0..0x30).chain(0x8000_0000..0x8000_0030) {
             let _ = table.query(leaf, value, value, view(u64::MAX, u64::MAX));
         }

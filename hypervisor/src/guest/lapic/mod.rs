@@ -132,8 +132,7 @@ impl Lapic {
         if !self.accepts_vectors() {
             return;
         }
-        self.irr
-            .merge(&collected.requests, &collected.level, &mut self.tmr);
+        self.irr.merge(&collected.requests, &collected.level, &mut self.tmr);
         if collected.illegal_vector {
             self.raise_error(ESR_RECEIVE_ILLEGAL);
         }
@@ -169,11 +168,7 @@ impl Lapic {
     /// The processor priority (SDM 3A 11.8.3.1).
     fn processor_priority(&self) -> u8 {
         let in_service = self.isr.highest().unwrap_or(0);
-        if self.task_priority >> 4 >= in_service >> 4 {
-            self.task_priority
-        } else {
-            in_service & 0xF0
-        }
+        if self.task_priority >> 4 >= in_service >> 4 { self.task_priority } else { in_service & 0xF0 }
     }
 
     /// The vector the CPU would take now if it accepts interrupts.
@@ -182,9 +177,7 @@ impl Lapic {
         if !self.accepts_vectors() {
             return None;
         }
-        self.irr
-            .highest()
-            .filter(|vector| vector >> 4 > self.processor_priority() >> 4)
+        self.irr.highest().filter(|vector| vector >> 4 > self.processor_priority() >> 4)
     }
 
     /// The CPU took `vector`.
@@ -271,10 +264,7 @@ impl Lapic {
 
     fn check(&self, state: &LapicState) -> Result<(), LapicStateError> {
         if state.id != self.id {
-            return Err(LapicStateError::WrongId {
-                record: state.id,
-                expected: self.id,
-            });
+            return Err(LapicStateError::WrongId { record: state.id, expected: self.id });
         }
         if !registers::base_is_possible(state.base, self.base) {
             return Err(LapicStateError::Base(state.base));
@@ -283,11 +273,7 @@ impl Lapic {
             return Err(LapicStateError::LowVector);
         }
         let reserved = |register, value: u32, bits: u32| {
-            if value & !bits == 0 {
-                Ok(())
-            } else {
-                Err(LapicStateError::Reserved { register, value })
-            }
+            if value & !bits == 0 { Ok(()) } else { Err(LapicStateError::Reserved { register, value }) }
         };
         reserved("TPR", state.task_priority, 0xFF)?;
         reserved("SVR", state.spurious, SVR_BITS)?;

@@ -83,18 +83,14 @@ impl PendingVectors {
     pub fn post_init(&self) {
         let _previous = self
             .events
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |events| {
-                Some(events & !startup_mask() | INIT)
-            });
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |events| Some(events & !startup_mask() | INIT));
     }
 
     /// Posts a startup message for `page`.
     pub fn post_startup(&self, page: u8) {
-        let _previous = self
-            .events
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |events| {
-                Some(events & !startup_mask() | STARTUP | u32::from(page) << PAGE_SHIFT)
-            });
+        let _previous = self.events.fetch_update(Ordering::AcqRel, Ordering::Acquire, |events| {
+            Some(events & !startup_mask() | STARTUP | u32::from(page) << PAGE_SHIFT)
+        });
     }
 
     /// Whether an NMI waits; does not take it.
@@ -123,17 +119,14 @@ impl PendingVectors {
             return Some(StartupEvent::Init);
         }
         let events = self.events.fetch_and(!startup_mask(), Ordering::AcqRel);
-        (events & STARTUP != 0).then_some(StartupEvent::Startup {
-            page: (events >> PAGE_SHIFT) as u8,
-        })
+        (events & STARTUP != 0).then_some(StartupEvent::Startup { page: (events >> PAGE_SHIFT) as u8 })
     }
 
     /// Whether anything is posted that the owner has not collected. A cheap test for
     /// the moment before a halt; false only if nothing was posted before the call.
     #[must_use]
     pub fn is_anything_posted(&self) -> bool {
-        self.any.load(Ordering::Acquire)
-            || self.events.load(Ordering::Acquire) & (NMI | INIT | STARTUP) != 0
+        self.any.load(Ordering::Acquire) || self.events.load(Ordering::Acquire) & (NMI | INIT | STARTUP) != 0
     }
 
     /// Takes all posted vectors.
@@ -153,8 +146,7 @@ impl PendingVectors {
             collected.requests.set_word(index, taken);
             collected.level.set_word(index, levels);
         }
-        collected.illegal_vector =
-            self.events.fetch_and(!ILLEGAL_VECTOR, Ordering::AcqRel) & ILLEGAL_VECTOR != 0;
+        collected.illegal_vector = self.events.fetch_and(!ILLEGAL_VECTOR, Ordering::AcqRel) & ILLEGAL_VECTOR != 0;
         Some(collected)
     }
 
@@ -165,8 +157,7 @@ impl PendingVectors {
 
     /// Adds saved bits.
     pub(super) fn add_events(&self, events: u32) {
-        self.events
-            .fetch_or(events & (NMI | INIT | startup_mask()), Ordering::AcqRel);
+        self.events.fetch_or(events & (NMI | INIT | startup_mask()), Ordering::AcqRel);
     }
 }
 
@@ -209,10 +200,7 @@ mod tests {
         mailbox.post_startup(0x9A);
         mailbox.post_nmi();
         assert_eq!(mailbox.take_startup(), Some(StartupEvent::Init));
-        assert_eq!(
-            mailbox.take_startup(),
-            Some(StartupEvent::Startup { page: 0x9A })
-        );
+        assert_eq!(mailbox.take_startup(), Some(StartupEvent::Startup { page: 0x9A }));
         assert_eq!(mailbox.take_startup(), None);
         assert!(mailbox.take_nmi());
         assert!(!mailbox.take_nmi());

@@ -1,8 +1,8 @@
 //! The LAPIC's registers as MSRs (SDM 3A 11.12.1.2, table 11-6).
 
 use super::{
-    BASE_ADDRESS, BASE_BSP, BASE_EN, BASE_EXTD, ESR_SEND_ILLEGAL, LVT_BITS, LVT_LINT0, LVT_LINT1,
-    LVT_MASKED, LVT_TIMER, Lapic, Mode, SVR_BITS, SVR_ENABLED,
+    BASE_ADDRESS, BASE_BSP, BASE_EN, BASE_EXTD, ESR_SEND_ILLEGAL, LVT_BITS, LVT_LINT0, LVT_LINT1, LVT_MASKED,
+    LVT_TIMER, Lapic, Mode, SVR_BITS, SVR_ENABLED,
 };
 use crate::guest::message::{DeliveryMode, Destination, InterruptMessage};
 use crate::vcpu::bus::GeneralProtection;
@@ -59,8 +59,7 @@ pub enum Effect {
 
 /// Whether `base` is an `IA32_APIC_BASE` that the CPU with `own` can have.
 pub(super) const fn base_is_possible(base: u64, own: u64) -> bool {
-    base & !(BASE_EN | BASE_EXTD) == BASE_ADDRESS | own & BASE_BSP
-        && base & (BASE_EN | BASE_EXTD) != BASE_EXTD
+    base & !(BASE_EN | BASE_EXTD) == BASE_ADDRESS | own & BASE_BSP && base & (BASE_EN | BASE_EXTD) != BASE_EXTD
 }
 
 impl Lapic {
@@ -117,12 +116,7 @@ impl Lapic {
     ///
     /// # Errors
     /// Not a writable register of a LAPIC in its present mode, or a reserved bit is set.
-    pub fn msr_write(
-        &mut self,
-        msr: u32,
-        value: u64,
-        now: u64,
-    ) -> Result<Effect, GeneralProtection> {
+    pub fn msr_write(&mut self, msr: u32, value: u64, now: u64) -> Result<Effect, GeneralProtection> {
         match msr {
             MSR_BASE => return self.write_base(value),
             MSR_DEADLINE => {
@@ -186,11 +180,7 @@ impl Lapic {
             return Effect::None;
         };
         self.isr.remove(vector);
-        if self.tmr.contains(vector) {
-            Effect::Eoi(vector)
-        } else {
-            Effect::None
-        }
+        if self.tmr.contains(vector) { Effect::Eoi(vector) } else { Effect::None }
     }
 
     fn write_spurious(&mut self, value: u32) {
@@ -207,12 +197,7 @@ impl Lapic {
             return Err(GeneralProtection);
         };
         // Delivery status (and remote IRR of the LINT pins) are read-only: Linux writes back what it read.
-        let read_only = 1 << 12
-            | if matches!(entry, LVT_LINT0 | LVT_LINT1) {
-                1 << 14
-            } else {
-                0
-            };
+        let read_only = 1 << 12 | if matches!(entry, LVT_LINT0 | LVT_LINT1) { 1 << 14 } else { 0 };
         if value & !(bits | read_only) != 0 {
             return Err(GeneralProtection);
         }
@@ -269,11 +254,6 @@ impl Lapic {
             2 => Destination::All,
             _ => Destination::AllBut(self.id),
         };
-        Ok(Effect::Ipi(InterruptMessage {
-            vector,
-            mode,
-            destination,
-            level: false,
-        }))
+        Ok(Effect::Ipi(InterruptMessage { vector, mode, destination, level: false }))
     }
 }

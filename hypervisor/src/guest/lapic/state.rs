@@ -71,24 +71,12 @@ impl core::fmt::Display for LapicStateError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::WrongId { record, expected } => {
-                write!(
-                    f,
-                    "LAPIC record is of id {record}, this vCPU is {expected}; the record's order is wrong"
-                )
+                write!(f, "LAPIC record is of id {record}, this vCPU is {expected}; the record's order is wrong")
             }
-            Self::Base(value) => write!(
-                f,
-                "LAPIC record has IA32_APIC_BASE {value:#x}; the record is damaged"
-            ),
-            Self::LowVector => write!(
-                f,
-                "LAPIC record has a vector below 16 pending; the record is damaged"
-            ),
+            Self::Base(value) => write!(f, "LAPIC record has IA32_APIC_BASE {value:#x}; the record is damaged"),
+            Self::LowVector => write!(f, "LAPIC record has a vector below 16 pending; the record is damaged"),
             Self::Reserved { register, value } => {
-                write!(
-                    f,
-                    "LAPIC record has reserved bits in {register} ({value:#x}); the record is damaged"
-                )
+                write!(f, "LAPIC record has reserved bits in {register} ({value:#x}); the record is damaged")
             }
         }
     }

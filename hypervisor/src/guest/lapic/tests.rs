@@ -94,68 +94,19 @@ fn interprocessor_interrupts() {
     let mut lapic = Lapic::new(3, 1, Arc::new(PendingVectors::new()));
     write(&mut lapic, 0x80F, 0x1FF);
     let cases = [
-        (
-            0x0000_0002_0000_00FD,
-            0xFD,
-            DeliveryMode::Fixed,
-            Destination::Physical(2),
-        ),
-        (
-            0x0000_0003_0000_08FC,
-            0xFC,
-            DeliveryMode::Fixed,
-            Destination::Logical(3),
-        ),
-        (
-            0x0000_0000_000C_00FB,
-            0xFB,
-            DeliveryMode::Fixed,
-            Destination::AllBut(3),
-        ),
-        (
-            0x0000_0000_0008_00FA,
-            0xFA,
-            DeliveryMode::Fixed,
-            Destination::All,
-        ),
-        (
-            0x0000_0000_0004_00F9,
-            0xF9,
-            DeliveryMode::Fixed,
-            Destination::Physical(3),
-        ),
-        (
-            0x0000_0001_0000_0400,
-            0x00,
-            DeliveryMode::Nmi,
-            Destination::Physical(1),
-        ),
+        (0x0000_0002_0000_00FD, 0xFD, DeliveryMode::Fixed, Destination::Physical(2)),
+        (0x0000_0003_0000_08FC, 0xFC, DeliveryMode::Fixed, Destination::Logical(3)),
+        (0x0000_0000_000C_00FB, 0xFB, DeliveryMode::Fixed, Destination::AllBut(3)),
+        (0x0000_0000_0008_00FA, 0xFA, DeliveryMode::Fixed, Destination::All),
+        (0x0000_0000_0004_00F9, 0xF9, DeliveryMode::Fixed, Destination::Physical(3)),
+        (0x0000_0001_0000_0400, 0x00, DeliveryMode::Nmi, Destination::Physical(1)),
         // Linux wakeup_secondary_cpu_via_init: assert INIT, then SIPI for page 0x9A.
-        (
-            0x0000_0001_0000_C500,
-            0x00,
-            DeliveryMode::Init,
-            Destination::Physical(1),
-        ),
-        (
-            0x0000_0001_0000_069A,
-            0x9A,
-            DeliveryMode::Startup,
-            Destination::Physical(1),
-        ),
+        (0x0000_0001_0000_C500, 0x00, DeliveryMode::Init, Destination::Physical(1)),
+        (0x0000_0001_0000_069A, 0x9A, DeliveryMode::Startup, Destination::Physical(1)),
     ];
     for (value, vector, mode, destination) in cases {
-        let message = InterruptMessage {
-            vector,
-            mode,
-            destination,
-            level: false,
-        };
-        assert_eq!(
-            lapic.msr_write(0x830, value, 0),
-            Ok(Effect::Ipi(message)),
-            "{value:#x}"
-        );
+        let message = InterruptMessage { vector, mode, destination, level: false };
+        assert_eq!(lapic.msr_write(0x830, value, 0), Ok(Effect::Ipi(message)), "{value:#x}");
         assert_eq!(read(&mut lapic, 0x830), value);
     }
     // INIT de-assert does nothing.
@@ -213,10 +164,7 @@ fn one_shot_as_linux_calibrates() {
     write(&mut lapic, 0x83E, 0b0011);
     write(&mut lapic, 0x832, 0x1_00EC);
     assert_eq!(lapic.msr_write(0x838, 0xFFFF_FFFF, 1_000), Ok(Effect::None));
-    assert_eq!(
-        lapic.msr_read(0x839, 1_000 + 16 * 1_000),
-        Ok(0xFFFF_FFFF - 1_000)
-    );
+    assert_eq!(lapic.msr_read(0x839, 1_000 + 16 * 1_000), Ok(0xFFFF_FFFF - 1_000));
     // A masked timer counts but does not signal.
     write(&mut lapic, 0x838, 1);
     assert!(lapic.expire(100_000));
@@ -227,41 +175,17 @@ fn one_shot_as_linux_calibrates() {
 #[test]
 fn reserved_and_read_only_registers_fault() {
     let mut lapic = lapic();
-    for msr in [
-        0x800, 0x801, 0x804, 0x80B, 0x80C, 0x80E, 0x829, 0x82F, 0x831, 0x83A, 0x83F,
-    ] {
+    for msr in [0x800, 0x801, 0x804, 0x80B, 0x80C, 0x80E, 0x829, 0x82F, 0x831, 0x83A, 0x83F] {
         assert_eq!(lapic.msr_read(msr, 0), Err(GeneralProtection), "{msr:#x}");
     }
-    for (msr, value) in [
-        (0x802, 0),
-        (0x803, 0),
-        (0x80A, 0),
-        (0x80D, 0),
-        (0x810, 0),
-        (0x820, 0),
-        (0x839, 0),
-        (0x831, 0),
-    ] {
-        assert_eq!(
-            lapic.msr_write(msr, value, 0),
-            Err(GeneralProtection),
-            "{msr:#x}"
-        );
+    for (msr, value) in [(0x802, 0), (0x803, 0), (0x80A, 0), (0x80D, 0), (0x810, 0), (0x820, 0), (0x839, 0), (0x831, 0)]
+    {
+        assert_eq!(lapic.msr_write(msr, value, 0), Err(GeneralProtection), "{msr:#x}");
     }
-    for (msr, value) in [
-        (0x80B, 1),
-        (0x828, 1),
-        (0x808, 0x100),
-        (0x832, 1 << 20),
-        (0x83E, 4),
-        (0x838, 1 << 32),
-        (0x83F, 256),
-    ] {
-        assert_eq!(
-            lapic.msr_write(msr, value, 0),
-            Err(GeneralProtection),
-            "{msr:#x}"
-        );
+    for (msr, value) in
+        [(0x80B, 1), (0x828, 1), (0x808, 0x100), (0x832, 1 << 20), (0x83E, 4), (0x838, 1 << 32), (0x83F, 256)]
+    {
+        assert_eq!(lapic.msr_write(msr, value, 0), Err(GeneralProtection), "{msr:#x}");
     }
 }
 
@@ -284,18 +208,11 @@ fn mode_changes() {
     let mut lapic = lapic();
     // x2APIC to xAPIC, a moved page, x2APIC without enable: faults (SDM 3A figure 11-23).
     for value in [0xFEE0_0900_u64, 0xFED0_0D00, 0xFEE0_0500, 0xFEE0_0C00] {
-        assert_eq!(
-            lapic.msr_write(0x1B, value, 0),
-            Err(GeneralProtection),
-            "{value:#x}"
-        );
+        assert_eq!(lapic.msr_write(0x1B, value, 0), Err(GeneralProtection), "{value:#x}");
     }
     write(&mut lapic, 0x1B, 0xFEE0_0100);
     assert_eq!(lapic.msr_read(0x802, 0), Err(GeneralProtection));
-    assert_eq!(
-        lapic.msr_write(0x1B, 0xFEE0_0D00, 0),
-        Err(GeneralProtection)
-    );
+    assert_eq!(lapic.msr_write(0x1B, 0xFEE0_0D00, 0), Err(GeneralProtection));
     write(&mut lapic, 0x1B, 0xFEE0_0900);
     write(&mut lapic, 0x1B, 0xFEE0_0D00);
     assert_eq!(read(&mut lapic, 0x80F), 0xFF);
@@ -321,36 +238,15 @@ fn save_and_restore() {
     assert_eq!(new.next_deadline(), Some(5_000));
     assert_eq!(new.pending_interrupt(), Some(0x61));
     assert!(new.take_nmi());
-    assert_eq!(
-        new.mailbox().take_startup(),
-        Some(StartupEvent::Startup { page: 0x9A })
-    );
+    assert_eq!(new.mailbox().take_startup(), Some(StartupEvent::Startup { page: 0x9A }));
     assert_eq!(new.msr_write(0x80B, 0, 0), Ok(Effect::Eoi(0x52)));
 
     let mut other = Lapic::new(1, 1, Arc::new(PendingVectors::new()));
-    assert_eq!(
-        other.restore(&state),
-        Err(LapicStateError::WrongId {
-            record: 0,
-            expected: 1
-        })
-    );
-    let damaged = LapicState {
-        irr: [1; 8],
-        ..state
-    };
+    assert_eq!(other.restore(&state), Err(LapicStateError::WrongId { record: 0, expected: 1 }));
+    let damaged = LapicState { irr: [1; 8], ..state };
     assert_eq!(new.restore(&damaged), Err(LapicStateError::LowVector));
-    let damaged = LapicState {
-        lvt: [u32::MAX; 6],
-        ..state
-    };
-    assert!(matches!(
-        new.restore(&damaged),
-        Err(LapicStateError::Reserved {
-            register: "LVT",
-            ..
-        })
-    ));
+    let damaged = LapicState { lvt: [u32::MAX; 6], ..state };
+    assert!(matches!(new.restore(&damaged), Err(LapicStateError::Reserved { register: "LVT", .. })));
 }
 
 proptest! {

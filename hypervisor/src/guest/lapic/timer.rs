@@ -36,12 +36,7 @@ pub(super) struct Timer {
 
 impl Timer {
     pub(super) const fn new(shortest_period: u64) -> Self {
-        Self {
-            divide: 0,
-            initial: 0,
-            deadline: None,
-            shortest_period,
-        }
+        Self { divide: 0, initial: 0, deadline: None, shortest_period }
     }
 
     pub(super) fn reset(&mut self) {
@@ -56,9 +51,7 @@ impl Timer {
 
     fn period(&self) -> u64 {
         // At most 32 + 7 bits.
-        (u64::from(self.initial) * self.ticks_per_count())
-            .max(self.shortest_period)
-            .max(1)
+        (u64::from(self.initial) * self.ticks_per_count()).max(self.shortest_period).max(1)
     }
 
     pub(super) const fn divide(&self) -> u32 {
@@ -92,9 +85,7 @@ impl Timer {
     pub(super) fn current(&self, mode: Mode, now: u64) -> u32 {
         match (mode, self.deadline) {
             (Mode::OneShot | Mode::Periodic, Some(deadline)) => {
-                let counts = deadline
-                    .saturating_sub(now)
-                    .div_ceil(self.ticks_per_count());
+                let counts = deadline.saturating_sub(now).div_ceil(self.ticks_per_count());
                 u32::try_from(counts).unwrap_or(u32::MAX).min(self.initial)
             }
             _ => 0,
@@ -165,24 +156,11 @@ mod tests {
     #[test]
     fn divider_codes() {
         // SDM 3A figure 11-10: 0000 2, 0001 4, 0010 8, 0011 16, 1000 32, 1001 64, 1010 128, 1011 1.
-        for (code, ticks) in [
-            (0, 2),
-            (1, 4),
-            (2, 8),
-            (3, 16),
-            (8, 32),
-            (9, 64),
-            (10, 128),
-            (11, 1),
-        ] {
+        for (code, ticks) in [(0, 2), (1, 4), (2, 8), (3, 16), (8, 32), (9, 64), (10, 128), (11, 1)] {
             let mut timer = Timer::new(1);
             timer.set_divide(code, Mode::OneShot, 0);
             timer.set_initial(10, Mode::OneShot, 1000);
-            assert_eq!(
-                timer.next_deadline(),
-                Some(1000 + 10 * ticks),
-                "code {code}"
-            );
+            assert_eq!(timer.next_deadline(), Some(1000 + 10 * ticks), "code {code}");
         }
     }
 

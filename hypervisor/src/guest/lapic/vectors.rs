@@ -50,10 +50,7 @@ impl VectorSet {
         for index in 0..8 {
             let added = others.word(index);
             self.set_word(index, self.word(index) | added);
-            modes.set_word(
-                index,
-                modes.word(index) & !added | level.word(index) & added,
-            );
+            modes.set_word(index, modes.word(index) & !added | level.word(index) & added);
         }
     }
 }

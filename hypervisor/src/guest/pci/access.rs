@@ -68,11 +68,19 @@ impl fmt::Display for RouteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::InvalidMessage(message) => {
-                write!(f, "the guest programmed MSI {:#x}/{:#x}, which is no interrupt; its driver is at fault", message.address, message.data)
+                write!(
+                    f,
+                    "the guest programmed MSI {:#x}/{:#x}, which is no interrupt; its driver is at fault",
+                    message.address, message.data
+                )
             }
             Self::Exhausted => f.write_str("no interrupt remapping entry or host vector is free; assign fewer devices"),
-            Self::Busy => f.write_str("interrupt routes are frozen by an upgrade; the guest's entry stays masked until it ends"),
-            Self::Hardware => f.write_str("the interrupt remapping unit did not take the entry; check the IOMMU's fault log"),
+            Self::Busy => {
+                f.write_str("interrupt routes are frozen by an upgrade; the guest's entry stays masked until it ends")
+            }
+            Self::Hardware => {
+                f.write_str("the interrupt remapping unit did not take the entry; check the IOMMU's fault log")
+            }
         }
     }
 }
@@ -88,12 +96,7 @@ pub trait InterruptRouter: Send {
     ///
     /// # Errors
     /// See [`RouteError`]; an existing route of the entry is gone then.
-    fn route(
-        &mut self,
-        device: Bdf,
-        entry: u16,
-        guest: MsiMessage,
-    ) -> Result<MsiMessage, RouteError>;
+    fn route(&mut self, device: Bdf, entry: u16, guest: MsiMessage) -> Result<MsiMessage, RouteError>;
     /// Gives back what [`route`](Self::route) took.
     fn release(&mut self, device: Bdf, entry: u16);
 }
@@ -132,12 +135,7 @@ pub struct Route {
 
 impl Context<'_> {
     /// Routes `guest` for `entry`; counts and drops what cannot be routed.
-    pub(super) fn route(
-        &mut self,
-        entry: u16,
-        guest: MsiMessage,
-        old: Option<Route>,
-    ) -> Option<Route> {
+    pub(super) fn route(&mut self, entry: u16, guest: MsiMessage, old: Option<Route>) -> Option<Route> {
         let result = if crate::guest::message::InterruptMessage::from_msi(guest).is_some() {
             self.router.route(self.device, entry, guest)
         } else {

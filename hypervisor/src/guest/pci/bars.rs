@@ -69,19 +69,9 @@ impl Bars {
         for description in descriptions {
             let index = description.index;
             let bytes = description.bytes;
-            let fits = if description.wide {
-                bytes <= LARGEST && index < 5
-            } else {
-                bytes <= 1 << 31
-            };
-            let upper_is_free = !description.wide
-                || bars
-                    .get(usize::from(index) + 1)
-                    .is_some_and(Option::is_none);
-            let lower_is_narrow = match usize::from(index)
-                .checked_sub(1)
-                .and_then(|lower| bars.get(lower))
-            {
+            let fits = if description.wide { bytes <= LARGEST && index < 5 } else { bytes <= 1 << 31 };
+            let upper_is_free = !description.wide || bars.get(usize::from(index) + 1).is_some_and(Option::is_none);
+            let lower_is_narrow = match usize::from(index).checked_sub(1).and_then(|lower| bars.get(lower)) {
                 Some(Some(lower)) => !Bar::is_wide(lower),
                 _ => true,
             };
@@ -95,20 +85,12 @@ impl Bars {
                 Some(slot @ None) if legal => {
                     // A BAR smaller than a page shares it with other registers of the machine.
                     let trapped = if bytes < PAGE_SIZE { 0..bytes } else { 0..0 };
-                    *slot = Some(Bar {
-                        description: *description,
-                        trapped,
-                        active: None,
-                        applied: None,
-                    });
+                    *slot = Some(Bar { description: *description, trapped, active: None, applied: None });
                 }
                 _ => return Err(BadBar(index)),
             }
         }
-        Ok(Self {
-            registers: [0; BARS],
-            bars,
-        })
+        Ok(Self { registers: [0; BARS], bars })
     }
 
     pub(super) fn get(&self, index: u8) -> Option<&Bar> {
@@ -116,9 +98,7 @@ impl Bars {
     }
 
     pub(super) fn get_mut(&mut self, index: u8) -> Option<&mut Bar> {
-        self.bars
-            .get_mut(usize::from(index))
-            .and_then(Option::as_mut)
+        self.bars.get_mut(usize::from(index)).and_then(Option::as_mut)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Bar> {
@@ -133,17 +113,11 @@ impl Bars {
     fn format(&self, register: usize) -> (u32, u32) {
         if let Some(Some(bar)) = self.bars.get(register) {
             let size = bar.description.bytes;
-            let kind = if bar.description.wide { 4 } else { 0 }
-                | if bar.description.prefetchable { 8 } else { 0 };
+            let kind = if bar.description.wide { 4 } else { 0 } | if bar.description.prefetchable { 8 } else { 0 };
             return ((!(size - 1)) as u32 & !0xF, kind);
         }
-        match register
-            .checked_sub(1)
-            .and_then(|lower| self.bars.get(lower))
-        {
-            Some(Some(lower)) if lower.is_wide() => {
-                ((!(lower.description.bytes - 1) >> 32) as u32, 0)
-            }
+        match register.checked_sub(1).and_then(|lower| self.bars.get(lower)) {
+            Some(Some(lower)) if lower.is_wide() => ((!(lower.description.bytes - 1) >> 32) as u32, 0),
             _ => (0, 0),
         }
     }
@@ -164,11 +138,7 @@ impl Bars {
     pub(super) fn address(&self, bar: &Bar) -> u64 {
         let index = usize::from(bar.description.index);
         let register = |n: usize| u64::from(self.registers.get(n).copied().unwrap_or(0));
-        let high = if bar.is_wide() {
-            register(index + 1) << 32
-        } else {
-            0
-        };
+        let high = if bar.is_wide() { register(index + 1) << 32 } else { 0 };
         high | register(index)
     }
 
@@ -187,10 +157,7 @@ impl Bars {
 
     /// Takes saved registers, if their bits are such as a guest can set.
     pub(super) fn set_registers(&mut self, registers: [u32; BARS]) -> bool {
-        let legal = registers
-            .iter()
-            .enumerate()
-            .all(|(index, value)| value & !self.format(index).0 == 0);
+        let legal = registers.iter().enumerate().all(|(index, value)| value & !self.format(index).0 == 0);
         if legal {
             self.registers = registers;
         }
@@ -229,38 +196,17 @@ mod tests {
     use super::*;
 
     fn bar(index: u8, wide: bool, bytes: u64) -> BarDescription {
-        BarDescription {
-            index,
-            wide,
-            prefetchable: false,
-            host: HostPhys(0),
-            bytes,
-        }
+        BarDescription { index, wide, prefetchable: false, host: HostPhys(0), bytes }
     }
 
     #[test]
     fn sizing() {
-        let mut bars = Bars::new(&[
-            bar(0, true, 0x4000),
-            bar(2, false, 0x1000),
-            bar(4, true, 1 << 33),
-        ])
-        .expect("legal");
+        let mut bars = Bars::new(&[bar(0, true, 0x4000), bar(2, false, 0x1000), bar(4, true, 1 << 33)]).expect("legal");
         for register in 0..BARS {
             bars.write(register, u32::MAX, u32::MAX);
         }
         let read: alloc::vec::Vec<u32> = (0..BARS).map(|register| bars.read(register)).collect();
-        assert_eq!(
-            read,
-            [
-                0xFFFF_C004,
-                0xFFFF_FFFF,
-                0xFFFF_F000,
-                0,
-                0x0000_0004,
-                0xFFFF_FFFE
-            ]
-        );
+        assert_eq!(read, [0xFFFF_C004, 0xFFFF_FFFF, 0xFFFF_F000, 0, 0x0000_0004, 0xFFFF_FFFE]);
     }
 
     #[test]

@@ -82,11 +82,7 @@ pub(super) fn scan(hardware: &mut dyn PhysicalFunction) -> Result<Vec<Capability
             if bytes < minimum(kind, header >> 16) {
                 return Err(ListError::Outside(offset));
             }
-            kept.push(Capability {
-                kind,
-                offset,
-                bytes,
-            });
+            kept.push(Capability { kind, offset, bytes });
         }
         offset = (header >> 8) as u16 & 0xFC;
     }

@@ -18,8 +18,7 @@ pub(super) const COMMAND_MEMORY: u16 = 1 << 1;
 pub(super) const COMMAND_BUS_MASTER: u16 = 1 << 2;
 pub(super) const COMMAND_INTX_DISABLE: u16 = 1 << 10;
 /// Bits a guest may set: memory, bus master, parity response, SERR#, INTx disable.
-pub(super) const COMMAND_WRITABLE: u16 =
-    COMMAND_MEMORY | COMMAND_BUS_MASTER | 1 << 6 | 1 << 8 | COMMAND_INTX_DISABLE;
+pub(super) const COMMAND_WRITABLE: u16 = COMMAND_MEMORY | COMMAND_BUS_MASTER | 1 << 6 | 1 << 8 | COMMAND_INTX_DISABLE;
 /// The capability list bit of the status register.
 pub(super) const STATUS_CAPABILITIES: u32 = 1 << 4;
 

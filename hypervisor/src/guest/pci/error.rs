@@ -37,18 +37,12 @@ pub enum PciError {
 impl fmt::Display for PciError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Absent(device) => write!(
-                f,
-                "no PCI function at {device}; check `devices` of the guest"
-            ),
+            Self::Absent(device) => write!(f, "no PCI function at {device}; check `devices` of the guest"),
             Self::NotAnEndpoint(device) => {
                 write!(f, "{device} is a bridge; only endpoints can be assigned")
             }
             Self::CapabilityLoop(device) => {
-                write!(
-                    f,
-                    "the capability list of {device} loops; the device is broken, don't assign it"
-                )
+                write!(f, "the capability list of {device} loops; the device is broken, don't assign it")
             }
             Self::CapabilityOutside(device, offset) => {
                 write!(
@@ -56,20 +50,16 @@ impl fmt::Display for PciError {
                     "{device} has a capability at {offset:#x} that does not fit; the device is broken, don't assign it"
                 )
             }
-            Self::BadBar(device, bar) => write!(
-                f,
-                "BAR {bar} of {device} is not a legal memory BAR; don't assign the device"
-            ),
+            Self::BadBar(device, bar) => {
+                write!(f, "BAR {bar} of {device} is not a legal memory BAR; don't assign the device")
+            }
             Self::TableOutside(device) => {
                 write!(
                     f,
                     "the MSI-X table of {device} is outside its memory BARs; the device is broken, don't assign it"
                 )
             }
-            Self::NoSlot(device) => write!(
-                f,
-                "no slot is left for {device}; assign at most 31 devices to a guest"
-            ),
+            Self::NoSlot(device) => write!(f, "no slot is left for {device}; assign at most 31 devices to a guest"),
             Self::NoRoom(device, bar) => {
                 write!(
                     f,

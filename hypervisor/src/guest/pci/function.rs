@@ -11,8 +11,8 @@ use super::access::{BarDescription, Context, InterruptRouter, PassthroughHardwar
 use super::bars::{BarMapping, Bars};
 use super::capabilities::{self, Capability, Kind, ListError};
 use super::config::{
-    BAR0, BAR5, CACHE_LINE, CAPABILITIES, CLASS, COMMAND, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE,
-    COMMAND_MEMORY, COMMAND_WRITABLE, ID, INTERRUPT, STATUS_CAPABILITIES, SUBSYSTEM, masked,
+    BAR0, BAR5, CACHE_LINE, CAPABILITIES, CLASS, COMMAND, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE, COMMAND_MEMORY,
+    COMMAND_WRITABLE, ID, INTERRUPT, STATUS_CAPABILITIES, SUBSYSTEM, masked,
 };
 use super::error::PciError;
 use super::msi::Msi;
@@ -132,9 +132,7 @@ impl Passthrough {
 
     /// The BARs as mapped now, or as they would be at address zero when they are not.
     pub fn mappings(&self) -> impl Iterator<Item = BarMapping> {
-        self.bars
-            .iter()
-            .filter_map(|bar| bar.active.map(|address| bar.mapping(self.device, address)))
+        self.bars.iter().filter_map(|bar| bar.active.map(|address| bar.mapping(self.device, address)))
     }
 
     /// Whether the guest lets the function answer memory accesses.
@@ -149,20 +147,10 @@ impl Passthrough {
         router: &mut dyn InterruptRouter,
         counters: &mut PciCounters,
     ) -> u32 {
-        let first = self
-            .capabilities
-            .first()
-            .map_or(0, |capability| u32::from(capability.offset));
+        let first = self.capabilities.first().map_or(0, |capability| u32::from(capability.offset));
         match offset {
             ID => self.identity,
-            COMMAND => {
-                u32::from(self.command)
-                    | if first == 0 {
-                        0
-                    } else {
-                        STATUS_CAPABILITIES << 16
-                    }
-            }
+            COMMAND => u32::from(self.command) | if first == 0 { 0 } else { STATUS_CAPABILITIES << 16 },
             CLASS => self.class,
             CACHE_LINE => u32::from(self.cache_line),
             BAR0..=BAR5 => self.bars.read(usize::from(offset - BAR0) / 4),
@@ -174,17 +162,8 @@ impl Passthrough {
         }
     }
 
-    fn read_capability(
-        &mut self,
-        offset: u16,
-        router: &mut dyn InterruptRouter,
-        counters: &mut PciCounters,
-    ) -> u32 {
-        let Some(position) = self
-            .capabilities
-            .iter()
-            .position(|capability| capability.contains(offset))
-        else {
+    fn read_capability(&mut self, offset: u16, router: &mut dyn InterruptRouter, counters: &mut PciCounters) -> u32 {
+        let Some(position) = self.capabilities.iter().position(|capability| capability.contains(offset)) else {
             return 0;
         };
         let Some(capability) = self.capabilities.get(position).copied() else {
@@ -206,25 +185,15 @@ impl Passthrough {
                 _ => 0,
             },
             Kind::Msi => {
-                let mut context = Context {
-                    device: self.device,
-                    hardware: &mut *self.hardware,
-                    router,
-                    counters,
-                };
-                self.msi
-                    .as_ref()
-                    .map_or(0, |msi| msi.read(at, &mut context))
+                let mut context = Context { device: self.device, hardware: &mut *self.hardware, router, counters };
+                self.msi.as_ref().map_or(0, |msi| msi.read(at, &mut context))
             }
             Kind::Msix => self.msix.as_ref().map_or(0, |msix| msix.read(at)),
         };
         if at != 0 {
             return body;
         }
-        let next = self
-            .capabilities
-            .get(position + 1)
-            .map_or(0, |next| u32::from(next.offset));
+        let next = self.capabilities.get(position + 1).map_or(0, |next| u32::from(next.offset));
         body & 0xFFFF_0000 | next << 8 | u32::from(capability.kind.id())
     }
 
@@ -240,8 +209,7 @@ impl Passthrough {
     ) {
         match offset {
             COMMAND => {
-                let command =
-                    masked(u32::from(self.command), value, mask) as u16 & COMMAND_WRITABLE;
+                let command = masked(u32::from(self.command), value, mask) as u16 & COMMAND_WRITABLE;
                 let changed = (command ^ self.command) & COMMAND_BUS_MASTER != 0;
                 self.command = command;
                 if changed {
@@ -249,9 +217,7 @@ impl Passthrough {
                 }
             }
             CACHE_LINE => self.cache_line = masked(u32::from(self.cache_line), value, mask) as u8,
-            INTERRUPT => {
-                self.interrupt_line = masked(u32::from(self.interrupt_line), value, mask) as u8
-            }
+            INTERRUPT => self.interrupt_line = masked(u32::from(self.interrupt_line), value, mask) as u8,
             BAR0..=BAR5 => self.bars.write(usize::from(offset - BAR0) / 4, value, mask),
             _ => self.write_capability(offset, value, mask, router, counters),
         }
@@ -260,9 +226,7 @@ impl Passthrough {
     /// Lets the hardware's bus mastering follow the guest's; INTx stays off, memory on.
     fn write_command(&mut self) {
         let physical = self.hardware.config_read(COMMAND, 2) as u16;
-        let command = physical & !COMMAND_BUS_MASTER
-            | self.command & COMMAND_BUS_MASTER
-            | COMMAND_INTX_DISABLE;
+        let command = physical & !COMMAND_BUS_MASTER | self.command & COMMAND_BUS_MASTER | COMMAND_INTX_DISABLE;
         self.hardware.config_write(COMMAND, 2, u32::from(command));
     }
 
@@ -274,21 +238,11 @@ impl Passthrough {
         router: &mut dyn InterruptRouter,
         counters: &mut PciCounters,
     ) {
-        let Some(capability) = self
-            .capabilities
-            .iter()
-            .find(|capability| capability.contains(offset))
-            .copied()
-        else {
+        let Some(capability) = self.capabilities.iter().find(|capability| capability.contains(offset)).copied() else {
             return;
         };
         let at = offset - capability.offset;
-        let mut context = Context {
-            device: self.device,
-            hardware: &mut *self.hardware,
-            router,
-            counters,
-        };
+        let mut context = Context { device: self.device, hardware: &mut *self.hardware, router, counters };
         match capability.kind {
             Kind::PowerManagement => {}
             Kind::Msi => {
@@ -319,12 +273,7 @@ impl Passthrough {
         if self.hardware.reset().is_err() {
             counters.reset_failures = counters.reset_failures.saturating_add(1);
         }
-        let mut context = Context {
-            device: self.device,
-            hardware: &mut *self.hardware,
-            router,
-            counters,
-        };
+        let mut context = Context { device: self.device, hardware: &mut *self.hardware, router, counters };
         if let Some(msi) = &mut self.msi {
             msi.reset(&mut context);
         }
@@ -333,11 +282,7 @@ impl Passthrough {
         }
         self.cache_line = 0;
         self.interrupt_line = 0xFF;
-        self.express_control = if self.express_device == 0 {
-            0
-        } else {
-            EXPRESS_CONTROL_RESET
-        };
+        self.express_control = if self.express_device == 0 { 0 } else { EXPRESS_CONTROL_RESET };
         self.bars.clear_registers();
     }
 
@@ -345,12 +290,7 @@ impl Passthrough {
     pub(super) fn quiesce(&mut self, router: &mut dyn InterruptRouter, counters: &mut PciCounters) {
         self.command = 0;
         self.write_command();
-        let mut context = Context {
-            device: self.device,
-            hardware: &mut *self.hardware,
-            router,
-            counters,
-        };
+        let mut context = Context { device: self.device, hardware: &mut *self.hardware, router, counters };
         if let Some(msi) = &mut self.msi {
             msi.stop(&mut context);
         }
@@ -360,17 +300,8 @@ impl Passthrough {
     }
 
     /// Tries again to route interrupts that could not be routed.
-    pub(super) fn retry_routes(
-        &mut self,
-        router: &mut dyn InterruptRouter,
-        counters: &mut PciCounters,
-    ) {
-        let mut context = Context {
-            device: self.device,
-            hardware: &mut *self.hardware,
-            router,
-            counters,
-        };
+    pub(super) fn retry_routes(&mut self, router: &mut dyn InterruptRouter, counters: &mut PciCounters) {
+        let mut context = Context { device: self.device, hardware: &mut *self.hardware, router, counters };
         if let Some(msi) = &mut self.msi {
             msi.retry(&mut context);
         }
@@ -384,8 +315,7 @@ impl Passthrough {
         self.bars.iter().find_map(|bar| {
             let offset = address.checked_sub(bar.active?)?;
             let end = offset.checked_add(u64::from(width))?;
-            let inside =
-                bar.trapped.contains(&offset) && end <= bar.trapped.end.min(bar.description.bytes);
+            let inside = bar.trapped.contains(&offset) && end <= bar.trapped.end.min(bar.description.bytes);
             inside.then_some((bar.description.index, offset))
         })
     }
@@ -422,12 +352,7 @@ impl Passthrough {
             return;
         }
         let at = self.in_table(bar, offset);
-        let mut context = Context {
-            device: self.device,
-            hardware: &mut *self.hardware,
-            router,
-            counters,
-        };
+        let mut context = Context { device: self.device, hardware: &mut *self.hardware, router, counters };
         match (at, &mut self.msix) {
             (Some(at), Some(msix)) => msix.write_table(at, width, value, &mut context),
             _ => self.hardware.write(bar, offset, width, value),

@@ -77,22 +77,9 @@ pub struct PciBus {
 impl PciBus {
     /// An empty bus. No BAR is mapped over a `blocked` range or beyond `address_bits`.
     #[must_use]
-    pub fn new(
-        router: Box<dyn InterruptRouter>,
-        blocked: Vec<GuestRange>,
-        address_bits: u8,
-    ) -> Self {
-        let address_end = 1u64
-            .checked_shl(u32::from(address_bits))
-            .unwrap_or(u64::MAX);
-        Self {
-            functions: Vec::new(),
-            latch: 0,
-            router,
-            blocked,
-            address_end,
-            counters: PciCounters::default(),
-        }
+    pub fn new(router: Box<dyn InterruptRouter>, blocked: Vec<GuestRange>, address_bits: u8) -> Self {
+        let address_end = 1u64.checked_shl(u32::from(address_bits)).unwrap_or(u64::MAX);
+        Self { functions: Vec::new(), latch: 0, router, blocked, address_end, counters: PciCounters::default() }
     }
 
     /// Plugs `function` into the next slot, which it returns (1 to 31).
@@ -116,17 +103,11 @@ impl PciBus {
         for (position, function) in self.functions.iter().enumerate() {
             wanted.extend(function.bars.iter().map(|bar| {
                 let description = bar.description;
-                (
-                    position,
-                    description.index,
-                    description.bytes,
-                    description.wide,
-                )
+                (position, description.index, description.bytes, description.wide)
             }));
         }
         wanted.sort_by_key(|(_, _, bytes, _)| core::cmp::Reverse(*bytes));
-        let mut windows = [low, high]
-            .map(|window| (window.start.get(), window.end().get().min(self.address_end)));
+        let mut windows = [low, high].map(|window| (window.start.get(), window.end().get().min(self.address_end)));
         for (position, bar, bytes, wide) in wanted {
             let order: &[usize] = match (wide, bytes >= LARGE_BAR) {
                 (false, _) => &[0],
@@ -207,11 +188,7 @@ impl PciBus {
             let high = self.config_read(bus, slot, register + 4, 4);
             return u64::from(low) | u64::from(high) << 32;
         }
-        if width == 8 {
-            u64::MAX
-        } else {
-            u64::from(self.config_read(bus, slot, register, width))
-        }
+        if width == 8 { u64::MAX } else { u64::from(self.config_read(bus, slot, register, width)) }
     }
 
     /// A store, likewise.
@@ -227,11 +204,7 @@ impl PciBus {
 
     /// The function at device 1 to 31, function 0.
     fn position(slot: u8) -> Option<usize> {
-        if slot & 7 == 0 {
-            usize::from(slot >> 3).checked_sub(1)
-        } else {
-            None
-        }
+        if slot & 7 == 0 { usize::from(slot >> 3).checked_sub(1) } else { None }
     }
 
     fn config_read(&mut self, bus: u8, slot: u8, offset: u16, width: u8) -> u32 {
@@ -242,9 +215,7 @@ impl PciBus {
             host_bridge::read_dword(offset & !3)
         } else {
             match Self::position(slot).and_then(|position| self.functions.get_mut(position)) {
-                Some(function) => {
-                    function.read_dword(offset & !3, &mut *self.router, &mut self.counters)
-                }
+                Some(function) => function.read_dword(offset & !3, &mut *self.router, &mut self.counters),
                 None => return ones(width),
             }
         };
@@ -258,16 +229,8 @@ impl PciBus {
         if bus != 0 {
             return;
         }
-        if let Some(function) =
-            Self::position(slot).and_then(|position| self.functions.get_mut(position))
-        {
-            function.write_dword(
-                offset & !3,
-                value,
-                mask,
-                &mut *self.router,
-                &mut self.counters,
-            );
+        if let Some(function) = Self::position(slot).and_then(|position| self.functions.get_mut(position)) {
+            function.write_dword(offset & !3, value, mask, &mut *self.router, &mut self.counters);
             self.reconcile();
         }
     }
@@ -288,9 +251,7 @@ impl PciBus {
         let Some(bar) = function.bars.get(index) else {
             return;
         };
-        let wanted = function
-            .decodes_memory()
-            .then(|| function.bars.address(bar));
+        let wanted = function.decodes_memory().then(|| function.bars.address(bar));
         if wanted == bar.active {
             return;
         }
@@ -298,11 +259,7 @@ impl PciBus {
         if wanted.is_some() && granted.is_none() {
             self.counters.withheld = self.counters.withheld.saturating_add(1);
         }
-        if let Some(bar) = self
-            .functions
-            .get_mut(position)
-            .and_then(|function| function.bars.get_mut(index))
-        {
+        if let Some(bar) = self.functions.get_mut(position).and_then(|function| function.bars.get_mut(index)) {
             bar.active = granted;
         }
     }
@@ -320,10 +277,7 @@ impl PciBus {
         let overlaps = |start: u64, end: u64| range.start < end && start < range.end;
         // A BAR of a page or more has its pages for itself by its alignment; smaller ones are never mapped.
         range.end <= self.address_end
-            && !self
-                .blocked
-                .iter()
-                .any(|blocked| overlaps(blocked.start.get(), blocked.end().get()))
+            && !self.blocked.iter().any(|blocked| overlaps(blocked.start.get(), blocked.end().get()))
             && !self.functions.iter().enumerate().any(|(other, function)| {
                 function.bars.iter().any(|bar| {
                     (other, bar.description.index) != (position, index)
@@ -342,19 +296,9 @@ impl PciBus {
         let mut come = Vec::new();
         for function in &mut self.functions {
             let device = function.device();
-            for bar in function
-                .bars
-                .iter_mut()
-                .filter(|bar| bar.active != bar.applied)
-            {
-                gone.extend(
-                    bar.applied
-                        .map(|address| BarChange::Unmap(bar.mapping(device, address))),
-                );
-                come.extend(
-                    bar.active
-                        .map(|address| BarChange::Map(bar.mapping(device, address))),
-                );
+            for bar in function.bars.iter_mut().filter(|bar| bar.active != bar.applied) {
+                gone.extend(bar.applied.map(|address| BarChange::Unmap(bar.mapping(device, address))));
+                come.extend(bar.active.map(|address| BarChange::Map(bar.mapping(device, address))));
                 bar.applied = bar.active;
             }
         }
@@ -365,9 +309,7 @@ impl PciBus {
     /// Whether [`take_bar_changes`](Self::take_bar_changes) has something to say.
     #[must_use]
     pub fn has_bar_changes(&self) -> bool {
-        self.functions
-            .iter()
-            .any(|function| function.bars.iter().any(|bar| bar.active != bar.applied))
+        self.functions.iter().any(|function| function.bars.iter().any(|bar| bar.active != bar.applied))
     }
 
     /// A load from a trapped part of a BAR; `None` if there is none at `address`.
@@ -382,14 +324,7 @@ impl PciBus {
     pub fn mmio_write(&mut self, address: u64, width: u8, value: u64) -> bool {
         for function in &mut self.functions {
             if let Some((bar, offset)) = function.find(address, width) {
-                function.bar_write(
-                    bar,
-                    offset,
-                    width,
-                    value,
-                    &mut *self.router,
-                    &mut self.counters,
-                );
+                function.bar_write(bar, offset, width, value, &mut *self.router, &mut self.counters);
                 return true;
             }
         }
@@ -424,10 +359,7 @@ impl PciBus {
     /// Everything. BAR changes not yet taken are found again after [`restore`](Self::restore).
     #[must_use]
     pub fn save(&self) -> PciState {
-        PciState {
-            functions: self.functions.iter().map(Passthrough::save).collect(),
-            latch: self.latch,
-        }
+        PciState { functions: self.functions.iter().map(Passthrough::save).collect(), latch: self.latch }
     }
 
     /// Continues from `state` on a bus with the same functions, without a write to hardware or a call
@@ -437,24 +369,15 @@ impl PciBus {
     /// The state is of other functions or damaged.
     pub fn restore(&mut self, state: &PciState) -> Result<(), PciError> {
         if state.functions.len() != self.functions.len() {
-            return Err(PciError::FunctionCount {
-                record: state.functions.len(),
-                present: self.functions.len(),
-            });
+            return Err(PciError::FunctionCount { record: state.functions.len(), present: self.functions.len() });
         }
         for (function, state) in self.functions.iter_mut().zip(&state.functions) {
             function.restore(state)?;
         }
         for (position, function) in self.functions.iter().enumerate() {
             for bar in function.bars.iter() {
-                if bar
-                    .active
-                    .is_some_and(|address| !self.is_free(position, bar.description.index, address))
-                {
-                    return Err(PciError::State(
-                        function.device(),
-                        "a BAR mapped where none may be",
-                    ));
+                if bar.active.is_some_and(|address| !self.is_free(position, bar.description.index, address)) {
+                    return Err(PciError::State(function.device(), "a BAR mapped where none may be"));
                 }
             }
         }
@@ -466,11 +389,7 @@ impl PciBus {
 
 /// Bus, device and function, and offset of an ECAM address.
 const fn ecam(offset: u64) -> (u8, u8, u16) {
-    (
-        (offset >> 20) as u8,
-        (offset >> 12) as u8,
-        (offset & 0xFFF) as u16,
-    )
+    ((offset >> 20) as u8, (offset >> 12) as u8, (offset & 0xFFF) as u16)
 }
 
 #[cfg(test)]

@@ -42,32 +42,18 @@ impl ModelFunction {
         put(
             &mut config,
             0,
-            &[
-                0x36, 0x1B, 0x10, 0x00, 0x02, 0x00, 0x10, 0x00, 0x02, 0x02, 0x08, 0x01, 0x10, 0x40,
-                0x00,
-            ],
+            &[0x36, 0x1B, 0x10, 0x00, 0x02, 0x00, 0x10, 0x00, 0x02, 0x02, 0x08, 0x01, 0x10, 0x40, 0x00],
         );
         put(&mut config, 0x10, &0xFEBD_4004u32.to_le_bytes());
         put(&mut config, 0x2C, &[0xF4, 0x1A, 0x00, 0x11]);
         put(&mut config, 0x30, &[0x01, 0x00, 0xBC, 0xFE]);
         put(&mut config, 0x34, &[0x40, 0, 0, 0, 0, 0, 0, 0, 0x0B, 0x01]);
-        put(
-            &mut config,
-            0x40,
-            &[0x11, 0x50, 0x05, 0x00, 0x00, 0x20, 0, 0, 0x00, 0x30, 0, 0],
-        );
+        put(&mut config, 0x40, &[0x11, 0x50, 0x05, 0x00, 0x00, 0x20, 0, 0, 0x00, 0x30, 0, 0]);
         put(&mut config, 0x50, &[0x09, 0x60, 0x10, 0xAA, 0xBB]);
         put(&mut config, 0x60, &[0x01, 0x68, 0x23, 0xFE, 0x00, 0x01]);
         put(&mut config, 0x68, &[0x05, 0x80, 0x86, 0x01]);
-        put(
-            &mut config,
-            0x80,
-            &[0x10, 0x00, 0x02, 0x00, 0x01, 0x80, 0x00, 0x10],
-        );
-        Self {
-            config,
-            log: log.clone(),
-        }
+        put(&mut config, 0x80, &[0x10, 0x00, 0x02, 0x00, 0x01, 0x80, 0x00, 0x10]);
+        Self { config, log: log.clone() }
     }
 }
 
@@ -116,19 +102,11 @@ pub(crate) struct ModelRouter {
 }
 
 pub(crate) fn host_message(entry: u16) -> MsiMessage {
-    MsiMessage {
-        address: 0xFEE0_0018 | u64::from(entry) << 5,
-        data: 0,
-    }
+    MsiMessage { address: 0xFEE0_0018 | u64::from(entry) << 5, data: 0 }
 }
 
 impl InterruptRouter for ModelRouter {
-    fn route(
-        &mut self,
-        _device: Bdf,
-        entry: u16,
-        guest: MsiMessage,
-    ) -> Result<MsiMessage, RouteError> {
+    fn route(&mut self, _device: Bdf, entry: u16, guest: MsiMessage) -> Result<MsiMessage, RouteError> {
         self.log.lock().push(Event::Route(entry, guest));
         let mut routes = self.routes.lock();
         routes.remove(&entry);
@@ -141,10 +119,7 @@ impl InterruptRouter for ModelRouter {
 
     fn release(&mut self, _device: Bdf, entry: u16) {
         self.log.lock().push(Event::Release(entry));
-        assert!(
-            self.routes.lock().remove(&entry).is_some(),
-            "released a route that is not there"
-        );
+        assert!(self.routes.lock().remove(&entry).is_some(), "released a route that is not there");
     }
 }
 
@@ -156,19 +131,11 @@ pub(crate) struct Bed {
 
 pub(crate) const DEVICE: Bdf = Bdf::from_requester_id(0, 0x0300);
 
-pub(crate) const BAR0: BarDescription = BarDescription {
-    index: 0,
-    wide: true,
-    prefetchable: false,
-    host: HostPhys(0xFEBD_4000),
-    bytes: 0x4000,
-};
+pub(crate) const BAR0: BarDescription =
+    BarDescription { index: 0, wide: true, prefetchable: false, host: HostPhys(0xFEBD_4000), bytes: 0x4000 };
 
 pub(crate) fn window(start: u64, bytes: u64) -> GuestRange {
-    GuestRange {
-        start: GuestPhys(start),
-        bytes,
-    }
+    GuestRange { start: GuestPhys(start), bytes }
 }
 
 /// A bus with one NVMe function at 00:01.0, BARs placed at 0xC0000000, nothing enabled.
@@ -179,28 +146,15 @@ pub(crate) fn bed() -> Bed {
 pub(crate) fn bed_of(count: u16) -> Bed {
     let log = Log::default();
     let routes = Arc::new(SpinMutex::new(BTreeMap::new()));
-    let router = ModelRouter {
-        log: log.clone(),
-        routes: routes.clone(),
-        limit: 5,
-    };
-    let blocked = alloc::vec![
-        window(0, 0x2000_0000),
-        window(0xE000_0000, 0x10_0000),
-        window(0xFEC0_0000, 0x1000)
-    ];
+    let router = ModelRouter { log: log.clone(), routes: routes.clone(), limit: 5 };
+    let blocked = alloc::vec![window(0, 0x2000_0000), window(0xE000_0000, 0x10_0000), window(0xFEC0_0000, 0x1000)];
     let mut bus = PciBus::new(Box::new(router), blocked, 40);
     for index in 0..count {
         let device = Bdf::from_requester_id(0, DEVICE.requester_id() + index * 0x100);
-        let function = Passthrough::new(device, Box::new(ModelFunction::nvme(&log)), &[BAR0])
-            .expect("sound device");
+        let function = Passthrough::new(device, Box::new(ModelFunction::nvme(&log)), &[BAR0]).expect("sound device");
         bus.add(function).expect("a slot");
     }
-    bus.assign_bars(
-        window(0xC000_0000, 0x2000_0000),
-        window(0x40_0000_0000, 1 << 30),
-    )
-    .expect("room");
+    bus.assign_bars(window(0xC000_0000, 0x2000_0000), window(0x40_0000_0000, 1 << 30)).expect("room");
     Bed { bus, log, routes }
 }
 

@@ -42,10 +42,7 @@ impl Msi {
             wide: control & CONTROL_WIDE != 0,
             maskable: control & CONTROL_MASKABLE != 0,
             enabled: false,
-            message: MsiMessage {
-                address: 0,
-                data: 0,
-            },
+            message: MsiMessage { address: 0, data: 0 },
             masked: false,
             route: None,
         }
@@ -53,18 +50,12 @@ impl Msi {
 
     /// Byte offsets within the capability: data, mask, pending.
     const fn layout(&self) -> (u16, u16, u16) {
-        if self.wide {
-            (0xC, 0x10, 0x14)
-        } else {
-            (8, 0xC, 0x10)
-        }
+        if self.wide { (0xC, 0x10, 0x14) } else { (8, 0xC, 0x10) }
     }
 
     fn control(&self) -> u32 {
         let flag = |set, bit| if set { bit } else { 0 };
-        flag(self.enabled, CONTROL_ENABLE)
-            | flag(self.wide, CONTROL_WIDE)
-            | flag(self.maskable, CONTROL_MASKABLE)
+        flag(self.enabled, CONTROL_ENABLE) | flag(self.wide, CONTROL_WIDE) | flag(self.maskable, CONTROL_MASKABLE)
     }
 
     /// The dword at byte `at` of the capability, without the list header.
@@ -76,9 +67,7 @@ impl Msi {
             8 if self.wide => (self.message.address >> 32) as u32,
             _ if at == data => self.message.data,
             _ if at == mask && self.maskable => u32::from(self.masked),
-            _ if at == pending && self.maskable => {
-                context.hardware.config_read(self.offset + pending, 4) & 1
-            }
+            _ if at == pending && self.maskable => context.hardware.config_read(self.offset + pending, 4) & 1,
             _ => 0,
         }
     }
@@ -87,9 +76,7 @@ impl Msi {
         let (data, mask_bits, _) = self.layout();
         let address = self.message.address;
         match at {
-            0 => {
-                self.enabled = masked(self.control() << 16, value, mask) >> 16 & CONTROL_ENABLE != 0
-            }
+            0 => self.enabled = masked(self.control() << 16, value, mask) >> 16 & CONTROL_ENABLE != 0,
             4 => {
                 let low = masked(address as u32, value, mask) & !3;
                 self.message.address = address & !0xFFFF_FFFF | u64::from(low);
@@ -99,9 +86,7 @@ impl Msi {
                 self.message.address = address & 0xFFFF_FFFF | u64::from(high) << 32;
             }
             _ if at == data => self.message.data = masked(self.message.data, value, mask) & 0xFFFF,
-            _ if at == mask_bits && self.maskable => {
-                self.masked = masked(u32::from(self.masked), value, mask) & 1 != 0
-            }
+            _ if at == mask_bits && self.maskable => self.masked = masked(u32::from(self.masked), value, mask) & 1 != 0,
             _ => return,
         }
         self.apply(at == mask_bits, context);
@@ -125,24 +110,14 @@ impl Msi {
         };
         let (data, mask_bits, _) = self.layout();
         if self.maskable && (mask_changed || old.is_none()) {
-            context
-                .hardware
-                .config_write(self.offset + mask_bits, 4, u32::from(self.masked));
+            context.hardware.config_write(self.offset + mask_bits, 4, u32::from(self.masked));
         }
         if old.is_none_or(|old| old.host != route.host) {
-            context
-                .hardware
-                .config_write(self.offset + 4, 4, route.host.address as u32);
+            context.hardware.config_write(self.offset + 4, 4, route.host.address as u32);
             if self.wide {
-                context.hardware.config_write(
-                    self.offset + 8,
-                    4,
-                    (route.host.address >> 32) as u32,
-                );
+                context.hardware.config_write(self.offset + 8, 4, (route.host.address >> 32) as u32);
             }
-            context
-                .hardware
-                .config_write(self.offset + data, 2, route.host.data & 0xFFFF);
+            context.hardware.config_write(self.offset + data, 2, route.host.data & 0xFFFF);
         }
         if old.is_none() {
             self.write_control(context, true);
@@ -152,9 +127,7 @@ impl Msi {
     fn write_control(&self, context: &mut Context<'_>, enable: bool) {
         // One message: the multiple message enable field is zero.
         let fixed = self.control() & !CONTROL_ENABLE;
-        context
-            .hardware
-            .config_write(self.offset + 2, 2, fixed | u32::from(enable));
+        context.hardware.config_write(self.offset + 2, 2, fixed | u32::from(enable));
     }
 
     /// Tries again to route what could not be routed.
@@ -200,10 +173,7 @@ impl Msi {
         self.message = state.guest;
         self.enabled = state.enabled != 0;
         self.masked = state.masked != 0;
-        self.route = (state.routed != 0).then_some(Route {
-            guest: state.guest,
-            host: state.host,
-        });
+        self.route = (state.routed != 0).then_some(Route { guest: state.guest, host: state.host });
         true
     }
 }

@@ -58,15 +58,8 @@ struct Entry {
 
 impl Entry {
     /// After reset every entry is masked.
-    const RESET: Self = Self {
-        message: MsiMessage {
-            address: 0,
-            data: 0,
-        },
-        control: ENTRY_MASKED,
-        route: None,
-        open: false,
-    };
+    const RESET: Self =
+        Self { message: MsiMessage { address: 0, data: 0 }, control: ENTRY_MASKED, route: None, open: false };
 }
 
 /// Table or pending bits: a BAR and a byte offset.
@@ -151,9 +144,7 @@ impl Msix {
             (false, true) => {
                 // Entries whose route is yet to be made must not signal what someone left in them.
                 for (index, _) in (0u16..).zip(&self.entries) {
-                    context
-                        .hardware
-                        .write_entry(index, MsiMessage::default(), true);
+                    context.hardware.write_entry(index, MsiMessage::default(), true);
                 }
                 self.write_control(context);
                 for index in 0..self.entries.len() {
@@ -167,17 +158,12 @@ impl Msix {
     }
 
     fn write_control(&self, context: &mut Context<'_>) {
-        context
-            .hardware
-            .config_write(self.offset + 2, 2, self.control());
+        context.hardware.config_write(self.offset + 2, 2, self.control());
     }
 
     /// A load of the table; `at` is relative to it and aligned to `width`.
     pub(super) fn read_table(&self, at: u64, width: u8) -> u64 {
-        let Some(entry) = usize::try_from(at / ENTRY_BYTES)
-            .ok()
-            .and_then(|index| self.entries.get(index))
-        else {
+        let Some(entry) = usize::try_from(at / ENTRY_BYTES).ok().and_then(|index| self.entries.get(index)) else {
             return u64::MAX;
         };
         let word = |n: u64| match n {
@@ -196,13 +182,7 @@ impl Msix {
     }
 
     /// A store to the table, likewise. Other widths than 4 and 8 are undefined and do nothing.
-    pub(super) fn write_table(
-        &mut self,
-        at: u64,
-        width: u8,
-        value: u64,
-        context: &mut Context<'_>,
-    ) {
+    pub(super) fn write_table(&mut self, at: u64, width: u8, value: u64, context: &mut Context<'_>) {
         let Ok(index) = usize::try_from(at / ENTRY_BYTES) else {
             return;
         };
@@ -218,14 +198,8 @@ impl Msix {
         for (word, value) in words {
             match word {
                 // Address bits 1:0 are zero (PCI 3.0 6.8.2.6).
-                0 => {
-                    entry.message.address =
-                        entry.message.address & !0xFFFF_FFFF | u64::from(value & !3)
-                }
-                1 => {
-                    entry.message.address =
-                        entry.message.address & 0xFFFF_FFFF | u64::from(*value) << 32
-                }
+                0 => entry.message.address = entry.message.address & !0xFFFF_FFFF | u64::from(value & !3),
+                1 => entry.message.address = entry.message.address & 0xFFFF_FFFF | u64::from(*value) << 32,
                 2 => entry.message.data = *value,
                 _ => entry.control = value & ENTRY_MASKED,
             }
@@ -328,10 +302,7 @@ impl Msix {
             *entry = Entry {
                 message: saved.guest,
                 control: saved.control,
-                route: (saved.routed != 0).then_some(Route {
-                    guest: saved.routed_guest,
-                    host: saved.host,
-                }),
+                route: (saved.routed != 0).then_some(Route { guest: saved.routed_guest, host: saved.host }),
                 open: saved.open != 0,
             };
         }

@@ -48,10 +48,7 @@ impl Passthrough {
     pub(super) fn save(&self) -> PciFunctionState {
         let mut mapped = [u64::MAX; BARS];
         for bar in self.bars.iter() {
-            if let (Some(slot), Some(address)) = (
-                mapped.get_mut(usize::from(bar.description.index)),
-                bar.applied,
-            ) {
+            if let (Some(slot), Some(address)) = (mapped.get_mut(usize::from(bar.description.index)), bar.applied) {
                 *slot = address;
             }
         }
@@ -99,9 +96,7 @@ impl Passthrough {
         for (index, address) in (0u8..).zip(state.mapped) {
             let address = (address != u64::MAX).then_some(address);
             match (self.bars.get_mut(index), address) {
-                (Some(bar), _)
-                    if address.is_none_or(|at| at & (bar.description.bytes - 1) == 0) =>
-                {
+                (Some(bar), _) if address.is_none_or(|at| at & (bar.description.bytes - 1) == 0) => {
                     bar.active = address;
                     bar.applied = address;
                 }

@@ -66,10 +66,7 @@ fn capability_list_is_filtered() {
         at = bed.read(at + 1, 1);
     }
     // The vendor capability at 0x50 is skipped.
-    assert_eq!(
-        found,
-        [(0x40, 0x11), (0x60, 0x01), (0x68, 0x05), (0x80, 0x10)]
-    );
+    assert_eq!(found, [(0x40, 0x11), (0x60, 0x01), (0x68, 0x05), (0x80, 0x10)]);
     assert_eq!(bed.read(0x54, 4), 0);
     // PM: version 3, no PME, D0 whatever is written.
     assert_eq!(bed.read(0x60, 4), 0x0003_6801);
@@ -113,10 +110,7 @@ fn bars_size_move_and_follow_memory_enable() {
         trapped: 0x2000..0x3000,
     };
     assert!(bed.bus.has_bar_changes());
-    assert_eq!(
-        bed.bus.take_bar_changes(),
-        [BarChange::Map(map(0xC000_0000))]
-    );
+    assert_eq!(bed.bus.take_bar_changes(), [BarChange::Map(map(0xC000_0000))]);
     assert!(!bed.bus.has_bar_changes());
     // Linux sizes with decoding off.
     bed.write(0x04, 2, 0);
@@ -126,23 +120,11 @@ fn bars_size_move_and_follow_memory_enable() {
     }
     bed.write(0x10, 4, 0xC800_0000);
     bed.write(0x14, 4, 0);
-    assert_eq!(
-        bed.bus.take_bar_changes(),
-        [BarChange::Unmap(map(0xC000_0000))]
-    );
+    assert_eq!(bed.bus.take_bar_changes(), [BarChange::Unmap(map(0xC000_0000))]);
     bed.write(0x04, 2, 2);
-    assert_eq!(
-        bed.bus.take_bar_changes(),
-        [BarChange::Map(map(0xC800_0000))]
-    );
+    assert_eq!(bed.bus.take_bar_changes(), [BarChange::Map(map(0xC800_0000))]);
     bed.write(0x14, 4, 0x41);
-    assert_eq!(
-        bed.bus.take_bar_changes(),
-        [
-            BarChange::Unmap(map(0xC800_0000)),
-            BarChange::Map(map(0x41_C800_0000))
-        ]
-    );
+    assert_eq!(bed.bus.take_bar_changes(), [BarChange::Unmap(map(0xC800_0000)), BarChange::Map(map(0x41_C800_0000))]);
     // No physical BAR was written.
     assert_eq!(bed.events(), []);
 }
@@ -154,13 +136,9 @@ fn bars_are_withheld_where_they_may_not_be() {
     bed.bus.ecam_write(2 << 15 | 4, 2, 2);
     assert_eq!(bed.bus.take_bar_changes().len(), 2);
     // RAM, ECAM, IOAPIC, the other function, beyond 40 bits.
-    for (count, (low, high)) in (1..).zip([
-        (0x1000_0000u64, 0u64),
-        (0xE000_C000, 0),
-        (0xFEC0_0000, 0),
-        (0xC000_4000, 0),
-        (0, 0x100),
-    ]) {
+    for (count, (low, high)) in
+        (1..).zip([(0x1000_0000u64, 0u64), (0xE000_C000, 0), (0xFEC0_0000, 0), (0xC000_4000, 0), (0, 0x100)])
+    {
         bed.write(0x04, 2, 0);
         bed.write(0x10, 4, low);
         bed.write(0x14, 4, high);
@@ -174,13 +152,7 @@ fn bars_are_withheld_where_they_may_not_be() {
     bed.write(0x10, 4, 0xC000_4000);
     bed.bus.ecam_write(2 << 15 | 0x10, 4, 0xC100_0000);
     bed.bus.ecam_write(2 << 15 | 0x3C, 1, 0);
-    assert_eq!(
-        bed.bus.functions()[0]
-            .mappings()
-            .next()
-            .map(|mapping| mapping.guest),
-        Some(GuestPhys(0xC000_4000))
-    );
+    assert_eq!(bed.bus.functions()[0].mappings().next().map(|mapping| mapping.guest), Some(GuestPhys(0xC000_4000)));
 }
 
 /// What Linux's msix_capability_init() and the driver do for `vectors` vectors.
@@ -202,10 +174,7 @@ fn enable_msix(bed: &mut model::Bed, vectors: u64) {
 }
 
 fn guest_message(vector: u32) -> MsiMessage {
-    MsiMessage {
-        address: 0xFEE0_1000,
-        data: vector,
-    }
+    MsiMessage { address: 0xFEE0_1000, data: vector }
 }
 
 #[test]
@@ -246,30 +215,15 @@ fn masked_entries_are_masked_in_hardware_and_keep_their_route() {
     assert!(bed.bus.mmio_write(0xC000_2000, 8, 0xFEE0_2000));
     bed.events();
     assert!(bed.bus.mmio_write(0xC000_200C, 4, 0));
-    let moved = MsiMessage {
-        address: 0xFEE0_2000,
-        data: 0x30,
-    };
-    assert_eq!(
-        bed.events(),
-        [
-            Event::Route(0, moved),
-            Event::Entry(0, host_message(0), false)
-        ]
-    );
+    let moved = MsiMessage { address: 0xFEE0_2000, data: 0x30 };
+    assert_eq!(bed.events(), [Event::Route(0, moved), Event::Entry(0, host_message(0), false)]);
     // Rewritten while live: masked in between.
     assert!(bed.bus.mmio_write(0xC000_2008, 4, 0x55));
     assert_eq!(
         bed.events(),
         [
             Event::Entry(0, host_message(0), true),
-            Event::Route(
-                0,
-                MsiMessage {
-                    address: 0xFEE0_2000,
-                    data: 0x55
-                }
-            ),
+            Event::Route(0, MsiMessage { address: 0xFEE0_2000, data: 0x55 }),
             Event::Entry(0, host_message(0), false),
         ]
     );
@@ -277,10 +231,7 @@ fn masked_entries_are_masked_in_hardware_and_keep_their_route() {
     bed.write(0x42, 2, 0xC005);
     assert_eq!(bed.events(), [Event::Config(0x42, 2, 0xC005)]);
     bed.write(0x42, 2, 0x0005);
-    assert_eq!(
-        bed.events(),
-        [Event::Config(0x42, 2, 0x0005), Event::Release(0)]
-    );
+    assert_eq!(bed.events(), [Event::Config(0x42, 2, 0x0005), Event::Release(0)]);
 }
 
 #[test]
@@ -288,20 +239,11 @@ fn unroutable_entries_stay_masked() {
     let mut bed = bed();
     enable_msix(&mut bed, 6);
     assert_eq!(bed.bus.counters().route_failures, 1);
-    assert_eq!(
-        bed.bus.counters().last_route_error,
-        Some(RouteError::Exhausted)
-    );
-    assert!(
-        !bed.events()
-            .contains(&Event::Entry(5, host_message(5), false))
-    );
+    assert_eq!(bed.bus.counters().last_route_error, Some(RouteError::Exhausted));
+    assert!(!bed.events().contains(&Event::Entry(5, host_message(5), false)));
     // A message that is none frees the route.
     assert!(bed.bus.mmio_write(0xC000_2004, 4, 1));
-    assert_eq!(
-        bed.events(),
-        [Event::Entry(0, host_message(0), true), Event::Release(0)]
-    );
+    assert_eq!(bed.events(), [Event::Entry(0, host_message(0), true), Event::Release(0)]);
     assert_eq!(bed.routes.lock().len(), 4);
 }
 
@@ -313,17 +255,8 @@ fn refused_routes_are_tried_again() {
     let freed = bed.routes.lock().remove(&1);
     assert!(freed.is_some());
     bed.bus.retry_routes();
-    let guest = MsiMessage {
-        address: 0xFEE0_1000,
-        data: 0x35,
-    };
-    assert_eq!(
-        bed.events(),
-        [
-            Event::Route(5, guest),
-            Event::Entry(5, host_message(5), false)
-        ]
-    );
+    let guest = MsiMessage { address: 0xFEE0_1000, data: 0x35 };
+    assert_eq!(bed.events(), [Event::Route(5, guest), Event::Entry(5, host_message(5), false)]);
     bed.bus.retry_routes();
     assert_eq!(bed.events(), []);
 }
@@ -363,20 +296,14 @@ fn msi_through_configuration_space() {
             Event::Config(0x6A, 2, 0x0181),
         ]
     );
-    assert_eq!(
-        (bed.read(0x6A, 2), bed.read(0x6C, 4), bed.read(0x74, 2)),
-        (0x0181, 0xFEE0_1000, 0x41)
-    );
+    assert_eq!((bed.read(0x6A, 2), bed.read(0x6C, 4), bed.read(0x74, 2)), (0x0181, 0xFEE0_1000, 0x41));
     bed.write(0x78, 4, 1);
     assert_eq!(bed.events(), [Event::Config(0x78, 4, 1)]);
     // New vector: only the route changes, the hardware's message is the same.
     bed.write(0x74, 2, 0x42);
     assert_eq!(bed.events(), [Event::Route(MSI_ENTRY, guest_message(0x42))]);
     bed.write(0x6A, 2, 0x0180);
-    assert_eq!(
-        bed.events(),
-        [Event::Config(0x6A, 2, 0x0180), Event::Release(MSI_ENTRY)]
-    );
+    assert_eq!(bed.events(), [Event::Config(0x6A, 2, 0x0180), Event::Release(MSI_ENTRY)]);
 }
 
 #[test]
@@ -388,22 +315,11 @@ fn function_level_reset() {
     let events = bed.events();
     assert_eq!(
         events,
-        [
-            Event::Config(0x04, 2, 0x0402),
-            Event::Config(0x42, 2, 0x0005),
-            Event::Release(0),
-            Event::Reset
-        ]
+        [Event::Config(0x04, 2, 0x0402), Event::Config(0x42, 2, 0x0005), Event::Release(0), Event::Reset]
     );
-    assert_eq!(
-        (bed.read(0x04, 2), bed.read(0x10, 4), bed.read(0x42, 2)),
-        (0, 4, 5)
-    );
+    assert_eq!((bed.read(0x04, 2), bed.read(0x10, 4), bed.read(0x42, 2)), (0, 4, 5));
     assert_eq!(bed.read(0x88, 2), 0x2810);
-    assert!(matches!(
-        bed.bus.take_bar_changes()[..],
-        [BarChange::Unmap(_)]
-    ));
+    assert!(matches!(bed.bus.take_bar_changes()[..], [BarChange::Unmap(_)]));
 }
 
 #[test]
@@ -416,9 +332,7 @@ fn restore_touches_nothing_and_continues() {
     assert_eq!(state.functions[0].mapped[0], 0xC000_0000);
 
     let mut new = bed();
-    new.routes
-        .lock()
-        .extend([(0, guest_message(0x30)), (1, guest_message(0x31))]);
+    new.routes.lock().extend([(0, guest_message(0x30)), (1, guest_message(0x31))]);
     assert_eq!(new.bus.restore(&state), Ok(()));
     assert_eq!(new.events(), []);
     assert!(!new.bus.has_bar_changes());
@@ -435,10 +349,7 @@ fn changes_not_taken_survive_the_upgrade() {
     old.write(0x04, 2, 2);
     let mut new = bed();
     assert_eq!(new.bus.restore(&old.bus.save()), Ok(()));
-    assert!(matches!(
-        new.bus.take_bar_changes()[..],
-        [BarChange::Map(_)]
-    ));
+    assert!(matches!(new.bus.take_bar_changes()[..], [BarChange::Map(_)]));
 }
 
 #[test]
@@ -467,13 +378,7 @@ fn damaged_states_are_refused() {
         assert!(matches!(error, PciError::State(..)), "{index}: {error}");
     }
     let error = bed_of(2).bus.restore(&state);
-    assert_eq!(
-        error,
-        Err(PciError::FunctionCount {
-            record: 1,
-            present: 2
-        })
-    );
+    assert_eq!(error, Err(PciError::FunctionCount { record: 1, present: 2 }));
 }
 
 #[test]
@@ -485,22 +390,10 @@ fn broken_devices_are_refused() {
         Passthrough::new(DEVICE, Box::new(hardware), bars).err()
     };
     assert_eq!(build(|_| {}, &[BAR0]), None);
-    assert_eq!(
-        build(|config| config[..4].fill(0xFF), &[BAR0]),
-        Some(PciError::Absent(DEVICE))
-    );
-    assert_eq!(
-        build(|config| config[0x0E] = 1, &[BAR0]),
-        Some(PciError::NotAnEndpoint(DEVICE))
-    );
-    assert_eq!(
-        build(|config| config[0x81] = 0x40, &[BAR0]),
-        Some(PciError::CapabilityLoop(DEVICE))
-    );
-    assert_eq!(
-        build(|config| config[0x81] = 0x10, &[BAR0]),
-        Some(PciError::CapabilityOutside(DEVICE, 0x10))
-    );
+    assert_eq!(build(|config| config[..4].fill(0xFF), &[BAR0]), Some(PciError::Absent(DEVICE)));
+    assert_eq!(build(|config| config[0x0E] = 1, &[BAR0]), Some(PciError::NotAnEndpoint(DEVICE)));
+    assert_eq!(build(|config| config[0x81] = 0x40, &[BAR0]), Some(PciError::CapabilityLoop(DEVICE)));
+    assert_eq!(build(|config| config[0x81] = 0x10, &[BAR0]), Some(PciError::CapabilityOutside(DEVICE, 0x10)));
     assert_eq!(build(|config| config[0x34] = 0xFC, &[BAR0]), None);
     assert_eq!(
         build(
@@ -512,34 +405,20 @@ fn broken_devices_are_refused() {
         ),
         Some(PciError::CapabilityOutside(DEVICE, 0xFC))
     );
-    assert_eq!(
-        build(|config| config[0x45] = 0x40, &[BAR0]),
-        Some(PciError::TableOutside(DEVICE))
-    );
-    assert_eq!(
-        build(|config| config[0x44] = 6, &[BAR0]),
-        Some(PciError::TableOutside(DEVICE))
-    );
+    assert_eq!(build(|config| config[0x45] = 0x40, &[BAR0]), Some(PciError::TableOutside(DEVICE)));
+    assert_eq!(build(|config| config[0x44] = 6, &[BAR0]), Some(PciError::TableOutside(DEVICE)));
     assert_eq!(build(|_| {}, &[]), Some(PciError::TableOutside(DEVICE)));
-    assert_eq!(
-        build(|_| {}, &[BAR0, BAR0]),
-        Some(PciError::BadBar(DEVICE, 0))
-    );
+    assert_eq!(build(|_| {}, &[BAR0, BAR0]), Some(PciError::BadBar(DEVICE, 0)));
 }
 
 #[test]
 fn placement() {
     let mut bed = bed_of(3);
-    let places: Vec<u64> = (1..=3u64)
-        .map(|slot| bed.bus.ecam_read(slot << 15 | 0x10, 8) & !0xF)
-        .collect();
+    let places: Vec<u64> = (1..=3u64).map(|slot| bed.bus.ecam_read(slot << 15 | 0x10, 8) & !0xF).collect();
     assert_eq!(places, [0xC000_0000, 0xC000_4000, 0xC000_8000]);
     let low = model::window(0xC000_0000, 0x8000);
     let high = model::window(0x40_0000_0000, 0);
-    assert_eq!(
-        bed.bus.assign_bars(low, high),
-        Err(PciError::NoRoom(Bdf::from_requester_id(0, 0x500), 0))
-    );
+    assert_eq!(bed.bus.assign_bars(low, high), Err(PciError::NoRoom(Bdf::from_requester_id(0, 0x500), 0)));
 }
 
 #[test]
@@ -549,25 +428,16 @@ fn small_bars_are_trapped_whole() {
     hardware.config[0x34] = 0;
     hardware.write_entry(0, MsiMessage::default(), true);
     assert_eq!(hardware.config_read(0x34, 1), 0);
-    let small = BarDescription {
-        index: 2,
-        wide: false,
-        bytes: 0x100,
-        host: HostPhys(0xFEBF_0100),
-        prefetchable: false,
-    };
+    let small =
+        BarDescription { index: 2, wide: false, bytes: 0x100, host: HostPhys(0xFEBF_0100), prefetchable: false };
     let function = Passthrough::new(DEVICE, Box::new(hardware), &[small]).expect("sound");
     let mut bed = bed_of(0);
     bed.bus.add(function).expect("a slot");
-    bed.bus
-        .assign_bars(model::window(0xC000_0000, 0x1000), model::window(0, 0))
-        .expect("room");
+    bed.bus.assign_bars(model::window(0xC000_0000, 0x1000), model::window(0, 0)).expect("room");
     bed.write(0x04, 2, 2);
     assert_eq!(bed.bus.mmio_read(0xC000_00FC, 4), Some(2 << 32 | 0xFC));
     assert_eq!(bed.bus.mmio_read(0xC000_0100, 4), None);
-    assert!(
-        matches!(&bed.bus.take_bar_changes()[..], [BarChange::Map(map)] if map.trapped == (0..0x100))
-    );
+    assert!(matches!(&bed.bus.take_bar_changes()[..], [BarChange::Map(map)] if map.trapped == (0..0x100)));
 }
 
 proptest! {

@@ -35,11 +35,7 @@ const fn ones(width: u8) -> u64 {
 impl<'a> VcpuBus<'a> {
     /// The bus of `vcpu`.
     #[must_use]
-    pub const fn new(
-        guest: &'a GuestPlatform,
-        vcpu: &'a mut VcpuPlatform,
-        time: &'a dyn TimeSource,
-    ) -> Self {
+    pub const fn new(guest: &'a GuestPlatform, vcpu: &'a mut VcpuPlatform, time: &'a dyn TimeSource) -> Self {
         Self { guest, vcpu, time }
     }
 
@@ -49,9 +45,7 @@ impl<'a> VcpuBus<'a> {
             Effect::Ipi(message) => self.guest.fabric.deliver(message),
             Effect::Eoi(vector) => {
                 let mut devices = self.guest.devices.lock();
-                devices
-                    .ioapic
-                    .end_of_interrupt(vector, &mut |message| self.guest.fabric.deliver(message));
+                devices.ioapic.end_of_interrupt(vector, &mut |message| self.guest.fabric.deliver(message));
             }
         }
     }
@@ -95,8 +89,7 @@ impl<'a> VcpuBus<'a> {
 
 /// The ports a wide access reaches, as a bus splits it for byte devices.
 fn ports(port: u16, width: u8) -> impl Iterator<Item = (u32, u16)> {
-    (0..width.min(4))
-        .map_while(move |byte| Some((u32::from(byte) * 8, port.checked_add(u16::from(byte))?)))
+    (0..width.min(4)).map_while(move |byte| Some((u32::from(byte) * 8, port.checked_add(u16::from(byte))?)))
 }
 
 impl Bus for VcpuBus<'_> {
@@ -107,8 +100,7 @@ impl Bus for VcpuBus<'_> {
         }
         let mut value = ones(width) as u32;
         for (shift, port) in ports(port, width) {
-            value =
-                value & !(0xFF << shift) | u32::from(self.byte_read(&mut devices, port)) << shift;
+            value = value & !(0xFF << shift) | u32::from(self.byte_read(&mut devices, port)) << shift;
         }
         self.settle(&mut devices, port, width);
         value
@@ -133,14 +125,9 @@ impl Bus for VcpuBus<'_> {
         let value = if IOAPIC.contains(address, bytes) {
             u64::from(devices.ioapic.read(address.get() - IOAPIC.start.get()))
         } else if ECAM.contains(address, bytes) {
-            devices
-                .pci
-                .ecam_read(address.get() - ECAM.start.get(), width)
+            devices.pci.ecam_read(address.get() - ECAM.start.get(), width)
         } else {
-            devices
-                .pci
-                .mmio_read(address.get(), width)
-                .unwrap_or(u64::MAX)
+            devices.pci.mmio_read(address.get(), width).unwrap_or(u64::MAX)
         };
         value & ones(width)
     }
@@ -151,13 +138,9 @@ impl Bus for VcpuBus<'_> {
         let value = value & ones(width);
         if IOAPIC.contains(address, bytes) {
             let offset = address.get() - IOAPIC.start.get();
-            devices.ioapic.write(offset, value as u32, &mut |message| {
-                self.guest.fabric.deliver(message)
-            });
+            devices.ioapic.write(offset, value as u32, &mut |message| self.guest.fabric.deliver(message));
         } else if ECAM.contains(address, bytes) {
-            devices
-                .pci
-                .ecam_write(address.get() - ECAM.start.get(), width, value);
+            devices.pci.ecam_write(address.get() - ECAM.start.get(), width, value);
             self.guest.note_events(&devices);
         } else {
             let _nobody = devices.pci.mmio_write(address.get(), width, value);
@@ -165,9 +148,7 @@ impl Bus for VcpuBus<'_> {
     }
 
     fn cpuid(&mut self, leaf: u32, subleaf: u32, cpu: CpuView) -> CpuidResult {
-        self.guest
-            .cpuid
-            .query(leaf, subleaf, self.vcpu.lapic.id(), cpu)
+        self.guest.cpuid.query(leaf, subleaf, self.vcpu.lapic.id(), cpu)
     }
 
     fn msr_read(&mut self, msr: u32) -> Result<u64, GeneralProtection> {
@@ -188,9 +169,7 @@ impl Bus for VcpuBus<'_> {
         } else if VcpuClock::owns_msr(msr) {
             let ram = &*self.guest.ram;
             let mut write = |address: GuestPhys, bytes: &[u8]| ram.write(address, bytes);
-            self.vcpu
-                .clock
-                .msr_write(msr, value, &self.guest.clock, &mut write)
+            self.vcpu.clock.msr_write(msr, value, &self.guest.clock, &mut write)
         } else {
             self.vcpu.msrs.write(msr, value)
         }

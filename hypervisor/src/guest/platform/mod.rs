@@ -167,10 +167,7 @@ impl GuestPlatform {
     pub fn take_events(&self) -> GuestEvents {
         let mut devices = self.devices.lock();
         self.events.store(false, Ordering::Release);
-        GuestEvents {
-            power: devices.power.take(),
-            bars: devices.pci.take_bar_changes(),
-        }
+        GuestEvents { power: devices.power.take(), bars: devices.pci.take_bar_changes() }
     }
 
     /// What went wrong on the PCI bus since power-on.
@@ -219,14 +216,8 @@ impl GuestPlatform {
             2 => Some(PowerEvent::Reset),
             other => return Err(RestoreError::Power(other)),
         };
-        devices
-            .ioapic
-            .restore(&state.ioapic)
-            .map_err(RestoreError::Ioapic)?;
-        devices
-            .uart
-            .restore(&state.uart)
-            .map_err(RestoreError::Uart)?;
+        devices.ioapic.restore(&state.ioapic).map_err(RestoreError::Ioapic)?;
+        devices.uart.restore(&state.uart).map_err(RestoreError::Uart)?;
         devices.pci.restore(&state.pci).map_err(RestoreError::Pci)?;
         devices.legacy.restore(&state.legacy);
         self.note_events(&devices);
@@ -241,11 +232,7 @@ impl GuestPlatform {
 
     fn update_console_line(&self, devices: &mut Devices) {
         let asserted = devices.uart.is_interrupting();
-        devices
-            .ioapic
-            .set_line(usize::from(UART_GSI), asserted, &mut |message| {
-                self.fabric.deliver(message)
-            });
+        devices.ioapic.set_line(usize::from(UART_GSI), asserted, &mut |message| self.fabric.deliver(message));
     }
 }
 
@@ -282,11 +269,7 @@ impl VcpuPlatform {
     /// Everything, with what was posted but not collected.
     #[must_use]
     pub fn save(&mut self) -> VcpuPlatformState {
-        VcpuPlatformState {
-            lapic: self.lapic.save(),
-            clock: self.clock.save(),
-            msrs: self.msrs.save(),
-        }
+        VcpuPlatformState { lapic: self.lapic.save(), clock: self.clock.save(), msrs: self.msrs.save() }
     }
 
     /// Continues from `state`; what was posted meanwhile stays.
@@ -294,9 +277,7 @@ impl VcpuPlatform {
     /// # Errors
     /// The state is damaged or of another vCPU; nothing was changed.
     pub fn restore(&mut self, state: &VcpuPlatformState) -> Result<(), RestoreError> {
-        self.lapic
-            .restore(&state.lapic)
-            .map_err(RestoreError::Lapic)?;
+        self.lapic.restore(&state.lapic).map_err(RestoreError::Lapic)?;
         self.clock.restore(&state.clock);
         self.msrs.restore(&state.msrs);
         Ok(())

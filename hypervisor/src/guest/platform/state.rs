@@ -64,10 +64,7 @@ impl fmt::Display for RestoreError {
             Self::Uart(error) => error.fmt(f),
             Self::Pci(error) => error.fmt(f),
             Self::Lapic(error) => error.fmt(f),
-            Self::Power(value) => write!(
-                f,
-                "guest record has power event {value}; the record is damaged"
-            ),
+            Self::Power(value) => write!(f, "guest record has power event {value}; the record is damaged"),
         }
     }
 }

@@ -48,11 +48,7 @@ impl GuestRam for Ram {
     fn write(&self, address: GuestPhys, bytes: &[u8]) -> Result<(), NotMemory> {
         let start = usize::try_from(address.get()).map_err(|_| NotMemory)?;
         let end = start.checked_add(bytes.len()).ok_or(NotMemory)?;
-        self.0
-            .lock()
-            .get_mut(start..end)
-            .ok_or(NotMemory)?
-            .copy_from_slice(bytes);
+        self.0.lock().get_mut(start..end).ok_or(NotMemory)?.copy_from_slice(bytes);
         Ok(())
     }
 }
@@ -94,13 +90,7 @@ fn bed_of(clock: ClockState, cpuid: CpuidTable) -> Bed {
     let (parts, console, kicks, ram) = parts(clock, cpuid);
     let guest = GuestPlatform::new(parts);
     let vcpus = [0, 1].map(|index| guest.vcpu(index).expect("two vCPUs"));
-    Bed {
-        guest,
-        vcpus,
-        console,
-        kicks,
-        ram,
-    }
+    Bed { guest, vcpus, console, kicks, ram }
 }
 
 fn bed() -> Bed {
@@ -113,22 +103,12 @@ fn bed() -> Bed {
         hide_xsavec: false,
     };
     let cpuid = CpuidTable::new(&config, &|_, _| [0; 4]);
-    bed_of(
-        ClockState {
-            tsc_khz: 2_000_000,
-            ..ClockState::default()
-        },
-        cpuid,
-    )
+    bed_of(ClockState { tsc_khz: 2_000_000, ..ClockState::default() }, cpuid)
 }
 
 impl Bed {
     fn on<R>(&mut self, vcpu: usize, work: impl FnOnce(&mut VcpuBus<'_>) -> R) -> R {
-        work(&mut VcpuBus::new(
-            &self.guest,
-            &mut self.vcpus[vcpu],
-            &Time(1_000),
-        ))
+        work(&mut VcpuBus::new(&self.guest, &mut self.vcpus[vcpu], &Time(1_000)))
     }
 }
 
@@ -172,10 +152,7 @@ fn interprocessor_interrupts_start_and_reach_other_cpus() {
     assert_eq!(*bed.kicks.0.lock(), [1, 1]);
     assert!(bed.on(1, |bus| bus.needs_attention()) && !bed.on(0, |bus| bus.needs_attention()));
     assert_eq!(bed.vcpus[1].take_startup(), Some(StartupEvent::Init));
-    assert_eq!(
-        bed.vcpus[1].take_startup(),
-        Some(StartupEvent::Startup { page: 0x9A })
-    );
+    assert_eq!(bed.vcpus[1].take_startup(), Some(StartupEvent::Startup { page: 0x9A }));
     assert_eq!(bed.on(1, |bus| bus.msr_write(0x80F, 0x1FF)), Ok(()));
     assert_eq!(bed.on(0, |bus| bus.msr_write(0x830, 0x000C_00FD)), Ok(()));
     assert_eq!(bed.on(1, |bus| bus.pending_interrupt()), Some(0xFD));
@@ -187,11 +164,7 @@ fn a_host_interrupt_reaches_the_guest() {
     let mut bed = bed();
     assert_eq!(bed.on(1, |bus| bus.msr_write(0x80F, 0x1FF)), Ok(()));
     let fabric = bed.guest.fabric().clone();
-    let message = InterruptMessage::from_msi(MsiMessage {
-        address: 0xFEE0_1000,
-        data: 0x55,
-    })
-    .expect("valid");
+    let message = InterruptMessage::from_msi(MsiMessage { address: 0xFEE0_1000, data: 0x55 }).expect("valid");
     fabric.deliver(message);
     assert_eq!(*bed.kicks.0.lock(), [1]);
     assert!(bed.vcpus[1].lapic.mailbox().is_anything_posted());
@@ -228,13 +201,7 @@ fn power_events() {
     bed.on(0, |bus| bus.port_write(0x600, 1, 0x34));
     assert!(bed.guest.has_events() && bed.on(0, |bus| bus.needs_attention()));
     bed.on(0, |bus| bus.port_write(0xCF9, 1, 6));
-    assert_eq!(
-        bed.guest.take_events(),
-        GuestEvents {
-            power: Some(PowerEvent::Off),
-            bars: Vec::new()
-        }
-    );
+    assert_eq!(bed.guest.take_events(), GuestEvents { power: Some(PowerEvent::Off), bars: Vec::new() });
     assert!(!bed.guest.has_events());
     // A dword at 0xCF8 is PCI's even though it covers 0xCF9.
     bed.on(0, |bus| {
@@ -259,10 +226,7 @@ fn empty_bus() {
         assert_eq!(bus.msr_read(0xDEAD), Err(GeneralProtection));
         assert_eq!(bus.cpuid(1, 0, CpuView::default())[1] >> 24, 0);
     });
-    assert_eq!(
-        bed.on(1, |bus| bus.cpuid(1, 0, CpuView::default()))[1] >> 24,
-        1
-    );
+    assert_eq!(bed.on(1, |bus| bus.cpuid(1, 0, CpuView::default()))[1] >> 24, 1);
 }
 
 #[test]
@@ -289,13 +253,7 @@ fn deadline_timer_through_the_bus() {
 fn an_upgrade_changes_nothing() {
     let mut old = bed();
     old.on(0, |bus| {
-        for (msr, value) in [
-            (0x80F, 0x1FF),
-            (0x832, 0x4_00EC),
-            (0x6E0, 9_000),
-            (0x4B56_4D01, 0x2001),
-            (0x200, 6),
-        ] {
+        for (msr, value) in [(0x80F, 0x1FF), (0x832, 0x4_00EC), (0x6E0, 9_000), (0x4B56_4D01, 0x2001), (0x200, 6)] {
             assert_eq!(bus.msr_write(msr, value), Ok(()));
         }
         bus.port_write(0x3FC, 1, 0x0B);
@@ -325,19 +283,13 @@ fn an_upgrade_changes_nothing() {
     assert_eq!(new.on(0, |bus| bus.port_read(0x3F8, 1)), u32::from(b'l'));
     assert_eq!(new.on(0, |bus| bus.port_read(0x71, 1)), 0x80);
     assert_eq!(new.on(0, |bus| bus.msr_read(0x4B56_4D01)), Ok(0x2001));
-    assert_eq!(
-        new.on(0, |bus| bus.cpuid(0x4000_0000, 0, CpuView::default())[1]),
-        0x4B4D_564B
-    );
+    assert_eq!(new.on(0, |bus| bus.cpuid(0x4000_0000, 0, CpuView::default())[1]), 0x4B4D_564B);
     assert_eq!(new.guest.take_events().power, Some(PowerEvent::Reset));
     assert!(new.kicks.0.lock().is_empty());
 
     let damaged = PlatformState { power: 3, ..state };
     assert_eq!(new.guest.restore(&damaged), Err(RestoreError::Power(3)));
-    assert!(matches!(
-        new.vcpus[1].restore(&cpus[0]),
-        Err(RestoreError::Lapic(_))
-    ));
+    assert!(matches!(new.vcpus[1].restore(&cpus[0]), Err(RestoreError::Lapic(_))));
 }
 
 proptest! {

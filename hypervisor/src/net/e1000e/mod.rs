@@ -72,21 +72,10 @@ impl<R: Registers, M: DmaMemory, C: Clock> E1000e<R, M, C> {
     /// The card is left stopped.
     pub fn new(registers: R, memory: M, clock: C) -> Result<Self, NicError> {
         if memory.bytes() < DMA_BYTES {
-            return Err(NicError::DmaTooSmall {
-                needed: DMA_BYTES,
-                given: memory.bytes(),
-            });
+            return Err(NicError::DmaTooSmall { needed: DMA_BYTES, given: memory.bytes() });
         }
-        let mut nic = Self {
-            registers,
-            memory,
-            clock,
-            mac: [0; 6],
-            rx_next: 0,
-            rx_partial: false,
-            tx_next: 0,
-            tx_pending: 0,
-        };
+        let mut nic =
+            Self { registers, memory, clock, mac: [0; 6], rx_next: 0, rx_partial: false, tx_next: 0, tx_pending: 0 };
         nic.start()?;
         Ok(nic)
     }
@@ -103,20 +92,12 @@ impl<R: Registers, M: DmaMemory, C: Clock> E1000e<R, M, C> {
         bar.write32(regs::IMC, u32::MAX);
         bar.write32(regs::RCTL, 0);
         bar.write32(regs::TCTL, regs::TCTL_PSP);
-        bar.write32(
-            regs::CTRL,
-            bar.read32(regs::CTRL) | regs::CTRL_GIO_MASTER_DISABLE,
-        );
-        let quiet = self.clock.wait_for(QUIET_MS, &mut || {
-            bar.read32(regs::STATUS) & regs::STATUS_GIO_MASTER_ENABLE == 0
-        });
+        bar.write32(regs::CTRL, bar.read32(regs::CTRL) | regs::CTRL_GIO_MASTER_DISABLE);
+        let quiet =
+            self.clock.wait_for(QUIET_MS, &mut || bar.read32(regs::STATUS) & regs::STATUS_GIO_MASTER_ENABLE == 0);
         // Reading takes back whatever was raised before the mask.
         let _causes = bar.read32(regs::ICR);
-        if quiet {
-            Ok(())
-        } else {
-            Err(NicError::NotQuiet(QUIET_MS))
-        }
+        if quiet { Ok(()) } else { Err(NicError::NotQuiet(QUIET_MS)) }
     }
 
     /// Resets everything but the PHY [4.6].
@@ -125,18 +106,14 @@ impl<R: Registers, M: DmaMemory, C: Clock> E1000e<R, M, C> {
         bar.write32(regs::CTRL, bar.read32(regs::CTRL) | regs::CTRL_RST);
         // Registers must not be touched for a microsecond; the EEPROM then takes about a millisecond.
         let _elapsed = self.clock.wait_for(1, &mut || false);
-        if !self.clock.wait_for(RESET_MS, &mut || {
-            bar.read32(regs::CTRL) & regs::CTRL_RST == 0
-        }) {
+        if !self.clock.wait_for(RESET_MS, &mut || bar.read32(regs::CTRL) & regs::CTRL_RST == 0) {
             return Err(if bar.read32(regs::STATUS) == u32::MAX {
                 NicError::Absent
             } else {
                 NicError::ResetTimeout(RESET_MS)
             });
         }
-        if !self.clock.wait_for(RESET_MS, &mut || {
-            bar.read32(regs::EECD) & regs::EECD_AUTO_RD != 0
-        }) {
+        if !self.clock.wait_for(RESET_MS, &mut || bar.read32(regs::EECD) & regs::EECD_AUTO_RD != 0) {
             return Err(NicError::EepromTimeout(RESET_MS));
         }
         bar.write32(regs::IMC, u32::MAX);
@@ -151,11 +128,7 @@ impl<R: Registers, M: DmaMemory, C: Clock> E1000e<R, M, C> {
         let [h0, h1, ..] = high.to_le_bytes();
         let mac = [low[0], low[1], low[2], low[3], h0, h1];
         let group = mac[0] & 1 != 0;
-        if high & regs::RAH_AV == 0 || group || mac == [0; 6] {
-            Err(NicError::NoAddress(mac))
-        } else {
-            Ok(mac)
-        }
+        if high & regs::RAH_AV == 0 || group || mac == [0; 6] { Err(NicError::NoAddress(mac)) } else { Ok(mac) }
     }
 
     fn start_receive(&mut self) {
@@ -178,10 +151,7 @@ impl<R: Registers, M: DmaMemory, C: Clock> E1000e<R, M, C> {
         bar.write32(regs::RDLEN, RING_BYTES);
         bar.write32(regs::RDH, 0);
         bar.write32(regs::RDT, 0);
-        bar.write32(
-            regs::RCTL,
-            regs::RCTL_EN | regs::RCTL_BAM | regs::RCTL_SECRC,
-        );
+        bar.write32(regs::RCTL, regs::RCTL_EN | regs::RCTL_BAM | regs::RCTL_SECRC);
         fence(Ordering::Release);
         // The tail is the first descriptor the card may not use: all but one are its own.
         bar.write32(regs::RDT, RING as u32 - 1);
@@ -204,10 +174,7 @@ impl<R: Registers, M: DmaMemory, C: Clock> E1000e<R, M, C> {
         bar.write32(regs::TDT, 0);
         bar.write32(regs::TXDCTL, regs::TXDCTL_IMMEDIATE);
         bar.write32(regs::TIPG, regs::TIPG_COPPER);
-        bar.write32(
-            regs::TCTL,
-            regs::TCTL_EN | regs::TCTL_PSP | regs::TCTL_CT | regs::TCTL_COLD,
-        );
+        bar.write32(regs::TCTL, regs::TCTL_EN | regs::TCTL_PSP | regs::TCTL_CT | regs::TCTL_COLD);
     }
 
     /// Prepares a receive descriptor for the card: buffer address, status cleared.
@@ -227,9 +194,7 @@ impl<R: Registers, M: DmaMemory, C: Clock> E1000e<R, M, C> {
             return None;
         }
         let length = (word & 0xffff) as usize;
-        (regs::MIN_FRAME..=MAX_FRAME)
-            .contains(&length)
-            .then_some(length)
+        (regs::MIN_FRAME..=MAX_FRAME).contains(&length).then_some(length)
     }
 
     fn reclaim(&mut self) {
@@ -262,17 +227,11 @@ impl<R: Registers, M: DmaMemory, C: Clock> Nic for E1000e<R, M, C> {
         self.reset()?;
         self.mac = self.station_address()?;
         let bar = &self.registers;
-        bar.write32(
-            regs::CTRL_EXT,
-            bar.read32(regs::CTRL_EXT) | regs::CTRL_EXT_DRV_LOAD,
-        );
+        bar.write32(regs::CTRL_EXT, bar.read32(regs::CTRL_EXT) | regs::CTRL_EXT_DRV_LOAD);
         bar.write32(regs::GCR, bar.read32(regs::GCR) | regs::GCR_COMPLETIONS);
         bar.write32(regs::GCR2, bar.read32(regs::GCR2) | regs::GCR2_COMPLETIONS);
         let ctrl = bar.read32(regs::CTRL);
-        let cleared = regs::CTRL_GIO_MASTER_DISABLE
-            | regs::CTRL_FRCSPD
-            | regs::CTRL_FRCDPLX
-            | regs::CTRL_PHY_RST;
+        let cleared = regs::CTRL_GIO_MASTER_DISABLE | regs::CTRL_FRCSPD | regs::CTRL_FRCDPLX | regs::CTRL_PHY_RST;
         bar.write32(regs::CTRL, (ctrl & !cleared) | regs::CTRL_SLU);
         self.start_transmit();
         self.start_receive();
@@ -319,12 +278,9 @@ impl<R: Registers, M: DmaMemory, C: Clock> Nic for E1000e<R, M, C> {
         let index = self.tx_next;
         let offset = TX_BUFFERS + index * BUFFER;
         self.memory.write(offset, frame);
+        self.memory.write_u64(tx_descriptor(index), self.memory.iova(offset));
         self.memory
-            .write_u64(tx_descriptor(index), self.memory.iova(offset));
-        self.memory.write_u64(
-            tx_descriptor(index) + 8,
-            frame.len() as u64 | regs::TX_EOP | regs::TX_IFCS | regs::TX_RS,
-        );
+            .write_u64(tx_descriptor(index) + 8, frame.len() as u64 | regs::TX_EOP | regs::TX_IFCS | regs::TX_RS);
         fence(Ordering::Release);
         self.tx_next = (index + 1) % RING;
         self.tx_pending += 1;
@@ -340,10 +296,7 @@ impl<R: Registers, M: DmaMemory, C: Clock> Nic for E1000e<R, M, C> {
     fn stop(&mut self) -> Result<(), NicError> {
         let result = self.quiesce();
         let bar = &self.registers;
-        bar.write32(
-            regs::CTRL_EXT,
-            bar.read32(regs::CTRL_EXT) & !regs::CTRL_EXT_DRV_LOAD,
-        );
+        bar.write32(regs::CTRL_EXT, bar.read32(regs::CTRL_EXT) & !regs::CTRL_EXT_DRV_LOAD);
         result
     }
 }

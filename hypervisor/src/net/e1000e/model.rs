@@ -73,10 +73,7 @@ impl Card {
         registers.clear();
         registers.insert(0x0000, 0x0014_0241); // CTRL: FD, SLU, 1000 Mb/s
         registers.insert(0x5400, 0x1200_5452); // RAL
-        registers.insert(
-            0x5404,
-            0x5634 | if self.address_valid.get() { 1 << 31 } else { 0 },
-        );
+        registers.insert(0x5404, 0x5634 | if self.address_valid.get() { 1 << 31 } else { 0 });
         registers.insert(0x5200, 0xffff_ffff); // MTA: not initialized by a reset
         registers.insert(0x53fc, 0xffff_ffff);
     }
@@ -127,11 +124,7 @@ impl Card {
         }
         let descriptor = ring + 16 * head as usize;
         let buffer = Self::at(self.word(descriptor));
-        assert_eq!(
-            self.word(descriptor + 8),
-            0,
-            "a descriptor is cleared before it is given back"
-        );
+        assert_eq!(self.word(descriptor + 8), 0, "a descriptor is cleared before it is given back");
         self.memory.borrow_mut()[buffer..buffer + frame.len()].copy_from_slice(frame);
         self.poke(descriptor + 8, length | status << 32 | errors << 40);
         self.set(0x2810, (head + 1) % count);
@@ -158,9 +151,7 @@ impl Card {
             assert_eq!(command >> 24 & 0xff, 0x0b);
             let buffer = Self::at(self.word(descriptor));
             let length = (command & 0xffff) as usize;
-            self.sent
-                .borrow_mut()
-                .push(self.memory.borrow()[buffer..buffer + length].to_vec());
+            self.sent.borrow_mut().push(self.memory.borrow()[buffer..buffer + length].to_vec());
             if !self.tx_hangs.get() {
                 self.poke(descriptor + 8, command | 1 << 32);
             }

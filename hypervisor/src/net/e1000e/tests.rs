@@ -32,8 +32,7 @@ fn frame(seed: usize, length: usize) -> Vec<u8> {
 
 fn receive(nic: &mut Driver) -> Option<Vec<u8>> {
     let mut buffer = [0; MAX_FRAME];
-    nic.receive(&mut buffer)
-        .map(|length| buffer[..length].to_vec())
+    nic.receive(&mut buffer).map(|length| buffer[..length].to_vec())
 }
 
 #[test]
@@ -42,38 +41,16 @@ fn start_programs_the_card() {
     assert_eq!(nic.mac(), card.mac);
     assert!(nic.link_up());
     assert_eq!(card.get(0x100), 0x0400_8002, "RCTL: EN, BAM, SECRC, 2 KiB");
-    assert_eq!(
-        card.get(0x400),
-        0x0003_f0fa,
-        "TCTL: EN, PSP, CT 15, COLD 63"
-    );
+    assert_eq!(card.get(0x400), 0x0003_f0fa, "TCTL: EN, PSP, CT 15, COLD 63");
     assert_eq!(card.get(0x3828), 0x0141_0000, "TXDCTL");
     assert_eq!(card.get(0x2808), 1024, "RDLEN");
     assert_eq!(card.get(0x3808), 1024, "TDLEN");
-    assert_eq!(
-        u64::from(card.get(0x2804)) << 32 | u64::from(card.get(0x2800)),
-        IOVA
-    );
-    assert_eq!(
-        u64::from(card.get(0x3804)) << 32 | u64::from(card.get(0x3800)),
-        IOVA + 1024
-    );
-    assert_eq!(
-        (card.get(0x2810), card.get(0x2818)),
-        (0, 63),
-        "all descriptors but one are the card's"
-    );
+    assert_eq!(u64::from(card.get(0x2804)) << 32 | u64::from(card.get(0x2800)), IOVA);
+    assert_eq!(u64::from(card.get(0x3804)) << 32 | u64::from(card.get(0x3800)), IOVA + 1024);
+    assert_eq!((card.get(0x2810), card.get(0x2818)), (0, 63), "all descriptors but one are the card's");
     assert_eq!(card.get(0xd0), 0xd4, "IMS: LSC, RXDMT0, RXO, RXT0");
-    assert_eq!(
-        (card.get(0x5200), card.get(0x53fc)),
-        (0, 0),
-        "MTA cleared to its ends"
-    );
-    assert_eq!(
-        card.get(0) & (1 << 2 | 1 << 31),
-        0,
-        "mastering on, PHY not in reset"
-    );
+    assert_eq!((card.get(0x5200), card.get(0x53fc)), (0, 0), "MTA cleared to its ends");
+    assert_eq!(card.get(0) & (1 << 2 | 1 << 31), 0, "mastering on, PHY not in reset");
     assert_ne!(card.get(0x18) & 1 << 28, 0, "DRV_LOAD");
     // Interrupts are let in last.
     assert_eq!(card.writes.borrow().last(), Some(&0xd0));
@@ -92,27 +69,12 @@ fn start_errors_are_told_and_bounded() {
         error
     };
     assert_eq!(on(&|card| card.absent.set(true)), NicError::Absent);
-    assert_eq!(
-        on(&|card| card.reset_hangs.set(true)),
-        NicError::ResetTimeout(100)
-    );
-    assert_eq!(
-        on(&|card| card.eeprom_hangs.set(true)),
-        NicError::EepromTimeout(100)
-    );
+    assert_eq!(on(&|card| card.reset_hangs.set(true)), NicError::ResetTimeout(100));
+    assert_eq!(on(&|card| card.eeprom_hangs.set(true)), NicError::EepromTimeout(100));
     let error = on(&|card| card.address_valid.set(false));
-    assert_eq!(
-        error,
-        NicError::NoAddress([0x52, 0x54, 0x00, 0x12, 0x34, 0x56])
-    );
+    assert_eq!(error, NicError::NoAddress([0x52, 0x54, 0x00, 0x12, 0x34, 0x56]));
     let error = start(&card(DMA_BYTES - 1)).err();
-    assert_eq!(
-        error,
-        Some(NicError::DmaTooSmall {
-            needed: 266_240,
-            given: 266_239
-        })
-    );
+    assert_eq!(error, Some(NicError::DmaTooSmall { needed: 266_240, given: 266_239 }));
 }
 
 #[test]
@@ -140,10 +102,7 @@ fn a_full_ring_holds_63_frames_and_recovers() {
     let (card, mut nic) = running();
     for round in 0..3 {
         for number in 0..63 {
-            assert!(
-                card.deliver(&frame(number + round, 100)),
-                "{round} {number}"
-            );
+            assert!(card.deliver(&frame(number + round, 100)), "{round} {number}");
         }
         assert!(!card.deliver(&frame(0, 100)));
         for number in 0..63 {
@@ -209,11 +168,7 @@ fn hostile_descriptors_are_dropped() {
     {
         assert!(card.deliver_as(&bytes, length, 3, errors));
         assert!(card.deliver(&good));
-        assert_eq!(
-            receive(&mut nic),
-            Some(good.clone()),
-            "{length} {errors:#x}"
-        );
+        assert_eq!(receive(&mut nic), Some(good.clone()), "{length} {errors:#x}");
         assert_eq!(receive(&mut nic), None);
     }
     // A frame in three parts: none of them is a frame.
@@ -236,10 +191,7 @@ fn a_ring_full_of_bad_descriptors_is_left_after_one_round() {
     // All 64 claim to be done; the driver clears each and comes to an end.
     assert_eq!(receive(&mut nic), None);
     for index in 0..64 {
-        assert_eq!(
-            card.memory.borrow()[16 * index + 8..16 * index + 16],
-            [0; 8]
-        );
+        assert_eq!(card.memory.borrow()[16 * index + 8..16 * index + 16], [0; 8]);
     }
 }
 
@@ -256,11 +208,7 @@ fn every_frame_raises_an_interrupt_again_after_the_acknowledgement() {
 fn stop_is_quiet() {
     let (card, mut nic) = running();
     nic.stop().expect("quiet");
-    assert_eq!(
-        (card.get(0x100) & 2, card.get(0x400) & 2),
-        (0, 0),
-        "engines off"
-    );
+    assert_eq!((card.get(0x100) & 2, card.get(0x400) & 2), (0, 0), "engines off");
     assert_eq!(card.get(0xd0), 0, "all masked");
     assert_eq!(card.get(0x18) & 1 << 28, 0, "DRV_LOAD given back");
     assert!(!card.deliver(&frame(0, 64)));

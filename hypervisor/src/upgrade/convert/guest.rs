@@ -4,8 +4,8 @@ use alloc::string::String;
 
 use handover::State;
 use handover::state::guest::{
-    CONSOLE_COM1, CONSOLE_COM2, CONSOLE_NONE, GUEST_RUNNING, GUEST_STOPPED, GuestRestV1, GuestV1,
-    ON_UPGRADE_PRESERVE, ON_UPGRADE_STOP, POWER_RESET,
+    CONSOLE_COM1, CONSOLE_COM2, CONSOLE_NONE, GUEST_RUNNING, GUEST_STOPPED, GuestRestV1, GuestV1, ON_UPGRADE_PRESERVE,
+    ON_UPGRADE_STOP, POWER_RESET,
 };
 
 use super::{Converted, cut_text, find, name_of, name_text, narrow, read_text, refuse, require};
@@ -72,12 +72,7 @@ pub fn save(state: &mut State, guest: &GuestState) -> Converted<()> {
 /// It is missing, or holds what this image cannot take over.
 pub fn load(state: &State, token: u64) -> Converted<GuestState> {
     let record = find(&state.guests, [token, 0])?;
-    require(
-        (1..=crate::config::MAX_VCPUS).contains(&record.vcpu_count),
-        record,
-        "vCPUs",
-        record.vcpu_count,
-    )?;
+    require((1..=crate::config::MAX_VCPUS).contains(&record.vcpu_count), record, "vCPUs", record.vcpu_count)?;
     Ok(GuestState {
         token,
         number: narrow(record, "number", record.number)?,
@@ -142,12 +137,7 @@ pub fn save_rest(state: &mut State, guest: &GuestRest) {
 /// It is missing, or in no state that this image knows.
 pub fn load_rest(state: &State, token: u64) -> Converted<GuestRest> {
     let record = find(&state.guest_rests, [token, 0])?;
-    require(
-        record.power <= POWER_RESET,
-        record,
-        "power event",
-        record.power,
-    )?;
+    require(record.power <= POWER_RESET, record, "power event", record.power)?;
     Ok(GuestRest {
         token,
         state: match record.state {

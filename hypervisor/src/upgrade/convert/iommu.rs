@@ -9,13 +9,11 @@ use handover::state::management::{
     FAULT_ATOMIC, FAULT_INTERRUPT, FAULT_PAGE_REQUEST, FAULT_READ, FAULT_WRITE, FaultV1, NO_PASID,
 };
 use handover::state::unit::{
-    DOMAIN_COHERENT, DOMAIN_FORCE_SNOOP, DomainIdV1, DomainV1, FORMAT_SECOND_STAGE,
-    UNIT_CACHING_MODE, UNIT_FAULT_EVENT, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitRestV1, UnitV1,
+    DOMAIN_COHERENT, DOMAIN_FORCE_SNOOP, DomainIdV1, DomainV1, FORMAT_SECOND_STAGE, UNIT_CACHING_MODE,
+    UNIT_FAULT_EVENT, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitRestV1, UnitV1,
 };
 use iommu::intel::spec::faults::Reason;
-use iommu::state::{
-    AliasState, DeviceState, DidState, DomainState, IrteState, Snapshot, UnitState,
-};
+use iommu::state::{AliasState, DeviceState, DidState, DomainState, IrteState, Snapshot, UnitState};
 use iommu::{Access, Fault, FaultLine};
 use machine::addr::{HostPhys, Iova, PAGE_SIZE};
 use machine::paging::LeafSizes;
@@ -55,23 +53,9 @@ const fn did_count(cap: u64) -> u32 {
 
 /// What of a unit's abilities the records tell again.
 const fn unit_flags(unit: &UnitState) -> u32 {
-    let coherent = if unit.ecap & ECAP_COHERENT == 0 {
-        UNIT_NON_COHERENT
-    } else {
-        0
-    };
-    let caching = if unit.cap & CAP_CACHING_MODE == 0 {
-        0
-    } else {
-        UNIT_CACHING_MODE
-    };
-    coherent
-        | caching
-        | if unit.fault_event == 0 {
-            0
-        } else {
-            UNIT_FAULT_EVENT
-        }
+    let coherent = if unit.ecap & ECAP_COHERENT == 0 { UNIT_NON_COHERENT } else { 0 };
+    let caching = if unit.cap & CAP_CACHING_MODE == 0 { 0 } else { UNIT_CACHING_MODE };
+    coherent | caching | if unit.fault_event == 0 { 0 } else { UNIT_FAULT_EVENT }
 }
 
 /// Appends units, domains and attached devices, each device without what [`super::pci::save_plan`] adds to it. Part of the
@@ -80,63 +64,40 @@ const fn unit_flags(unit: &UnitState) -> u32 {
 ///
 /// # Errors
 /// A device or domain id refers to a unit that the snapshot does not have.
-pub fn save_plan(
-    state: &mut State,
-    snapshot: &Snapshot,
-    space_of: impl Fn(u64) -> u64,
-) -> Converted<()> {
-    let coherent = snapshot
-        .units
-        .iter()
-        .all(|unit| unit.ecap & ECAP_COHERENT != 0);
-    state
-        .units
-        .extend((0..).zip(&snapshot.units).map(|(index, unit)| UnitV1 {
-            register_base: unit.base,
-            cap: unit.cap,
-            ecap: unit.ecap,
-            root_table: unit.rtaddr,
-            interrupt_table: unit.irta,
-            queue: unit.iqa,
-            status_word: unit.status,
-            index,
-            segment: unit.segment.into(),
-            version: unit.version,
-            status: unit.gsts,
-            interrupt_entries: interrupt_entries(unit.irta),
-            did_count: did_count(unit.cap),
-            fault_data: unit.fedata,
-            fault_address: unit.feaddr,
-            fault_upper_address: unit.feuaddr,
-            flags: unit_flags(unit),
-        }));
-    state
-        .domains
-        .extend(snapshot.domains.iter().map(|domain| DomainV1 {
-            token: domain.token,
-            space: space_of(domain.token),
-            table_root: domain.root,
-            levels: domain.levels.into(),
-            leaf_mask: leaf_mask(LeafSizes {
-                two_mib: domain.leaf_sizes & 1 != 0,
-                one_gib: domain.leaf_sizes & 2 != 0,
-            }),
-            width: width(domain.levels.into()),
-            format: FORMAT_SECOND_STAGE,
-            flags: if coherent { DOMAIN_COHERENT } else { 0 }
-                | if domain.snoop == 0 {
-                    0
-                } else {
-                    DOMAIN_FORCE_SNOOP
-                },
-            reserved: [0; 4],
-        }));
+pub fn save_plan(state: &mut State, snapshot: &Snapshot, space_of: impl Fn(u64) -> u64) -> Converted<()> {
+    let coherent = snapshot.units.iter().all(|unit| unit.ecap & ECAP_COHERENT != 0);
+    state.units.extend((0..).zip(&snapshot.units).map(|(index, unit)| UnitV1 {
+        register_base: unit.base,
+        cap: unit.cap,
+        ecap: unit.ecap,
+        root_table: unit.rtaddr,
+        interrupt_table: unit.irta,
+        queue: unit.iqa,
+        status_word: unit.status,
+        index,
+        segment: unit.segment.into(),
+        version: unit.version,
+        status: unit.gsts,
+        interrupt_entries: interrupt_entries(unit.irta),
+        did_count: did_count(unit.cap),
+        fault_data: unit.fedata,
+        fault_address: unit.feaddr,
+        fault_upper_address: unit.feuaddr,
+        flags: unit_flags(unit),
+    }));
+    state.domains.extend(snapshot.domains.iter().map(|domain| DomainV1 {
+        token: domain.token,
+        space: space_of(domain.token),
+        table_root: domain.root,
+        levels: domain.levels.into(),
+        leaf_mask: leaf_mask(LeafSizes { two_mib: domain.leaf_sizes & 1 != 0, one_gib: domain.leaf_sizes & 2 != 0 }),
+        width: width(domain.levels.into()),
+        format: FORMAT_SECOND_STAGE,
+        flags: if coherent { DOMAIN_COHERENT } else { 0 } | if domain.snoop == 0 { 0 } else { DOMAIN_FORCE_SNOOP },
+        reserved: [0; 4],
+    }));
     for id in &snapshot.dids {
-        state.domain_ids.push(DomainIdV1 {
-            domain: id.token,
-            unit: unit_at(snapshot, id.unit)?,
-            did: id.did.into(),
-        });
+        state.domain_ids.push(DomainIdV1 { domain: id.token, unit: unit_at(snapshot, id.unit)?, did: id.did.into() });
     }
     for device in &snapshot.devices {
         state.devices.push(DeviceV1 {
@@ -160,10 +121,7 @@ pub fn save_plan(
     }
     state.aliases.extend(snapshot.aliases.iter().map(|alias| {
         let segment = u32::from(alias.segment) << 16;
-        AliasV1 {
-            device: segment | u32::from(alias.source),
-            requester: segment | u32::from(alias.alias),
-        }
+        AliasV1 { device: segment | u32::from(alias.source), requester: segment | u32::from(alias.alias) }
     }));
     Ok(())
 }
@@ -171,13 +129,11 @@ pub fn save_plan(
 /// Number of the unit with registers at `base`.
 fn unit_at(snapshot: &Snapshot, base: u64) -> Converted<u32> {
     let position = snapshot.units.iter().position(|unit| unit.base == base);
-    position
-        .map(|index| index as u32)
-        .ok_or(ConvertError::Unsaved {
-            record: name_of::<UnitV1>([u64::MAX, 0]),
-            what: "a reference to a unit that is not there, at",
-            value: base,
-        })
+    position.map(|index| index as u32).ok_or(ConvertError::Unsaved {
+        record: name_of::<UnitV1>([u64::MAX, 0]),
+        what: "a reference to a unit that is not there, at",
+        value: base,
+    })
 }
 
 /// Appends what changes of units until FREEZE, remapping entries and faults. Part of the rest; the units and devices are those of
@@ -238,21 +194,13 @@ pub fn save_rest(state: &mut State, snapshot: &Snapshot) -> Converted<()> {
 /// The attached device that may use a remapping entry, by the source id in it: its own, or an alias.
 fn owner_of(snapshot: &Snapshot, entry: &IrteState) -> Option<u32> {
     let source = entry.high as u16;
-    let of_unit = || {
-        snapshot
-            .devices
-            .iter()
-            .filter(|device| device.unit == entry.unit)
-    };
+    let of_unit = || snapshot.devices.iter().filter(|device| device.unit == entry.unit);
     let is_alias = |device: &&DeviceState| {
-        let same = |alias: &AliasState| {
-            (alias.segment, alias.source, alias.alias) == (device.segment, device.source, source)
-        };
+        let same =
+            |alias: &AliasState| (alias.segment, alias.source, alias.alias) == (device.segment, device.source, source);
         snapshot.aliases.iter().any(same)
     };
-    let owner = of_unit()
-        .find(|device| device.source == source)
-        .or_else(|| of_unit().find(is_alias));
+    let owner = of_unit().find(|device| device.source == source).or_else(|| of_unit().find(is_alias));
     owner.map(|device| u32::from(device.segment) << 16 | u32::from(device.source))
 }
 
@@ -262,44 +210,17 @@ fn owner_of(snapshot: &Snapshot, entry: &IrteState) -> Option<u32> {
 /// A record is missing, or holds what this image cannot take over.
 pub fn load(state: &State) -> Converted<Snapshot> {
     let base = |index: u32| find(&state.units, [index.into(), 0]).map(|unit| unit.register_base);
-    let units = state
-        .units
-        .iter()
-        .map(|unit| load_unit(state, unit))
-        .collect::<Converted<_>>()?;
-    let domains = state
-        .domains
-        .iter()
-        .map(load_domain)
-        .collect::<Converted<_>>()?;
+    let units = state.units.iter().map(|unit| load_unit(state, unit)).collect::<Converted<_>>()?;
+    let domains = state.domains.iter().map(load_domain).collect::<Converted<_>>()?;
     let did = |record: &DomainIdV1| {
-        Ok(DidState {
-            unit: base(record.unit)?,
-            token: record.domain,
-            did: narrow(record, "id", record.did)?,
-        })
+        Ok(DidState { unit: base(record.unit)?, token: record.domain, did: narrow(record, "id", record.did)? })
     };
     let device = |record: &DeviceV1| {
-        require(
-            record.flags & !KNOWN_DEVICE_FLAGS == 0,
-            record,
-            "flags",
-            record.flags,
-        )?;
+        require(record.flags & !KNOWN_DEVICE_FLAGS == 0, record, "flags", record.flags)?;
         let ats = record.flags & DEVICE_ATS != 0;
-        require(
-            ats || record.ats_depth == 0,
-            record,
-            "queue depth without ATS",
-            record.ats_depth,
-        )?;
+        require(ats || record.ats_depth == 0, record, "queue depth without ATS", record.ats_depth)?;
         // VT-d 6.5.2.5: five bits and one.
-        require(
-            record.ats_depth <= 32,
-            record,
-            "queue depth",
-            record.ats_depth,
-        )?;
+        require(record.ats_depth <= 32, record, "queue depth", record.ats_depth)?;
         Ok(DeviceState {
             unit: base(record.unit)?,
             token: record.domain,
@@ -311,12 +232,7 @@ pub fn load(state: &State) -> Converted<Snapshot> {
         })
     };
     let alias = |record: &AliasV1| {
-        require(
-            record.requester >> 16 == record.device >> 16,
-            record,
-            "segment",
-            record.requester,
-        )?;
+        require(record.requester >> 16 == record.device >> 16, record, "segment", record.requester)?;
         Ok(AliasState {
             segment: (record.device >> 16) as u16,
             source: record.device as u16,
@@ -339,11 +255,7 @@ pub fn load(state: &State) -> Converted<Snapshot> {
         devices: state.devices.iter().map(device).collect::<Converted<_>>()?,
         aliases: state.aliases.iter().map(alias).collect::<Converted<_>>()?,
         irtes: state.irtes.iter().map(irte).collect::<Converted<_>>()?,
-        faults: state
-            .faults
-            .iter()
-            .map(|record| load_fault(state, record))
-            .collect::<Converted<Vec<_>>>()?,
+        faults: state.faults.iter().map(|record| load_fault(state, record)).collect::<Converted<Vec<_>>>()?,
     })
 }
 
@@ -351,12 +263,7 @@ fn load_unit(state: &State, record: &UnitV1) -> Converted<UnitState> {
     let known = UNIT_INCLUDE_ALL | UNIT_NON_COHERENT | UNIT_CACHING_MODE | UNIT_FAULT_EVENT;
     require(record.flags & !known == 0, record, "flags", record.flags)?;
     let rest = find(&state.unit_rests, [record.index.into(), 0])?;
-    require(
-        rest.queue_head == rest.queue_tail,
-        rest,
-        "queue head of a drained queue",
-        rest.queue_head,
-    )?;
+    require(rest.queue_head == rest.queue_tail, rest, "queue head of a drained queue", rest.queue_head)?;
     require(rest.status == record.status, rest, "status", rest.status)?;
     let unit = UnitState {
         base: record.register_base,
@@ -378,33 +285,13 @@ fn load_unit(state: &State, record: &UnitV1) -> Converted<UnitState> {
         fault_event: (record.flags & UNIT_FAULT_EVENT != 0).into(),
         consumed: false,
     };
-    require(
-        unit.base.is_multiple_of(PAGE_SIZE),
-        record,
-        "register base",
-        unit.base,
-    )?;
+    require(unit.base.is_multiple_of(PAGE_SIZE), record, "register base", unit.base)?;
     // What is told twice must be told alike.
     let again = unit_flags(&unit);
-    require(
-        record.flags & !UNIT_INCLUDE_ALL == again,
-        record,
-        "flags",
-        record.flags,
-    )?;
+    require(record.flags & !UNIT_INCLUDE_ALL == again, record, "flags", record.flags)?;
     let entries = interrupt_entries(unit.irta);
-    require(
-        record.interrupt_entries == entries,
-        record,
-        "interrupt entries",
-        record.interrupt_entries,
-    )?;
-    require(
-        record.did_count == did_count(unit.cap),
-        record,
-        "number of domain ids",
-        record.did_count,
-    )?;
+    require(record.interrupt_entries == entries, record, "interrupt entries", record.interrupt_entries)?;
+    require(record.did_count == did_count(unit.cap), record, "number of domain ids", record.did_count)?;
     Ok(unit)
 }
 
@@ -415,24 +302,9 @@ const fn width(levels: u32) -> u32 {
 }
 
 fn load_domain(record: &DomainV1) -> Converted<DomainState> {
-    require(
-        record.format == FORMAT_SECOND_STAGE,
-        record,
-        "format",
-        record.format,
-    )?;
-    require(
-        (3..=5).contains(&record.levels),
-        record,
-        "levels",
-        record.levels,
-    )?;
-    require(
-        record.width == width(record.levels),
-        record,
-        "width",
-        record.width,
-    )?;
+    require(record.format == FORMAT_SECOND_STAGE, record, "format", record.format)?;
+    require((3..=5).contains(&record.levels), record, "levels", record.levels)?;
+    require(record.width == width(record.levels), record, "width", record.width)?;
     // Tables shared with a nested page table have another format on the machines this image runs on.
     let known = DOMAIN_COHERENT | DOMAIN_FORCE_SNOOP;
     require(record.flags & !known == 0, record, "flags", record.flags)?;
@@ -457,24 +329,9 @@ fn load_fault(state: &State, record: &FaultV1) -> Converted<FaultLine> {
         other => return refuse(record, "access", other),
     };
     let is_interrupt = matches!(access, Access::Interrupt(_));
-    require(
-        is_interrupt || record.entry == 0,
-        record,
-        "remapping entry without use",
-        record.entry,
-    )?;
-    require(
-        record.pasid == NO_PASID || record.pasid < 1 << 20,
-        record,
-        "PASID",
-        record.pasid,
-    )?;
-    require(
-        record.reported <= record.count,
-        record,
-        "number told of",
-        record.reported,
-    )?;
+    require(is_interrupt || record.entry == 0, record, "remapping entry without use", record.entry)?;
+    require(record.pasid == NO_PASID || record.pasid < 1 << 20, record, "PASID", record.pasid)?;
+    require(record.reported <= record.count, record, "number told of", record.reported)?;
     Ok(FaultLine {
         fault: Fault {
             unit: HostPhys(find(&state.units, [record.unit.into(), 0])?.register_base),

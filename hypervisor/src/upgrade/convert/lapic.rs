@@ -1,9 +1,7 @@
 //! Release 0.1, format 1: the private part of a vCPU's platform.
 
 use handover::State;
-use handover::state::lapic::{
-    KvmClockV1, LAPIC_INIT, LAPIC_NMI, LAPIC_STARTUP, LAPIC_STARTUP_SHIFT, LapicV1,
-};
+use handover::state::lapic::{KvmClockV1, LAPIC_INIT, LAPIC_NMI, LAPIC_STARTUP, LAPIC_STARTUP_SHIFT, LapicV1};
 use handover::state::vcpu::VcpuMsrsV1;
 
 use super::{Converted, find, flag, require};
@@ -18,14 +16,7 @@ const EVENTS: u32 = LAPIC_NMI | LAPIC_INIT | LAPIC_STARTUP | 0xff << LAPIC_START
 /// Appends LAPIC, clock registrations and MSRs of vCPU `vcpu` of guest `guest`. Part of the rest.
 pub fn save(state: &mut State, guest: u64, vcpu: u32, platform: &VcpuPlatformState) {
     let VcpuPlatformState { lapic, clock, msrs } = platform;
-    let [
-        lvt_timer,
-        lvt_thermal,
-        lvt_performance,
-        lvt_lint0,
-        lvt_lint1,
-        lvt_error,
-    ] = lapic.lvt;
+    let [lvt_timer, lvt_thermal, lvt_performance, lvt_lint0, lvt_lint1, lvt_error] = lapic.lvt;
     state.lapics.push(LapicV1 {
         guest,
         base: lapic.base,
@@ -80,18 +71,8 @@ pub fn load(state: &State, guest: u64, vcpu: u32) -> Converted<VcpuPlatformState
     let key = [guest, vcpu.into()];
     let record = find(&state.lapics, key)?;
     require(record.id == vcpu, record, "APIC id", record.id)?;
-    require(
-        record.events & !EVENTS == 0,
-        record,
-        "pending events",
-        record.events,
-    )?;
-    require(
-        record.task_priority <= 0xff,
-        record,
-        "task priority",
-        record.task_priority,
-    )?;
+    require(record.events & !EVENTS == 0, record, "pending events", record.events)?;
+    require(record.task_priority <= 0xff, record, "task priority", record.task_priority)?;
     flag(record, "armed timer", record.timer_armed)?;
     let lapic = LapicState {
         base: record.base,
@@ -121,12 +102,7 @@ pub fn load(state: &State, guest: u64, vcpu: u32) -> Converted<VcpuPlatformState
         events: record.events,
     };
     let clock = find(&state.clocks, key)?;
-    require(
-        clock.version.is_multiple_of(2),
-        clock,
-        "version",
-        clock.version,
-    )?;
+    require(clock.version.is_multiple_of(2), clock, "version", clock.version)?;
     let msrs = find(&state.vcpu_msrs, key)?;
     Ok(VcpuPlatformState {
         lapic,

@@ -5,16 +5,13 @@ use alloc::vec::Vec;
 
 use handover::State;
 use handover::state::machine::{
-    ArenaV1, BootV1, BridgeV1, MACHINE_X2APIC, MachineV1, ModuleV1, OWNER_ARENA, OWNER_FIRMWARE,
-    OWNER_FREE, OWNER_LOW, OWNER_MODULE, OWNER_OBJECTS, OWNER_SCRATCH, OWNER_SLOT, PcpuV1,
-    REGION_RAM, REGION_RESERVED, RegionV1,
+    ArenaV1, BootV1, BridgeV1, MACHINE_X2APIC, MachineV1, ModuleV1, OWNER_ARENA, OWNER_FIRMWARE, OWNER_FREE, OWNER_LOW,
+    OWNER_MODULE, OWNER_OBJECTS, OWNER_SCRATCH, OWNER_SLOT, PcpuV1, REGION_RAM, REGION_RESERVED, RegionV1,
 };
 use machine::addr::PAGE_SIZE;
 use machine::pci::Bdf;
 
-use super::{
-    ConvertError, Converted, cut_text, narrow, optional, read_text, refuse, require, single,
-};
+use super::{ConvertError, Converted, cut_text, narrow, optional, read_text, refuse, require, single};
 use crate::boot_info::{Module, Text};
 use crate::mem::regions::{Owner, Region};
 use crate::time::Rates;
@@ -68,18 +65,13 @@ pub fn save(state: &mut State, machine: &MachineState) {
         console_port: machine.console_port.into(),
         flags: if machine.x2apic { MACHINE_X2APIC } else { 0 },
     });
-    state
-        .pcpus
-        .extend((0..).zip(&machine.pcpus).map(|(index, pcpu)| PcpuV1 {
-            index,
-            apic_id: pcpu.apic_id,
-            acpi_uid: pcpu.acpi_uid,
-            flags: 0,
-        }));
-    state.boot.push(BootV1 {
-        ticks_to_guest: machine.ticks_to_guest,
-        via: cut_text(&machine.via),
-    });
+    state.pcpus.extend((0..).zip(&machine.pcpus).map(|(index, pcpu)| PcpuV1 {
+        index,
+        apic_id: pcpu.apic_id,
+        acpi_uid: pcpu.acpi_uid,
+        flags: 0,
+    }));
+    state.boot.push(BootV1 { ticks_to_guest: machine.ticks_to_guest, via: cut_text(&machine.via) });
 }
 
 /// The machine in a set.
@@ -88,19 +80,9 @@ pub fn save(state: &mut State, machine: &MachineState) {
 /// A record is missing, or holds what this image cannot take over.
 pub fn load(state: &State) -> Converted<MachineState> {
     let record = single(&state.machine)?;
-    require(
-        record.flags & !MACHINE_X2APIC == 0,
-        record,
-        "flags",
-        record.flags,
-    )?;
+    require(record.flags & !MACHINE_X2APIC == 0, record, "flags", record.flags)?;
     require(record.tsc_khz > 0, record, "TSC frequency", record.tsc_khz)?;
-    require(
-        record.lapic_ticks_per_ms > 0,
-        record,
-        "LAPIC timer frequency",
-        record.lapic_ticks_per_ms,
-    )?;
+    require(record.lapic_ticks_per_ms > 0, record, "LAPIC timer frequency", record.lapic_ticks_per_ms)?;
     if record.pcpu_count as usize != state.pcpus.len() {
         return Err(ConvertError::Count {
             record: handover::record::Record::name(record),
@@ -113,36 +95,22 @@ pub fn load(state: &State) -> Converted<MachineState> {
     for (expected, pcpu) in (0u32..).zip(&state.pcpus) {
         require(pcpu.index == expected, pcpu, "number", pcpu.index)?;
         require(pcpu.flags == 0, pcpu, "flags", pcpu.flags)?;
-        pcpus.push(PcpuState {
-            apic_id: pcpu.apic_id,
-            acpi_uid: pcpu.acpi_uid,
-        });
+        pcpus.push(PcpuState { apic_id: pcpu.apic_id, acpi_uid: pcpu.acpi_uid });
     }
     let first = pcpus.first().map(|pcpu| pcpu.apic_id);
-    require(
-        first == Some(record.bsp_apic_id),
-        record,
-        "LAPIC id of pCPU 0",
-        record.bsp_apic_id,
-    )?;
+    require(first == Some(record.bsp_apic_id), record, "LAPIC id of pCPU 0", record.bsp_apic_id)?;
     // Not critical: an image that does not write it is followed as well.
     let boot = optional(&state.boot)?;
     Ok(MachineState {
         boot_nonce: record.boot_nonce,
         generation: record.generation,
-        rates: Rates {
-            tsc_khz: record.tsc_khz,
-            lapic_khz: record.lapic_ticks_per_ms,
-            power_on: record.boot_tsc,
-        },
+        rates: Rates { tsc_khz: record.tsc_khz, lapic_khz: record.lapic_ticks_per_ms, power_on: record.boot_tsc },
         epoch_ns: record.epoch_ns,
         rsdp: record.rsdp,
         console_port: narrow(record, "console port", record.console_port)?,
         x2apic: record.flags & MACHINE_X2APIC != 0,
         pcpus,
-        via: boot.map_or(Ok(String::new()), |boot| {
-            read_text(boot, "way in", &boot.via)
-        })?,
+        via: boot.map_or(Ok(String::new()), |boot| read_text(boot, "way in", &boot.via))?,
         ticks_to_guest: boot.map_or(0, |boot| boot.ticks_to_guest),
     })
 }
@@ -164,11 +132,7 @@ pub fn save_regions<'a>(state: &mut State, regions: impl Iterator<Item = &'a Reg
             base: region.base,
             bytes: region.bytes,
             owner_id,
-            firmware_type: if owner == OWNER_FIRMWARE {
-                REGION_RESERVED
-            } else {
-                REGION_RAM
-            },
+            firmware_type: if owner == OWNER_FIRMWARE { REGION_RESERVED } else { REGION_RAM },
             owner,
         }
     }));
@@ -181,21 +145,10 @@ pub fn save_regions<'a>(state: &mut State, regions: impl Iterator<Item = &'a Reg
 pub fn load_regions(state: &State) -> Converted<Vec<Region>> {
     let region = |record: &RegionV1| {
         let end = record.base.checked_add(record.bytes);
-        let aligned =
-            record.base.is_multiple_of(PAGE_SIZE) && record.bytes.is_multiple_of(PAGE_SIZE);
-        require(
-            end.is_some() && aligned && record.bytes > 0,
-            record,
-            "range",
-            record.bytes,
-        )?;
+        let aligned = record.base.is_multiple_of(PAGE_SIZE) && record.bytes.is_multiple_of(PAGE_SIZE);
+        require(end.is_some() && aligned && record.bytes > 0, record, "range", record.bytes)?;
         let numberless = |owner| {
-            require(
-                record.owner_id == 0,
-                record,
-                "owner's number",
-                record.owner_id,
-            )?;
+            require(record.owner_id == 0, record, "owner's number", record.owner_id)?;
             Ok(owner)
         };
         let owner = match record.owner {
@@ -215,11 +168,7 @@ pub fn load_regions(state: &State) -> Converted<Vec<Region>> {
         // Memory that firmware keeps stays firmware's, whatever its type; all else is RAM.
         let typed = owner == Owner::Firmware || record.firmware_type == REGION_RAM;
         require(typed, record, "type of owned memory", record.firmware_type)?;
-        Ok(Region {
-            base: record.base,
-            bytes: record.bytes,
-            owner,
-        })
+        Ok(Region { base: record.base, bytes: record.bytes, owner })
     };
     state.regions.iter().map(region).collect()
 }
@@ -253,44 +202,25 @@ pub fn load_arena(state: &State) -> Converted<ArenaState> {
     let record = single(&state.arenas)?;
     let end = record.base.checked_add(record.bytes);
     let aligned = record.base.is_multiple_of(PAGE_SIZE) && record.bytes.is_multiple_of(PAGE_SIZE);
-    require(
-        end.is_some() && aligned && record.bytes > 0,
-        record,
-        "range",
-        record.bytes,
-    )?;
+    require(end.is_some() && aligned && record.bytes > 0, record, "range", record.bytes)?;
     let due = record.bytes / PAGE_SIZE * 4;
-    require(
-        record.frame_table_bytes == due,
-        record,
-        "frame table length",
-        record.frame_table_bytes,
-    )?;
+    require(record.frame_table_bytes == due, record, "frame table length", record.frame_table_bytes)?;
     let inside = record.frame_table >= record.base
         && record.frame_table.is_multiple_of(4)
-        && record
-            .frame_table
-            .checked_add(due)
-            .is_some_and(|last| Some(last) <= end);
+        && record.frame_table.checked_add(due).is_some_and(|last| Some(last) <= end);
     require(inside, record, "frame table", record.frame_table)?;
-    Ok(ArenaState {
-        base: record.base,
-        bytes: record.bytes,
-        frame_table: record.frame_table,
-    })
+    Ok(ArenaState { base: record.base, bytes: record.bytes, frame_table: record.frame_table })
 }
 
 /// Appends the modules that are kept, by number. Part of the plan.
 pub fn save_modules<'a>(state: &mut State, modules: impl Iterator<Item = (u8, &'a Module)>) {
-    state
-        .modules
-        .extend(modules.map(|(index, module)| ModuleV1 {
-            base: module.start,
-            bytes: module.bytes,
-            name: cut_text(module.name.as_str()),
-            index: index.into(),
-            reserved: [0; 4],
-        }));
+    state.modules.extend(modules.map(|(index, module)| ModuleV1 {
+        base: module.start,
+        bytes: module.bytes,
+        name: cut_text(module.name.as_str()),
+        index: index.into(),
+        reserved: [0; 4],
+    }));
 }
 
 /// The modules in a set, with their numbers.
@@ -299,26 +229,12 @@ pub fn save_modules<'a>(state: &mut State, modules: impl Iterator<Item = (u8, &'
 /// A number, range or name that cannot be.
 pub fn load_modules(state: &State) -> Converted<Vec<(u8, Module)>> {
     let module = |record: &ModuleV1| {
-        require(
-            record.base.checked_add(record.bytes).is_some(),
-            record,
-            "range",
-            record.bytes,
-        )?;
+        require(record.base.checked_add(record.bytes).is_some(), record, "range", record.bytes)?;
         let mut name = Text::default();
         for byte in read_text(record, "name", &record.name)?.bytes() {
-            require(
-                (0x20..0x7f).contains(&byte) && name.push(byte),
-                record,
-                "name",
-                byte,
-            )?;
+            require((0x20..0x7f).contains(&byte) && name.push(byte), record, "name", byte)?;
         }
-        let module = Module {
-            start: record.base,
-            bytes: record.bytes,
-            name,
-        };
+        let module = Module { start: record.base, bytes: record.bytes, name };
         Ok((narrow(record, "number", record.index)?, module))
     };
     state.modules.iter().map(module).collect()

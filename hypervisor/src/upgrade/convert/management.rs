@@ -54,12 +54,7 @@ pub fn load(state: &State) -> Converted<Option<ManagementState>> {
     let Some(record) = optional(&state.management)? else {
         return Ok(None);
     };
-    require(
-        record.flags & !MANAGEMENT_DHCP == 0,
-        record,
-        "flags",
-        record.flags,
-    )?;
+    require(record.flags & !MANAGEMENT_DHCP == 0, record, "flags", record.flags)?;
     require(record.prefix <= 32, record, "prefix", record.prefix)?;
     Ok(Some(ManagementState {
         nic: (record.nic != NO_NIC).then(|| super::iommu::function(record.nic)),

@@ -30,12 +30,7 @@ impl SpaceState {
     /// What an address space is made of.
     #[must_use]
     pub fn of(space: &AddressSpace) -> Self {
-        Self {
-            token: space.token,
-            root: space.root(),
-            levels: space.levels(),
-            leaves: space.leaf_sizes(),
-        }
+        Self { token: space.token, root: space.root(), levels: space.levels(), leaves: space.leaf_sizes() }
     }
 }
 
@@ -47,10 +42,7 @@ pub(super) fn leaf_mask(leaves: LeafSizes) -> u32 {
 /// Likewise, back.
 pub(super) fn leaf_sizes(record: &impl Record, mask: u32) -> Converted<LeafSizes> {
     require(mask & !6 == 1, record, "leaf sizes", mask)?;
-    Ok(LeafSizes {
-        two_mib: mask & 2 != 0,
-        one_gib: mask & 4 != 0,
-    })
+    Ok(LeafSizes { two_mib: mask & 2 != 0, one_gib: mask & 4 != 0 })
 }
 
 /// Appends what guest `guest` sees as memory. Part of the plan.
@@ -67,27 +59,18 @@ pub fn save(state: &mut State, guest: u64, space: &SpaceState, ram: &GuestRam) {
     state.objects.push(ObjectV1 {
         token: ram.token,
         owner: guest,
-        bytes: ram
-            .extents
-            .iter()
-            .map(|extent| extent.bytes)
-            .fold(0, u64::wrapping_add),
+        bytes: ram.extents.iter().map(|extent| extent.bytes).fold(0, u64::wrapping_add),
         tag: name_field(RAM).unwrap_or_default(),
         extent_count: ram.extents.len() as u32,
         reserved: [0; 4],
     });
-    state
-        .extents
-        .extend(ram.extents.iter().map(|extent| ExtentV1 {
-            object: ram.token,
-            guest_base: extent.guest.get(),
-            host_base: extent.host.get(),
-            bytes: extent.bytes,
-        }));
-    state.space_objects.push(SpaceObjectV1 {
-        space: space.token,
+    state.extents.extend(ram.extents.iter().map(|extent| ExtentV1 {
         object: ram.token,
-    });
+        guest_base: extent.guest.get(),
+        host_base: extent.host.get(),
+        bytes: extent.bytes,
+    }));
+    state.space_objects.push(SpaceObjectV1 { space: space.token, object: ram.token });
 }
 
 /// What guest `guest` sees as memory.
@@ -105,31 +88,20 @@ pub fn load(state: &State, guest: u64) -> Converted<(SpaceState, GuestRam)> {
     require((4..=5).contains(&levels), space, "levels", space.levels)?;
 
     let mut owned = state.objects.iter().filter(|object| object.owner == guest);
-    let object = owned.next().ok_or(ConvertError::Missing {
-        record: name_of::<ObjectV1>([guest, 0]),
-    })?;
+    let object = owned.next().ok_or(ConvertError::Missing { record: name_of::<ObjectV1>([guest, 0]) })?;
     if let Some(other) = owned.next() {
-        return Err(ConvertError::Unexpected {
-            record: other.name(),
-        });
+        return Err(ConvertError::Unexpected { record: other.name() });
     }
     if text(&object.tag) != Some(RAM) {
-        return Err(ConvertError::Text {
-            record: object.name(),
-            field: "tag",
-        });
+        return Err(ConvertError::Text { record: object.name(), field: "tag" });
     }
     match group(&state.space_objects, token) {
         [mapping] if mapping.object == object.token => {}
         [] => {
-            return Err(ConvertError::Missing {
-                record: name_of::<SpaceObjectV1>([token, object.token]),
-            });
+            return Err(ConvertError::Missing { record: name_of::<SpaceObjectV1>([token, object.token]) });
         }
         [.., other] => {
-            return Err(ConvertError::Unexpected {
-                record: other.name(),
-            });
+            return Err(ConvertError::Unexpected { record: other.name() });
         }
     }
     let records = group(&state.extents, object.token);
@@ -141,24 +113,11 @@ pub fn load(state: &State, guest: u64) -> Converted<(SpaceState, GuestRam)> {
             found: records.len() as u64,
         });
     }
-    let extents = records
-        .iter()
-        .map(extent)
-        .collect::<Converted<alloc::vec::Vec<_>>>()?;
-    let bytes = extents
-        .iter()
-        .try_fold(0u64, |sum, extent| sum.checked_add(extent.bytes));
+    let extents = records.iter().map(extent).collect::<Converted<alloc::vec::Vec<_>>>()?;
+    let bytes = extents.iter().try_fold(0u64, |sum, extent| sum.checked_add(extent.bytes));
     require(bytes == Some(object.bytes), object, "bytes", object.bytes)?;
-    let state = SpaceState {
-        token,
-        root,
-        levels,
-        leaves: leaf_sizes(space, space.leaf_mask)?,
-    };
-    let ram = GuestRam {
-        token: object.token,
-        extents,
-    };
+    let state = SpaceState { token, root, levels, leaves: leaf_sizes(space, space.leaf_mask)? };
+    let ram = GuestRam { token: object.token, extents };
     Ok((state, ram))
 }
 
@@ -168,17 +127,8 @@ fn extent(record: &ExtentV1) -> Converted<Extent> {
         let fine = aligned(base) && base.checked_add(record.bytes).is_some();
         require(fine, record, field, base)
     };
-    require(
-        aligned(record.bytes) && record.bytes > 0,
-        record,
-        "bytes",
-        record.bytes,
-    )?;
+    require(aligned(record.bytes) && record.bytes > 0, record, "bytes", record.bytes)?;
     range("guest range", record.guest_base)?;
     range("host range", record.host_base)?;
-    Ok(Extent {
-        guest: GuestPhys(record.guest_base),
-        host: HostPhys(record.host_base),
-        bytes: record.bytes,
-    })
+    Ok(Extent { guest: GuestPhys(record.guest_base), host: HostPhys(record.host_base), bytes: record.bytes })
 }

@@ -96,32 +96,14 @@ impl fmt::Display for ConvertError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Missing { record } => write!(f, "{record} is missing")?,
-            Self::Unexpected { record } => {
-                write!(f, "{record} is nothing this image can take over")?
-            }
-            Self::Value {
-                record,
-                field,
-                value,
-            } => write!(f, "{record}: {field} cannot be {value:#x} here")?,
-            Self::Count {
-                record,
-                what,
-                stored,
-                found,
-            } => {
+            Self::Unexpected { record } => write!(f, "{record} is nothing this image can take over")?,
+            Self::Value { record, field, value } => write!(f, "{record}: {field} cannot be {value:#x} here")?,
+            Self::Count { record, what, stored, found } => {
                 write!(f, "{record} counts {stored} {what}, {found} are there")?;
             }
             Self::Text { record, field } => write!(f, "{record}: {field} is not text")?,
-            Self::Unsaved {
-                record,
-                what,
-                value,
-            } => {
-                return write!(
-                    f,
-                    "{record}: {what} {value:#x} has no place in the record; this image is at fault"
-                );
+            Self::Unsaved { record, what, value } => {
+                return write!(f, "{record}: {what} {value:#x} has no place in the record; this image is at fault");
             }
         }
         f.write_str("; the old image is at fault, or is not one this image can follow")
@@ -138,9 +120,7 @@ fn find<T: Record>(records: &[T], key: [u64; 2]) -> Converted<&T> {
     let index = records.binary_search_by_key(&key, T::key).ok();
     index
         .and_then(|index| records.get(index))
-        .ok_or(ConvertError::Missing {
-            record: RecordName { kind: T::NAME, key },
-        })
+        .ok_or(ConvertError::Missing { record: RecordName { kind: T::NAME, key } })
 }
 
 /// The records whose key starts with `major`, in records that stand in order.
@@ -153,12 +133,7 @@ fn group<T: Record>(records: &[T], major: u64) -> &[T] {
 
 /// The one record of a kind.
 fn single<T: Record>(records: &[T]) -> Converted<&T> {
-    optional(records)?.ok_or(ConvertError::Missing {
-        record: RecordName {
-            kind: T::NAME,
-            key: [0, 0],
-        },
-    })
+    optional(records)?.ok_or(ConvertError::Missing { record: RecordName { kind: T::NAME, key: [0, 0] } })
 }
 
 /// The one record of a kind, if there is one.
@@ -166,41 +141,22 @@ fn optional<T: Record>(records: &[T]) -> Converted<Option<&T>> {
     match records {
         [] => Ok(None),
         [one] => Ok(Some(one)),
-        [_, second, ..] => Err(ConvertError::Unexpected {
-            record: second.name(),
-        }),
+        [_, second, ..] => Err(ConvertError::Unexpected { record: second.name() }),
     }
 }
 
 /// A refusal of `field`.
 fn refuse<T>(record: &impl Record, field: &'static str, value: impl Into<u64>) -> Converted<T> {
-    Err(ConvertError::Value {
-        record: record.name(),
-        field,
-        value: value.into(),
-    })
+    Err(ConvertError::Value { record: record.name(), field, value: value.into() })
 }
 
 /// Refuses `field` unless it is fine.
-fn require(
-    fine: bool,
-    record: &impl Record,
-    field: &'static str,
-    value: impl Into<u64>,
-) -> Converted<()> {
-    if fine {
-        Ok(())
-    } else {
-        refuse(record, field, value)
-    }
+fn require(fine: bool, record: &impl Record, field: &'static str, value: impl Into<u64>) -> Converted<()> {
+    if fine { Ok(()) } else { refuse(record, field, value) }
 }
 
 /// A number in the narrower type that this image has for it.
-fn narrow<N: TryFrom<u64>>(
-    record: &impl Record,
-    field: &'static str,
-    value: impl Into<u64>,
-) -> Converted<N> {
+fn narrow<N: TryFrom<u64>>(record: &impl Record, field: &'static str, value: impl Into<u64>) -> Converted<N> {
     let value = value.into();
     N::try_from(value).or_else(|_| refuse(record, field, value))
 }
@@ -216,10 +172,7 @@ fn flag(record: &impl Record, field: &'static str, value: impl Into<u64>) -> Con
 
 /// The text in a field.
 fn read_text(record: &impl Record, field: &'static str, bytes: &[u8]) -> Converted<String> {
-    text(bytes).map(String::from).ok_or(ConvertError::Text {
-        record: record.name(),
-        field,
-    })
+    text(bytes).map(String::from).ok_or(ConvertError::Text { record: record.name(), field })
 }
 
 /// A text for people as a field, cut between characters to what fits. Zeros, which end a text, are left out.
@@ -238,20 +191,12 @@ fn cut_text<const N: usize>(text: &str) -> [u8; N] {
 }
 
 /// A name as a field: whole or not at all.
-fn name_text<const N: usize>(
-    record: &impl Fn() -> RecordName,
-    what: &'static str,
-    text: &str,
-) -> Converted<[u8; N]> {
+fn name_text<const N: usize>(record: &impl Fn() -> RecordName, what: &'static str, text: &str) -> Converted<[u8; N]> {
     let field = cut_text(text);
     if handover::state::text(&field) == Some(text) {
         Ok(field)
     } else {
-        Err(ConvertError::Unsaved {
-            record: record(),
-            what,
-            value: text.len() as u64,
-        })
+        Err(ConvertError::Unsaved { record: record(), what, value: text.len() as u64 })
     }
 }
 

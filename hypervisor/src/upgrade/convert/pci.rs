@@ -9,9 +9,8 @@ use alloc::vec::Vec;
 use handover::State;
 use handover::record::Record;
 use handover::state::device::{
-    BAR_64, BAR_MAPPED, BAR_PREFETCHABLE, BarV1, DEVICE_RESETTABLE, DeviceV1, FUNCTION_MSI,
-    FUNCTION_MSI_ENABLED, FUNCTION_MSIX, FUNCTION_MSIX_ENABLED, FUNCTION_MSIX_MASKED,
-    PciFunctionV1,
+    BAR_64, BAR_MAPPED, BAR_PREFETCHABLE, BarV1, DEVICE_RESETTABLE, DeviceV1, FUNCTION_MSI, FUNCTION_MSI_ENABLED,
+    FUNCTION_MSIX, FUNCTION_MSIX_ENABLED, FUNCTION_MSIX_MASKED, PciFunctionV1,
 };
 use handover::state::interrupt::{MSIX_IS_MSI, MSIX_OPEN, MSIX_PENDING, MsixV1, NO_IRTE};
 use machine::addr::HostPhys;
@@ -94,9 +93,7 @@ pub struct RouteState {
 pub fn save_plan(state: &mut State, plan: &FunctionPlan) -> Converted<()> {
     let number = bdf(plan.device);
     let record = state.devices.iter_mut().find(|record| record.bdf == number);
-    let record = record.ok_or(ConvertError::Missing {
-        record: name_of::<DeviceV1>([number.into(), 0]),
-    })?;
+    let record = record.ok_or(ConvertError::Missing { record: name_of::<DeviceV1>([number.into(), 0]) })?;
     record.owner = plan.owner;
     record.guest_bdf = u32::from(plan.slot) << 3;
     record.identity = plan.identity;
@@ -113,11 +110,7 @@ pub fn save_plan(state: &mut State, plan: &FunctionPlan) -> Converted<()> {
         record.flags |= DEVICE_RESETTABLE;
     }
     state.bars.extend(plan.bars.iter().map(|bar| {
-        let mapped = plan
-            .mapped
-            .get(usize::from(bar.index))
-            .copied()
-            .filter(|at| *at != UNMAPPED);
+        let mapped = plan.mapped.get(usize::from(bar.index)).copied().filter(|at| *at != UNMAPPED);
         let flag = |set, bit| if set { bit } else { 0 };
         BarV1 {
             host_base: bar.host.get(),
@@ -140,9 +133,7 @@ pub fn save_plan(state: &mut State, plan: &FunctionPlan) -> Converted<()> {
 /// A device that this image cannot be given.
 pub fn load_plan(state: &State, owner: u64) -> Converted<Vec<FunctionPlan>> {
     let owned = state.devices.iter().filter(|record| record.owner == owner);
-    let mut plans = owned
-        .map(|record| plan(state, record))
-        .collect::<Converted<Vec<_>>>()?;
+    let mut plans = owned.map(|record| plan(state, record)).collect::<Converted<Vec<_>>>()?;
     plans.sort_by_key(|plan| plan.slot);
     // A guest's devices have slots 1, 2, 3 and so on, in this order.
     for (expected, plan) in (1..).zip(&plans) {
@@ -155,51 +146,27 @@ pub fn load_plan(state: &State, owner: u64) -> Converted<Vec<FunctionPlan>> {
 }
 
 fn plan(state: &State, record: &DeviceV1) -> Converted<FunctionPlan> {
-    require(
-        record.flags & !KNOWN_DEVICE_FLAGS == 0,
-        record,
-        "flags",
-        record.flags,
-    )?;
+    require(record.flags & !KNOWN_DEVICE_FLAGS == 0, record, "flags", record.flags)?;
     let in_guest = record.guest_bdf & 7 == 0 && record.guest_bdf >> 3 <= 31;
     require(in_guest, record, "place in the guest", record.guest_bdf)?;
     let key = u64::from(record.bdf);
     // This release gives guests no view of configuration space but its own.
     if let Some(config) = group(&state.configs, key).first() {
-        return Err(ConvertError::Unexpected {
-            record: config.name(),
-        });
+        return Err(ConvertError::Unexpected { record: config.name() });
     }
     let mut mapped = [UNMAPPED; BARS];
     let mut bars = Vec::new();
     for bar in group(&state.bars, key) {
-        require(
-            bar.flags & !(BAR_64 | BAR_PREFETCHABLE | BAR_MAPPED) == 0,
-            bar,
-            "flags",
-            bar.flags,
-        )?;
-        let place = usize::try_from(bar.index)
-            .ok()
-            .and_then(|index| mapped.get_mut(index));
+        require(bar.flags & !(BAR_64 | BAR_PREFETCHABLE | BAR_MAPPED) == 0, bar, "flags", bar.flags)?;
+        let place = usize::try_from(bar.index).ok().and_then(|index| mapped.get_mut(index));
         let Some(place) = place else {
             return super::refuse(bar, "number", bar.index);
         };
         if bar.flags & BAR_MAPPED != 0 {
-            require(
-                bar.guest_base != UNMAPPED,
-                bar,
-                "guest address",
-                bar.guest_base,
-            )?;
+            require(bar.guest_base != UNMAPPED, bar, "guest address", bar.guest_base)?;
             *place = bar.guest_base;
         } else {
-            require(
-                bar.guest_base == 0,
-                bar,
-                "guest address without use",
-                bar.guest_base,
-            )?;
+            require(bar.guest_base == 0, bar, "guest address without use", bar.guest_base)?;
         }
         bars.push(BarDescription {
             index: narrow(bar, "number", bar.index)?,
@@ -227,21 +194,11 @@ fn plan(state: &State, record: &DeviceV1) -> Converted<FunctionPlan> {
 
 fn msix_place(record: &DeviceV1) -> Converted<Option<MsixPlace>> {
     if record.msix_capability == 0 {
-        require(
-            record.msix_entries == 0,
-            record,
-            "MSI-X entries",
-            record.msix_entries,
-        )?;
+        require(record.msix_entries == 0, record, "MSI-X entries", record.msix_entries)?;
         return Ok(None);
     }
     let entries = record.msix_entries;
-    require(
-        (1..=MSIX_ENTRIES).contains(&entries),
-        record,
-        "MSI-X entries",
-        entries,
-    )?;
+    require((1..=MSIX_ENTRIES).contains(&entries), record, "MSI-X entries", entries)?;
     let bar = |field, bar: u32| {
         require(bar < BARS as u32, record, field, bar)?;
         narrow(record, field, bar)
@@ -260,21 +217,13 @@ fn msix_place(record: &DeviceV1) -> Converted<Option<MsixPlace>> {
 ///
 /// # Errors
 /// A function has changed since the plan, or has a routed interrupt that is not in `routes`, or the other way round.
-pub fn save(
-    state: &mut State,
-    owner: u64,
-    functions: &[PciFunctionState],
-    routes: &[RouteState],
-) -> Converted<()> {
+pub fn save(state: &mut State, owner: u64, functions: &[PciFunctionState], routes: &[RouteState]) -> Converted<()> {
     for function in functions {
         save_function(state, owner, function, routes)?;
     }
     for route in routes {
         let key = entry_key(route.device, route.entry);
-        let routed = state
-            .msix
-            .iter()
-            .any(|entry| entry.key() == key && entry.irte == u32::from(route.irte));
+        let routed = state.msix.iter().any(|entry| entry.key() == key && entry.irte == u32::from(route.irte));
         if !routed {
             return Err(ConvertError::Unsaved {
                 record: name_of::<MsixV1>(key),
@@ -287,36 +236,20 @@ pub fn save(
 }
 
 fn entry_key(device: Bdf, entry: u16) -> [u64; 2] {
-    let minor = if entry == MSI_ENTRY {
-        u64::from(MSIX_IS_MSI) << 32
-    } else {
-        entry.into()
-    };
+    let minor = if entry == MSI_ENTRY { u64::from(MSIX_IS_MSI) << 32 } else { entry.into() };
     [bdf(device).into(), minor]
 }
 
-fn save_function(
-    state: &mut State,
-    owner: u64,
-    function: &PciFunctionState,
-    routes: &[RouteState],
-) -> Converted<()> {
+fn save_function(state: &mut State, owner: u64, function: &PciFunctionState, routes: &[RouteState]) -> Converted<()> {
     let device = Bdf::from_requester_id(function.segment, function.requester_id);
     let number = bdf(device);
     let planned = plan(state, find_device(state, number)?)?;
     let moved = |what, value| {
         let record = name_of::<PciFunctionV1>([number.into(), 0]);
-        Err(ConvertError::Unsaved {
-            record,
-            what,
-            value,
-        })
+        Err(ConvertError::Unsaved { record, what, value })
     };
     if planned.owner != owner || planned.identity != function.identity {
-        return moved(
-            "another owner or identity than planned,",
-            function.identity.into(),
-        );
+        return moved("another owner or identity than planned,", function.identity.into());
     }
     for (at, planned) in function.mapped.iter().zip(planned.mapped) {
         if *at != planned {
@@ -325,10 +258,7 @@ fn save_function(
     }
     let entries = function.msix.as_ref().map_or(0, |msix| msix.entries.len());
     if entries != planned.msix.map_or(0, |msix| usize::from(msix.entries)) {
-        return moved(
-            "another number of MSI-X entries than planned,",
-            entries as u64,
-        );
+        return moved("another number of MSI-X entries than planned,", entries as u64);
     }
     if function.msi.is_some() != planned.msi.is_some() {
         return moved("MSI that was not planned,", 1);
@@ -371,9 +301,7 @@ fn save_function(
 /// The record of a device while records are not in order yet.
 fn find_device(state: &State, number: u32) -> Converted<&DeviceV1> {
     let record = state.devices.iter().find(|record| record.bdf == number);
-    record.ok_or(ConvertError::Missing {
-        record: name_of::<DeviceV1>([number.into(), 0]),
-    })
+    record.ok_or(ConvertError::Missing { record: name_of::<DeviceV1>([number.into(), 0]) })
 }
 
 /// Appends an entry, unless it is as after reset.
@@ -385,9 +313,7 @@ fn save_entry(
     routes: &[RouteState],
 ) -> Converted<()> {
     let is_msi = index == MSI_ENTRY;
-    let route = routes
-        .iter()
-        .find(|route| route.device == device && route.entry == index);
+    let route = routes.iter().find(|route| route.device == device && route.entry == index);
     let route = match (route, entry.routed != 0) {
         (Some(route), true) if route.guest == entry.routed_guest => Some(route),
         (None, false) => None,
@@ -399,10 +325,7 @@ fn save_entry(
             });
         }
     };
-    let reset = MsixEntryState {
-        control: u32::from(!is_msi),
-        ..MsixEntryState::default()
-    };
+    let reset = MsixEntryState { control: u32::from(!is_msi), ..MsixEntryState::default() };
     if *entry == reset {
         return Ok(());
     }
@@ -446,34 +369,19 @@ pub fn load(state: &State, owner: u64) -> Converted<(Vec<PciFunctionState>, Vec<
     Ok((functions, routes))
 }
 
-fn load_function(
-    state: &State,
-    plan: &FunctionPlan,
-    routes: &mut Vec<RouteState>,
-) -> Converted<PciFunctionState> {
+fn load_function(state: &State, plan: &FunctionPlan, routes: &mut Vec<RouteState>) -> Converted<PciFunctionState> {
     let key = u64::from(bdf(plan.device));
     let record = find(&state.functions, [key, 0])?;
     let has = |bit: u32| record.flags & bit != 0;
-    let known = FUNCTION_MSI
-        | FUNCTION_MSI_ENABLED
-        | FUNCTION_MSIX
-        | FUNCTION_MSIX_ENABLED
-        | FUNCTION_MSIX_MASKED;
+    let known = FUNCTION_MSI | FUNCTION_MSI_ENABLED | FUNCTION_MSIX | FUNCTION_MSIX_ENABLED | FUNCTION_MSIX_MASKED;
     let fits = record.flags & !known == 0
         && has(FUNCTION_MSI) == plan.msi.is_some()
         && has(FUNCTION_MSIX) == plan.msix.is_some()
         && (has(FUNCTION_MSI) || !has(FUNCTION_MSI_ENABLED))
-        && (has(FUNCTION_MSIX)
-            || record.flags & (FUNCTION_MSIX_ENABLED | FUNCTION_MSIX_MASKED) == 0);
+        && (has(FUNCTION_MSIX) || record.flags & (FUNCTION_MSIX_ENABLED | FUNCTION_MSIX_MASKED) == 0);
     require(fits, record, "flags", record.flags)?;
-    let reset = MsixEntryState {
-        control: 1,
-        ..MsixEntryState::default()
-    };
-    let mut msi = plan.msi.map(|_| MsiState {
-        enabled: has(FUNCTION_MSI_ENABLED).into(),
-        ..MsiState::default()
-    });
+    let reset = MsixEntryState { control: 1, ..MsixEntryState::default() };
+    let mut msi = plan.msi.map(|_| MsiState { enabled: has(FUNCTION_MSI_ENABLED).into(), ..MsiState::default() });
     let mut msix = plan.msix.map(|place| MsixState {
         entries: vec![reset; usize::from(place.entries)],
         enabled: has(FUNCTION_MSIX_ENABLED).into(),
@@ -483,9 +391,7 @@ fn load_function(
         let loaded = load_entry(entry)?;
         let index = if entry.flags & MSIX_IS_MSI != 0 {
             let Some(msi) = &mut msi else {
-                return Err(ConvertError::Unexpected {
-                    record: entry.name(),
-                });
+                return Err(ConvertError::Unexpected { record: entry.name() });
             };
             require(entry.index == 0, entry, "number", entry.index)?;
             require(loaded.open == 0, entry, "flags", entry.flags)?;
@@ -498,13 +404,8 @@ fn load_function(
             msi.routed = loaded.routed;
             MSI_ENTRY
         } else {
-            let entries = msix
-                .as_mut()
-                .map(|msix| msix.entries.as_mut_slice())
-                .unwrap_or_default();
-            let place = usize::try_from(entry.index)
-                .ok()
-                .and_then(|index| entries.get_mut(index));
+            let entries = msix.as_mut().map(|msix| msix.entries.as_mut_slice()).unwrap_or_default();
+            let place = usize::try_from(entry.index).ok().and_then(|index| entries.get_mut(index));
             let Some(place) = place else {
                 return super::refuse(entry, "number", entry.index);
             };
@@ -531,12 +432,7 @@ fn load_function(
 }
 
 fn load_entry(entry: &MsixV1) -> Converted<MsixEntryState> {
-    require(
-        entry.flags & !(MSIX_IS_MSI | MSIX_OPEN | MSIX_PENDING) == 0,
-        entry,
-        "flags",
-        entry.flags,
-    )?;
+    require(entry.flags & !(MSIX_IS_MSI | MSIX_OPEN | MSIX_PENDING) == 0, entry, "flags", entry.flags)?;
     flag(entry, "vector control", entry.guest_control)?;
     let routed = entry.irte != NO_IRTE;
     if !routed {
@@ -549,9 +445,7 @@ fn load_entry(entry: &MsixV1) -> Converted<MsixEntryState> {
             ("pCPU", entry.pcpu.into()),
             ("flags without route", (entry.flags & !MSIX_IS_MSI).into()),
         ];
-        route
-            .into_iter()
-            .try_for_each(|(field, value)| require(value == 0, entry, field, value))?;
+        route.into_iter().try_for_each(|(field, value)| require(value == 0, entry, field, value))?;
     }
     let message = |address, data| MsiMessage { address, data };
     Ok(MsixEntryState {
@@ -565,19 +459,11 @@ fn load_entry(entry: &MsixV1) -> Converted<MsixEntryState> {
 }
 
 fn load_route(entry: &MsixV1, device: Bdf, index: u16) -> Converted<RouteState> {
-    require(
-        entry.host_vector >= 32,
-        entry,
-        "host vector",
-        entry.host_vector,
-    )?;
+    require(entry.host_vector >= 32, entry, "host vector", entry.host_vector)?;
     Ok(RouteState {
         device,
         entry: index,
-        guest: MsiMessage {
-            address: entry.routed_address,
-            data: entry.routed_data,
-        },
+        guest: MsiMessage { address: entry.routed_address, data: entry.routed_data },
         irte: narrow(entry, "remapping entry", entry.irte)?,
         host_vector: narrow(entry, "host vector", entry.host_vector)?,
         pcpu: entry.pcpu,

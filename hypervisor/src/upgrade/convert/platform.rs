@@ -7,9 +7,7 @@ use handover::State;
 use handover::record::Record;
 use handover::state::guest::CpuidV1;
 use handover::state::lapic::GuestClockV1;
-use handover::state::platform::{
-    IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE, UartInputV1, UartV1,
-};
+use handover::state::platform::{IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE, UartInputV1, UartV1};
 
 use super::pci::RouteState;
 use super::{ConvertError, Converted, find, flag, group, name_of, require};
@@ -35,12 +33,7 @@ pub fn save_plan(state: &mut State, guest: u64, cpuid: &[CpuidEntry]) {
 ///
 /// # Errors
 /// The UART's input is longer than it can be, or a function is not as planned, see [`super::pci::save`].
-pub fn save(
-    state: &mut State,
-    guest: u64,
-    platform: &PlatformState,
-    routes: &[RouteState],
-) -> Converted<()> {
+pub fn save(state: &mut State, guest: u64, platform: &PlatformState, routes: &[RouteState]) -> Converted<()> {
     let clock = &platform.clock;
     state.guest_clocks.push(GuestClockV1 {
         guest,
@@ -61,11 +54,7 @@ pub fn save(
     });
     uart(state, guest, &platform.uart)?;
     legacy(state, guest, &platform.legacy);
-    state.pci_hosts.push(PciHostV1 {
-        guest,
-        address: platform.pci.latch,
-        reserved: [0; 4],
-    });
+    state.pci_hosts.push(PciHostV1 { guest, address: platform.pci.latch, reserved: [0; 4] });
     super::pci::save(state, guest, &platform.pci.functions, routes)
 }
 
@@ -80,29 +69,17 @@ pub fn load(state: &State, guest: u64) -> Converted<PlatformState> {
     let ioapic = match group(&state.ioapics, guest) {
         [one] => one,
         [_, second, ..] => {
-            return Err(ConvertError::Unexpected {
-                record: second.name(),
-            });
+            return Err(ConvertError::Unexpected { record: second.name() });
         }
         [] => {
-            return Err(ConvertError::Missing {
-                record: name_of::<IoapicV1>(key),
-            });
+            return Err(ConvertError::Missing { record: name_of::<IoapicV1>(key) });
         }
     };
     let host = find(&state.pci_hosts, key)?;
     Ok(PlatformState {
-        ioapic: IoapicState {
-            entries: ioapic.redirection,
-            lines: ioapic.levels,
-            id: ioapic.id,
-            select: ioapic.select,
-        },
+        ioapic: IoapicState { entries: ioapic.redirection, lines: ioapic.levels, id: ioapic.id, select: ioapic.select },
         uart: load_uart(state, guest)?,
-        pci: crate::guest::pci::PciState {
-            functions: super::pci::load(state, guest)?.0,
-            latch: host.address,
-        },
+        pci: crate::guest::pci::PciState { functions: super::pci::load(state, guest)?.0, latch: host.address },
         legacy: load_legacy(find(&state.legacies, key)?)?,
         clock: ClockState {
             base_tsc: clock.base_tsc,
@@ -118,11 +95,7 @@ pub fn load(state: &State, guest: u64) -> Converted<PlatformState> {
 /// A guest's CPUID table, known since the plan. `CpuidTable::restore` checks its order.
 #[must_use]
 pub fn load_cpuid(state: &State, guest: u64) -> Vec<CpuidEntry> {
-    let entry = |record: &CpuidV1| CpuidEntry {
-        leaf: record.leaf,
-        subleaf: record.subleaf,
-        values: record.values,
-    };
+    let entry = |record: &CpuidV1| CpuidEntry { leaf: record.leaf, subleaf: record.subleaf, values: record.values };
     group(&state.cpuids, guest).iter().map(entry).collect()
 }
 
@@ -143,12 +116,7 @@ fn uart(state: &mut State, guest: u64, uart: &UartState) -> Converted<()> {
         if let Some(place) = bytes.get_mut(..piece.len()) {
             place.copy_from_slice(piece);
         }
-        state.uart_inputs.push(UartInputV1 {
-            guest,
-            port,
-            offset,
-            bytes,
-        });
+        state.uart_inputs.push(UartInputV1 { guest, port, offset, bytes });
     }
     let [dll, dlm] = uart.divisor.to_le_bytes();
     state.uarts.push(UartV1 {
@@ -172,20 +140,10 @@ fn uart(state: &mut State, guest: u64, uart: &UartState) -> Converted<()> {
 
 fn load_uart(state: &State, guest: u64) -> Converted<UartState> {
     let record = find(&state.uarts, [guest, UART_PORT.into()])?;
-    if let Some(other) = group(&state.uarts, guest)
-        .iter()
-        .find(|uart| uart.port != record.port)
-    {
-        return Err(ConvertError::Unexpected {
-            record: other.name(),
-        });
+    if let Some(other) = group(&state.uarts, guest).iter().find(|uart| uart.port != record.port) {
+        return Err(ConvertError::Unexpected { record: other.name() });
     }
-    require(
-        record.input_bytes <= UART_INPUT_MAX,
-        record,
-        "bytes of input",
-        record.input_bytes,
-    )?;
+    require(record.input_bytes <= UART_INPUT_MAX, record, "bytes of input", record.input_bytes)?;
     flag(record, "transmitter interrupt", record.thr_pending)?;
     flag(record, "overrun", record.overrun)?;
     let pieces = group(&state.uart_inputs, guest);
@@ -203,16 +161,8 @@ fn load_uart(state: &State, guest: u64) -> Converted<UartState> {
         require(piece.port == record.port, piece, "port", piece.port)?;
         require(piece.offset == offset, piece, "offset", piece.offset)?;
         let left = (record.input_bytes - offset) as usize;
-        let (bytes, beyond) = piece
-            .bytes
-            .split_at_checked(left.min(UART_PIECE))
-            .unwrap_or_default();
-        require(
-            beyond.iter().all(|byte| *byte == 0),
-            piece,
-            "bytes past the end",
-            offset,
-        )?;
+        let (bytes, beyond) = piece.bytes.split_at_checked(left.min(UART_PIECE)).unwrap_or_default();
+        require(beyond.iter().all(|byte| *byte == 0), piece, "bytes past the end", offset)?;
         input.extend_from_slice(bytes);
     }
     Ok(UartState {
@@ -264,28 +214,8 @@ fn load_legacy(record: &LegacyV1) -> Converted<LegacyState> {
         (channel.is_latched, channel.access, channel.mode) = (*is_latched, *access, *mode);
         (channel.high_next, channel.low) = (*high_next, *low);
     }
-    require(
-        record.cmos_index < 128,
-        record,
-        "CMOS address",
-        record.cmos_index,
-    )?;
-    require(
-        record.port_61 & !3 == 0,
-        record,
-        "port 0x61",
-        record.port_61,
-    )?;
-    require(
-        record.refresh & !0x10 == 0,
-        record,
-        "refresh bit",
-        record.refresh,
-    )?;
-    Ok(LegacyState {
-        pit,
-        cmos_index: record.cmos_index,
-        port_61: record.port_61,
-        refresh: record.refresh,
-    })
+    require(record.cmos_index < 128, record, "CMOS address", record.cmos_index)?;
+    require(record.port_61 & !3 == 0, record, "port 0x61", record.port_61)?;
+    require(record.refresh & !0x10 == 0, record, "refresh bit", record.refresh)?;
+    Ok(LegacyState { pit, cmos_index: record.cmos_index, port_61: record.port_61, refresh: record.refresh })
 }

@@ -7,8 +7,7 @@ use alloc::vec::Vec;
 use handover::State;
 use handover::phase::{self, END, PHASES, Phase};
 use handover::state::report::{
-    BLAME_GUEST, BLAME_MACHINE, BLAME_NEW_IMAGE, BLAME_NONE, BLAME_OLD_IMAGE, BLAME_OPERATOR,
-    ReportV1,
+    BLAME_GUEST, BLAME_MACHINE, BLAME_NEW_IMAGE, BLAME_NONE, BLAME_OLD_IMAGE, BLAME_OPERATOR, ReportV1,
 };
 
 use super::{Converted, read_text, refuse, require};
@@ -35,12 +34,7 @@ pub fn load(state: &State) -> Converted<Vec<ReportV1>> {
 fn check(record: &ReportV1) -> Converted<()> {
     outcome(record)?;
     blame(record)?;
-    require(
-        (record.failed_phase as usize) < END,
-        record,
-        "failed phase",
-        record.failed_phase,
-    )?;
+    require((record.failed_phase as usize) < END, record, "failed phase", record.failed_phase)?;
     read_text(record, "reason", &record.reason)?;
     read_text(record, "version of the old image", &record.from_version)?;
     read_text(record, "version of the new image", &record.to_version)?;
@@ -92,9 +86,7 @@ pub fn shown(record: &ReportV1) -> Converted<Option<Report>> {
         outcome,
         reason: read_text(record, "reason", &record.reason)?,
         blame: blame(record)?,
-        pause_ticks: pausing
-            .map(|phase| ticks(*phase))
-            .fold(0, u64::saturating_add),
+        pause_ticks: pausing.map(|phase| ticks(*phase)).fold(0, u64::saturating_add),
         phases: Phases {
             stage: ticks(Phase::Stage),
             plan: ticks(Phase::Plan),

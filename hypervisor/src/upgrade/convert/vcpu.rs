@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 use handover::State;
 use handover::record::Record;
 use handover::state::vcpu::{
-    ACTIVITY_HALTED, ACTIVITY_RUNNING, ACTIVITY_WAIT_FOR_SIPI, EVENT_EXCEPTION, EVENT_HAS_ERROR,
-    EVENT_INTERRUPT, EVENT_NMI, EVENT_NONE, NMI_BLOCKED, SEGMENT_UNUSABLE, SHADOW_MOV_SS,
-    SHADOW_STI, SegmentV1, VcpuV1, XSAVE_MAX, XSAVE_PIECE, XsaveV1,
+    ACTIVITY_HALTED, ACTIVITY_RUNNING, ACTIVITY_WAIT_FOR_SIPI, EVENT_EXCEPTION, EVENT_HAS_ERROR, EVENT_INTERRUPT,
+    EVENT_NMI, EVENT_NONE, NMI_BLOCKED, SEGMENT_UNUSABLE, SHADOW_MOV_SS, SHADOW_STI, SegmentV1, VcpuV1, XSAVE_MAX,
+    XSAVE_PIECE, XsaveV1,
 };
 
 use super::{ConvertError, Converted, find, group, name_of, narrow, refuse, require};
@@ -30,22 +30,9 @@ pub struct VcpuState {
 ///
 /// # Errors
 /// It has what the records have no place for.
-pub fn save(
-    state: &mut State,
-    guest: u64,
-    index: u32,
-    pcpu: u32,
-    arch: &ArchState,
-    xsave: &[u8],
-) -> Converted<()> {
+pub fn save(state: &mut State, guest: u64, index: u32, pcpu: u32, arch: &ArchState, xsave: &[u8]) -> Converted<()> {
     let record = name_of::<VcpuV1>([guest, index.into()]);
-    let unsaved = |what, value| {
-        Err(ConvertError::Unsaved {
-            record,
-            what,
-            value,
-        })
-    };
+    let unsaved = |what, value| Err(ConvertError::Unsaved { record, what, value });
     let xsave_bytes = match u32::try_from(xsave.len()) {
         Ok(bytes) if bytes <= XSAVE_MAX => bytes,
         _ => return unsaved("an XSAVE area of length", xsave.len() as u64),
@@ -85,12 +72,7 @@ pub fn save(
         if let Some(place) = bytes.get_mut(..piece.len()) {
             place.copy_from_slice(piece);
         }
-        state.xsave.push(XsaveV1 {
-            guest,
-            vcpu: index,
-            offset,
-            bytes,
-        });
+        state.xsave.push(XsaveV1 { guest, vcpu: index, offset, bytes });
     }
     state.vcpus.push(VcpuV1 {
         guest,
@@ -158,24 +140,13 @@ pub fn load(state: &State, guest: u64, index: u32) -> Converted<VcpuState> {
     absent("IA32_XSS", record.xss)?;
     absent("IA32_DEBUGCTL", record.debugctl)?;
     absent("IA32_SPEC_CTRL", record.spec_ctrl)?;
-    absent(
-        "instruction length of an event",
-        record.event_instruction_bytes.into(),
-    )?;
-    absent(
-        "interrupt shadow",
-        (record.shadow & !(SHADOW_STI | SHADOW_MOV_SS)).into(),
-    )?;
+    absent("instruction length of an event", record.event_instruction_bytes.into())?;
+    absent("interrupt shadow", (record.shadow & !(SHADOW_STI | SHADOW_MOV_SS)).into())?;
     absent("NMI state", (record.nmi & !NMI_BLOCKED).into())?;
     require(record.cr8 < 16, record, "CR8", record.cr8)?;
     let mut segments = [Segment::default(); 8];
     for (segment, saved) in segments.iter_mut().zip(&record.segments) {
-        require(
-            saved.attributes & !0x1fff == 0,
-            record,
-            "access rights of a segment",
-            saved.attributes,
-        )?;
+        require(saved.attributes & !0x1fff == 0, record, "access rights of a segment", saved.attributes)?;
         *segment = Segment {
             selector: saved.selector,
             attributes: unpack(saved.attributes),
@@ -198,14 +169,8 @@ pub fn load(state: &State, guest: u64, index: u32) -> Converted<VcpuState> {
         dr6: record.dr6,
         dr7: record.dr7,
         segments,
-        gdtr: TableRegister {
-            limit: narrow(record, "limit of the GDT", record.gdt_limit)?,
-            base: record.gdt_base,
-        },
-        idtr: TableRegister {
-            limit: narrow(record, "limit of the IDT", record.idt_limit)?,
-            base: record.idt_base,
-        },
+        gdtr: TableRegister { limit: narrow(record, "limit of the GDT", record.gdt_limit)?, base: record.gdt_base },
+        idtr: TableRegister { limit: narrow(record, "limit of the IDT", record.idt_limit)?, base: record.idt_base },
         pat: record.pat,
         star: record.star,
         lstar: record.lstar,
@@ -227,31 +192,18 @@ pub fn load(state: &State, guest: u64, index: u32) -> Converted<VcpuState> {
             other => return refuse(record, "activity", other),
         },
     };
-    Ok(VcpuState {
-        pcpu: record.pcpu,
-        arch,
-        xsave: xsave(state, record)?,
-    })
+    Ok(VcpuState { pcpu: record.pcpu, arch, xsave: xsave(state, record)? })
 }
 
 /// Access rights of this image (SDM 3C 25.4.1) as a record's: flags from bit 12 to bit 8, unusable from bit 16 to bit 12.
 const fn pack(rights: u32) -> u16 {
-    let unusable = if rights & Segment::UNUSABLE != 0 {
-        SEGMENT_UNUSABLE
-    } else {
-        0
-    };
+    let unusable = if rights & Segment::UNUSABLE != 0 { SEGMENT_UNUSABLE } else { 0 };
     (rights & 0xff | rights >> 4 & 0xf00) as u16 | unusable
 }
 
 const fn unpack(attributes: u16) -> u32 {
     let rights = attributes as u32 & 0xff | (attributes as u32 & 0xf00) << 4;
-    rights
-        | if attributes & SEGMENT_UNUSABLE != 0 {
-            Segment::UNUSABLE
-        } else {
-            0
-        }
+    rights | if attributes & SEGMENT_UNUSABLE != 0 { Segment::UNUSABLE } else { 0 }
 }
 
 fn event(record: &VcpuV1) -> Converted<Option<Event>> {
@@ -260,18 +212,8 @@ fn event(record: &VcpuV1) -> Converted<Option<Event>> {
     let kind = match record.event & !EVENT_HAS_ERROR {
         EVENT_NONE => {
             require(record.event == EVENT_NONE, record, "event", record.event)?;
-            require(
-                record.event_vector == 0,
-                record,
-                "vector without event",
-                record.event_vector,
-            )?;
-            require(
-                record.event_error == 0,
-                record,
-                "error code without event",
-                record.event_error,
-            )?;
+            require(record.event_vector == 0, record, "vector without event", record.event_vector)?;
+            require(record.event_error == 0, record, "error code without event", record.event_error)?;
             return Ok(None);
         }
         EVENT_INTERRUPT => EventKind::Interrupt,
@@ -280,33 +222,18 @@ fn event(record: &VcpuV1) -> Converted<Option<Event>> {
         _ => return refuse(record, "event", record.event),
     };
     let has_error = record.event & EVENT_HAS_ERROR != 0;
-    require(
-        has_error || record.event_error == 0,
-        record,
-        "error code without use",
-        record.event_error,
-    )?;
+    require(has_error || record.event_error == 0, record, "error code without use", record.event_error)?;
     let event = Event {
         kind,
         vector: narrow(record, "vector", record.event_vector)?,
         error_code: has_error.then_some(record.event_error),
     };
-    require(
-        event.is_valid(),
-        record,
-        "event with this vector",
-        record.event_vector,
-    )?;
+    require(event.is_valid(), record, "event with this vector", record.event_vector)?;
     Ok(Some(event))
 }
 
 fn xsave(state: &State, record: &VcpuV1) -> Converted<Vec<u8>> {
-    require(
-        record.xsave_bytes <= XSAVE_MAX,
-        record,
-        "XSAVE bytes",
-        record.xsave_bytes,
-    )?;
+    require(record.xsave_bytes <= XSAVE_MAX, record, "XSAVE bytes", record.xsave_bytes)?;
     let of_guest = group(&state.xsave, record.guest);
     let start = of_guest.partition_point(|piece| piece.vcpu < record.index);
     let rest = of_guest.get(start..).unwrap_or_default();
@@ -324,22 +251,12 @@ fn xsave(state: &State, record: &VcpuV1) -> Converted<Vec<u8>> {
     let mut area = vec![0; record.xsave_bytes as usize];
     for piece in pieces {
         let offset = piece.offset as usize;
-        require(
-            offset.is_multiple_of(XSAVE_PIECE),
-            piece,
-            "offset",
-            piece.offset,
-        )?;
+        require(offset.is_multiple_of(XSAVE_PIECE), piece, "offset", piece.offset)?;
         let place = area.get_mut(offset..).unwrap_or_default();
         require(!place.is_empty(), piece, "offset", piece.offset)?;
         let fits = place.len().min(XSAVE_PIECE);
         let (bytes, beyond) = piece.bytes.split_at_checked(fits).unwrap_or_default();
-        require(
-            beyond.iter().all(|byte| *byte == 0),
-            piece,
-            "bytes past the end",
-            piece.offset,
-        )?;
+        require(beyond.iter().all(|byte| *byte == 0), piece, "bytes past the end", piece.offset)?;
         if let Some(place) = place.get_mut(..fits) {
             place.copy_from_slice(bytes);
         }

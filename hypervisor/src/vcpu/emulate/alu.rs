@@ -76,18 +76,12 @@ mod tests {
     fn flags_by_hand() {
         assert_eq!(apply(Operation::Add, 0xff, 1, 1), (0, CF | ZF | PF | AF));
         assert_eq!(apply(Operation::Add, 0x7f, 1, 1), (0x80, OF | SF | AF));
-        assert_eq!(
-            apply(Operation::Sub, 0, 1, 4),
-            (0xffff_ffff, CF | SF | PF | AF)
-        );
+        assert_eq!(apply(Operation::Sub, 0, 1, 4), (0xffff_ffff, CF | SF | PF | AF));
         assert_eq!(apply(Operation::Sub, 0x8000, 1, 2), (0x7fff, OF | PF | AF));
         assert_eq!(apply(Operation::Sub, 5, 5, 8), (0, ZF | PF));
         assert_eq!(apply(Operation::And, 0xf0, 0x0f, 1), (0, ZF | PF));
         assert_eq!(apply(Operation::Or, 0x80, 1, 1), (0x81, SF | PF));
         assert_eq!(apply(Operation::Xor, 0x1_0000_0003, 1, 4), (2, 0));
-        assert_eq!(
-            apply(Operation::Add, u64::MAX, 1, 8),
-            (0, CF | ZF | PF | AF)
-        );
+        assert_eq!(apply(Operation::Add, u64::MAX, 1, 8), (0, CF | ZF | PF | AF));
     }
 }

@@ -13,16 +13,9 @@ use super::{InstructionBytes, MAX_INSTRUCTION, Stop};
 ///
 /// # Errors
 /// The first byte cannot be fetched.
-pub fn fetch<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
-    cpu: &C,
-    bus: &mut B,
-) -> Result<InstructionBytes, Stop> {
+pub fn fetch<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &C, bus: &mut B) -> Result<InstructionBytes, Stop> {
     let paging = Paging::of(cpu);
-    let access = Access {
-        write: false,
-        fetch: true,
-        user: cpu.cpl() == 3,
-    };
+    let access = Access { write: false, fetch: true, user: cpu.cpl() == 3 };
     let linear = if cpu.is_64bit() {
         cpu.rip()
     } else {
@@ -32,8 +25,7 @@ pub fn fetch<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
     let room = ((PAGE_SIZE - linear % PAGE_SIZE) as usize).min(MAX_INSTRUCTION);
     let first = walk(bus, paging, linear, access)?;
     let (head, tail) = out.bytes.split_at_mut(room);
-    bus.read_memory(first, head)
-        .map_err(|_| Stop::NotRam(first))?;
+    bus.read_memory(first, head).map_err(|_| Stop::NotRam(first))?;
     out.length = room;
     if !tail.is_empty()
         && let Ok(second) = walk(bus, paging, linear.wrapping_add(room as u64), access)
@@ -53,8 +45,7 @@ pub fn decode<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
     bus: &mut B,
 ) -> Result<(Instruction, InstructionBytes), Stop> {
     let bytes = fetch(cpu, bus)?;
-    let instruction =
-        decode_bytes(&bytes, cpu.code_bits(), cpu.rip()).ok_or(Stop::NotEmulated(bytes))?;
+    let instruction = decode_bytes(&bytes, cpu.code_bits(), cpu.rip()).ok_or(Stop::NotEmulated(bytes))?;
     Ok((instruction, bytes))
 }
 
@@ -73,9 +64,7 @@ pub fn length<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &C, bus: &mut B) -> 
     if let Some(length) = common_length(bytes.get()) {
         return Ok(length);
     }
-    decode_bytes(&bytes, cpu.code_bits(), cpu.rip())
-        .map(|i| i.len() as u8)
-        .ok_or(Stop::NotEmulated(bytes))
+    decode_bytes(&bytes, cpu.code_bits(), cpu.rip()).map(|i| i.len() as u8).ok_or(Stop::NotEmulated(bytes))
 }
 
 /// The lengths of what exits most, without prefixes, without the decoder.
@@ -93,10 +82,7 @@ fn common_length(bytes: &[u8]) -> Option<u8> {
 
 /// Makes the decoder build its tables (it allocates, once), so that a later exit does not.
 pub fn warm_up() {
-    let nop = InstructionBytes {
-        bytes: [0x90; MAX_INSTRUCTION],
-        length: 1,
-    };
+    let nop = InstructionBytes { bytes: [0x90; MAX_INSTRUCTION], length: 1 };
     for bits in [16, 32, 64] {
         // Only the tables matter; a NOP decodes.
         let _ = decode_bytes(&nop, bits, 0);
@@ -104,11 +90,7 @@ pub fn warm_up() {
 }
 
 /// The linear address of memory operand `operand`.
-pub fn linear_address<C: VirtualCpu + ?Sized>(
-    cpu: &C,
-    instruction: &Instruction,
-    operand: u32,
-) -> Option<u64> {
+pub fn linear_address<C: VirtualCpu + ?Sized>(cpu: &C, instruction: &Instruction, operand: u32) -> Option<u64> {
     let long = cpu.is_64bit();
     let address = instruction.virtual_address(operand, 0, |register, _, _| {
         let base = |name| Some(cpu.segment(name).base);
@@ -158,14 +140,8 @@ mod tests {
         bus.put(0x3fff, &[0xf4]);
         assert_eq!(super::length(&cpu, &mut bus), Ok(1));
         bus.put(0x3fff, &[0x0f]);
-        assert!(matches!(
-            super::length(&cpu, &mut bus),
-            Err(Stop::NotEmulated(_))
-        ));
+        assert!(matches!(super::length(&cpu, &mut bus), Err(Stop::NotEmulated(_))));
         cpu.state.rip = 0x8000;
-        assert!(matches!(
-            super::length(&cpu, &mut bus),
-            Err(Stop::NotRam(_))
-        ));
+        assert!(matches!(super::length(&cpu, &mut bus), Err(Stop::NotRam(_))));
     }
 }

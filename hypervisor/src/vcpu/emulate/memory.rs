@@ -34,26 +34,14 @@ fn span<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
     write: bool,
 ) -> Result<Span, Stop> {
     let paging = Paging::of(cpu);
-    let access = Access {
-        write,
-        fetch: false,
-        user: cpu.cpl() == 3,
-    };
+    let access = Access { write, fetch: false, user: cpu.cpl() == 3 };
     let first = walk(bus, paging, linear, access)?;
     let room = (PAGE_SIZE - linear % PAGE_SIZE) as usize;
     if usize::from(width) <= room {
-        return Ok(Span {
-            first,
-            split: usize::from(width),
-            second: None,
-        });
+        return Ok(Span { first, split: usize::from(width), second: None });
     }
     let second = walk(bus, paging, linear.wrapping_add(room as u64), access)?;
-    Ok(Span {
-        first,
-        split: room,
-        second: Some(second),
-    })
+    Ok(Span { first, split: room, second: Some(second) })
 }
 
 fn load_piece<B: Bus + ?Sized>(bus: &mut B, at: GuestPhys, buffer: &mut [u8]) {
@@ -85,11 +73,7 @@ fn store_piece<B: Bus + ?Sized>(bus: &mut B, at: GuestPhys, bytes: &[u8]) {
         return;
     }
     for (offset, byte) in bytes.iter().enumerate() {
-        bus.mmio_write(
-            GuestPhys(at.get().wrapping_add(offset as u64)),
-            1,
-            u64::from(*byte),
-        );
+        bus.mmio_write(GuestPhys(at.get().wrapping_add(offset as u64)), 1, u64::from(*byte));
     }
 }
 

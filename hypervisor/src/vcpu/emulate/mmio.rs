@@ -24,17 +24,11 @@ enum Operand {
 ///
 /// # Errors
 /// Nothing has changed in the guest then, but for the elements a string move has completed.
-pub fn emulate<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
-    cpu: &mut C,
-    bus: &mut B,
-) -> Result<(), Stop> {
+pub fn emulate<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -> Result<(), Stop> {
     let (instruction, bytes) = decode(cpu, bus)?;
     let length = instruction.len() as u8;
     if let Some(string) = StringMove::of(&instruction) {
-        if string
-            .run(cpu, bus, &instruction)
-            .map_err(|stop| attach(stop, bytes))?
-        {
+        if string.run(cpu, bus, &instruction).map_err(|stop| attach(stop, bytes))? {
             cpu.advance(length);
         }
         return Ok(());
@@ -46,11 +40,7 @@ pub fn emulate<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
 
 /// What is not emulated is reported with its bytes.
 fn attach(stop: Stop, bytes: InstructionBytes) -> Stop {
-    if let Stop::NotEmulated(_) = stop {
-        Stop::NotEmulated(bytes)
-    } else {
-        stop
-    }
+    if let Stop::NotEmulated(_) = stop { Stop::NotEmulated(bytes) } else { stop }
 }
 
 fn not_emulated() -> Stop {
@@ -67,37 +57,18 @@ const fn width_of(size: MemorySize) -> Option<u8> {
     })
 }
 
-fn operand<C: VirtualCpu + ?Sized>(
-    cpu: &C,
-    instruction: &Instruction,
-    index: u32,
-) -> Result<Operand, Stop> {
-    Ok(
-        match instruction.try_op_kind(index).map_err(|_| not_emulated())? {
-            OpKind::Register => Operand::Register(
-                Gpr::from_iced(instruction.op_register(index)).ok_or_else(not_emulated)?,
-            ),
-            OpKind::Memory => {
-                let width = width_of(instruction.memory_size()).ok_or_else(not_emulated)?;
-                Operand::Memory(
-                    linear_address(cpu, instruction, index).ok_or_else(not_emulated)?,
-                    width,
-                )
-            }
-            _ => Operand::Immediate(
-                instruction
-                    .try_immediate(index)
-                    .map_err(|_| not_emulated())?,
-            ),
-        },
-    )
+fn operand<C: VirtualCpu + ?Sized>(cpu: &C, instruction: &Instruction, index: u32) -> Result<Operand, Stop> {
+    Ok(match instruction.try_op_kind(index).map_err(|_| not_emulated())? {
+        OpKind::Register => Operand::Register(Gpr::from_iced(instruction.op_register(index)).ok_or_else(not_emulated)?),
+        OpKind::Memory => {
+            let width = width_of(instruction.memory_size()).ok_or_else(not_emulated)?;
+            Operand::Memory(linear_address(cpu, instruction, index).ok_or_else(not_emulated)?, width)
+        }
+        _ => Operand::Immediate(instruction.try_immediate(index).map_err(|_| not_emulated())?),
+    })
 }
 
-fn read<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
-    cpu: &C,
-    bus: &mut B,
-    operand: Operand,
-) -> Result<u64, Stop> {
+fn read<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &C, bus: &mut B, operand: Operand) -> Result<u64, Stop> {
     match operand {
         Operand::Register(gpr) => Ok(gpr.read(cpu)),
         Operand::Immediate(value) => Ok(value),
@@ -161,11 +132,7 @@ fn execute<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
         }
         Mnemonic::Xchg => {
             // The memory operand may come first or second; it is locked either way.
-            let (memory, register) = if let Operand::Memory(..) = target {
-                (target, source)
-            } else {
-                (source, target)
-            };
+            let (memory, register) = if let Operand::Memory(..) = target { (target, source) } else { (source, target) };
             let new = read(cpu, bus, register)?;
             if let Operand::Memory(linear, width) = memory {
                 probe_store(cpu, bus, linear, width)?;
@@ -229,11 +196,7 @@ impl StringMove {
             _ => return None,
         };
         let address_width = address_width(instruction)?;
-        Some(Self {
-            kind,
-            width,
-            address_width,
-        })
+        Some(Self { kind, width, address_width })
     }
 
     /// One exit's worth of elements; whether the instruction is complete.
@@ -265,8 +228,7 @@ impl StringMove {
         bus: &mut B,
         instruction: &Instruction,
     ) -> Result<(), Stop> {
-        let address =
-            |cpu: &C, operand| linear_address(cpu, instruction, operand).ok_or_else(not_emulated);
+        let address = |cpu: &C, operand| linear_address(cpu, instruction, operand).ok_or_else(not_emulated);
         let accumulator = Gpr::low(0, self.width);
         match self.kind {
             Kind::Movs => {
@@ -279,13 +241,7 @@ impl StringMove {
             }
             Kind::Stos => {
                 let to = address(cpu, 0)?;
-                store(
-                    cpu,
-                    bus,
-                    to,
-                    self.width,
-                    accumulator.read(cpu) & mask(self.width),
-                )?;
+                store(cpu, bus, to, self.width, accumulator.read(cpu) & mask(self.width))?;
                 step(cpu, 7, self.address_width, self.width);
             }
             Kind::Lods => {

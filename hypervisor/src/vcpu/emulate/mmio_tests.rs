@@ -35,84 +35,29 @@ fn loads() {
         // mov eax, [rbx]: the upper half is cleared
         (&[0x8b, 0x03][..], 0, 0x4433_2281, Seen::MmioRead(DEVICE, 4)),
         // mov rax, [rbx+8]
-        (
-            &[0x48, 0x8b, 0x43, 0x08],
-            0,
-            0x8877_6655_4433_2281,
-            Seen::MmioRead(DEVICE + 8, 8),
-        ),
+        (&[0x48, 0x8b, 0x43, 0x08], 0, 0x8877_6655_4433_2281, Seen::MmioRead(DEVICE + 8, 8)),
         // mov ax, [rbx]: the rest stays
-        (
-            &[0x66, 0x8b, 0x03],
-            0,
-            0xffff_ffff_ffff_2281,
-            Seen::MmioRead(DEVICE, 2),
-        ),
+        (&[0x66, 0x8b, 0x03], 0, 0xffff_ffff_ffff_2281, Seen::MmioRead(DEVICE, 2)),
         // mov ah, [rbx]
-        (
-            &[0x8a, 0x23],
-            0,
-            0xffff_ffff_ffff_81ff,
-            Seen::MmioRead(DEVICE, 1),
-        ),
+        (&[0x8a, 0x23], 0, 0xffff_ffff_ffff_81ff, Seen::MmioRead(DEVICE, 1)),
         // movzx r9d, byte [rbx]
-        (
-            &[0x44, 0x0f, 0xb6, 0x0b],
-            9,
-            0x81,
-            Seen::MmioRead(DEVICE, 1),
-        ),
+        (&[0x44, 0x0f, 0xb6, 0x0b], 9, 0x81, Seen::MmioRead(DEVICE, 1)),
         // movzx ecx, word [rbx]
         (&[0x0f, 0xb7, 0x0b], 1, 0x2281, Seen::MmioRead(DEVICE, 2)),
         // movsx eax, byte [rbx]
-        (
-            &[0x0f, 0xbe, 0x03],
-            0,
-            0xffff_ff81,
-            Seen::MmioRead(DEVICE, 1),
-        ),
+        (&[0x0f, 0xbe, 0x03], 0, 0xffff_ff81, Seen::MmioRead(DEVICE, 1)),
         // movsx rax, byte [rbx]
-        (
-            &[0x48, 0x0f, 0xbe, 0x03],
-            0,
-            0xffff_ffff_ffff_ff81,
-            Seen::MmioRead(DEVICE, 1),
-        ),
+        (&[0x48, 0x0f, 0xbe, 0x03], 0, 0xffff_ffff_ffff_ff81, Seen::MmioRead(DEVICE, 1)),
         // movsxd rax, dword [rbx]
-        (
-            &[0x48, 0x63, 0x03],
-            0,
-            0x4433_2281,
-            Seen::MmioRead(DEVICE, 4),
-        ),
+        (&[0x48, 0x63, 0x03], 0, 0x4433_2281, Seen::MmioRead(DEVICE, 4)),
         // mov eax, [rbx+rsi*4+10h]
-        (
-            &[0x8b, 0x44, 0xb3, 0x10],
-            0,
-            0x4433_2281,
-            Seen::MmioRead(DEVICE + 0x1c, 4),
-        ),
+        (&[0x8b, 0x44, 0xb3, 0x10], 0, 0x4433_2281, Seen::MmioRead(DEVICE + 0x1c, 4)),
         // movabs eax, [fee00020h]
-        (
-            &[0xa1, 0x20, 0, 0xe0, 0xfe, 0, 0, 0, 0],
-            0,
-            0x4433_2281,
-            Seen::MmioRead(0xfee0_0020, 4),
-        ),
+        (&[0xa1, 0x20, 0, 0xe0, 0xfe, 0, 0, 0, 0], 0, 0x4433_2281, Seen::MmioRead(0xfee0_0020, 4)),
         // mov eax, [rip+7fff0000h]
-        (
-            &[0x8b, 0x05, 0, 0, 0xff, 0x7f],
-            0,
-            0x4433_2281,
-            Seen::MmioRead(0x7fff_1006, 4),
-        ),
+        (&[0x8b, 0x05, 0, 0, 0xff, 0x7f], 0, 0x4433_2281, Seen::MmioRead(0x7fff_1006, 4)),
         // mov eax, [ebx] (67h): 32-bit address
-        (
-            &[0x67, 0x8b, 0x03],
-            0,
-            0x4433_2281,
-            Seen::MmioRead(DEVICE, 4),
-        ),
+        (&[0x67, 0x8b, 0x03], 0, 0x4433_2281, Seen::MmioRead(DEVICE, 4)),
     ] {
         let (cpu, bus) = run(code, |cpu| {
             cpu.state.gprs[0] = u64::MAX;
@@ -129,22 +74,13 @@ fn stores() {
         // mov [rbx], eax
         (&[0x89, 0x03][..], Seen::MmioWrite(DEVICE, 4, 0x5566_7788)),
         // mov [rbx], rax
-        (
-            &[0x48, 0x89, 0x03],
-            Seen::MmioWrite(DEVICE, 8, 0x1122_3344_5566_7788),
-        ),
+        (&[0x48, 0x89, 0x03], Seen::MmioWrite(DEVICE, 8, 0x1122_3344_5566_7788)),
         // mov [rbx], ah
         (&[0x88, 0x23], Seen::MmioWrite(DEVICE, 1, 0x77)),
         // mov word [rbx+2], 1234h
-        (
-            &[0x66, 0xc7, 0x43, 0x02, 0x34, 0x12],
-            Seen::MmioWrite(DEVICE + 2, 2, 0x1234),
-        ),
+        (&[0x66, 0xc7, 0x43, 0x02, 0x34, 0x12], Seen::MmioWrite(DEVICE + 2, 2, 0x1234)),
         // mov qword [rbx], -2
-        (
-            &[0x48, 0xc7, 0x03, 0xfe, 0xff, 0xff, 0xff],
-            Seen::MmioWrite(DEVICE, 8, 0xffff_ffff_ffff_fffe),
-        ),
+        (&[0x48, 0xc7, 0x03, 0xfe, 0xff, 0xff, 0xff], Seen::MmioWrite(DEVICE, 8, 0xffff_ffff_ffff_fffe)),
         // mov byte [rbx], 80h
         (&[0xc6, 0x03, 0x80], Seen::MmioWrite(DEVICE, 1, 0x80)),
     ] {
@@ -156,18 +92,10 @@ fn stores() {
 #[test]
 fn segment_bases_count() {
     // mov fs:[rbx], al; mov ds:[rbx], al
-    let (_, bus) = run(&[0x64, 0x88, 0x03], |cpu| {
-        cpu.state.segments[4].base = 0x1000
-    });
+    let (_, bus) = run(&[0x64, 0x88, 0x03], |cpu| cpu.state.segments[4].base = 0x1000);
     assert_eq!(bus.seen, [Seen::MmioWrite(DEVICE + 0x1000, 1, 0)]);
-    let (_, bus) = run(&[0x3e, 0x88, 0x03], |cpu| {
-        cpu.state.segments[3].base = 0x1000
-    });
-    assert_eq!(
-        bus.seen,
-        [Seen::MmioWrite(DEVICE, 1, 0)],
-        "DS has no base in 64-bit mode"
-    );
+    let (_, bus) = run(&[0x3e, 0x88, 0x03], |cpu| cpu.state.segments[3].base = 0x1000);
+    assert_eq!(bus.seen, [Seen::MmioWrite(DEVICE, 1, 0)], "DS has no base in 64-bit mode");
 }
 
 #[test]
@@ -206,25 +134,15 @@ fn arithmetic() {
         assert_eq!(cpu.state.rflags, 2 | flags, "{code:x?}");
     }
     // add eax, [rbx]: the register is the target
-    let (cpu, bus) = run(&[0x03, 0x03], |cpu| {
-        cpu.state.gprs[0] = 0xffff_ffff_0000_0001
-    });
+    let (cpu, bus) = run(&[0x03, 0x03], |cpu| cpu.state.gprs[0] = 0xffff_ffff_0000_0001);
     assert_eq!(cpu.state.gprs[0], 0x4433_2282);
     assert_eq!(bus.seen, [Seen::MmioRead(DEVICE, 4)]);
 }
 
 #[test]
 fn exchange() {
-    let (cpu, bus) = run(&[0x87, 0x03], |cpu| {
-        cpu.state.gprs[0] = 0x1111_2222_3333_4444
-    });
-    assert_eq!(
-        bus.seen,
-        [
-            Seen::MmioRead(DEVICE, 4),
-            Seen::MmioWrite(DEVICE, 4, 0x3333_4444)
-        ]
-    );
+    let (cpu, bus) = run(&[0x87, 0x03], |cpu| cpu.state.gprs[0] = 0x1111_2222_3333_4444);
+    assert_eq!(bus.seen, [Seen::MmioRead(DEVICE, 4), Seen::MmioWrite(DEVICE, 4, 0x3333_4444)]);
     assert_eq!(cpu.state.gprs[0], 0x4433_2281);
 }
 
@@ -236,13 +154,7 @@ fn string_moves() {
         cpu.state.gprs[1] = 2;
         cpu.state.gprs[0] = 0xaabb_ccdd;
     });
-    assert_eq!(
-        bus.seen,
-        [
-            Seen::MmioWrite(DEVICE, 4, 0xaabb_ccdd),
-            Seen::MmioWrite(DEVICE + 4, 4, 0xaabb_ccdd)
-        ]
-    );
+    assert_eq!(bus.seen, [Seen::MmioWrite(DEVICE, 4, 0xaabb_ccdd), Seen::MmioWrite(DEVICE + 4, 4, 0xaabb_ccdd)]);
     assert_eq!((cpu.state.gprs[7], cpu.state.gprs[1]), (DEVICE + 8, 0));
     // movsb from the device to RAM, backwards
     let (cpu, bus) = run(&[0xa4], |cpu| {
@@ -263,11 +175,7 @@ fn long_string_moves_take_several_exits() {
     cpu.state.gprs[7] = DEVICE;
     cpu.state.gprs[1] = 5000;
     assert_eq!(emulate(&mut cpu, &mut bus), Ok(()));
-    assert_eq!(
-        (cpu.state.rip, cpu.state.gprs[1]),
-        (0x1000, 904),
-        "interrupts get in between"
-    );
+    assert_eq!((cpu.state.rip, cpu.state.gprs[1]), (0x1000, 904), "interrupts get in between");
     assert_eq!(emulate(&mut cpu, &mut bus), Ok(()));
     assert_eq!((cpu.state.rip, cpu.state.gprs[1]), (0x1002, 0));
     assert_eq!(bus.seen.len(), 5000);
@@ -283,11 +191,7 @@ fn other_modes() {
     cpu.state.gprs[6] = 0xffff;
     cpu.state.segments[3].base = 0xf_0000;
     assert_eq!(emulate(&mut cpu, &mut bus), Ok(()));
-    assert_eq!(
-        bus.seen,
-        [Seen::MmioRead(0xf_0000, 1)],
-        "BX+SI wraps at 64 KiB"
-    );
+    assert_eq!(bus.seen, [Seen::MmioRead(0xf_0000, 1)], "BX+SI wraps at 64 KiB");
     assert_eq!(cpu.state.rip, 2);
     // 32-bit without paging: mov [0fec00000h], eax
     let mut bus = RecorderBus::with_ram(0x4000);
@@ -340,24 +244,11 @@ fn a_page_fault_comes_before_any_side_effect() {
     let at = 0x1000 + 3 * 8; // the fourth gigabyte
     bus.table_bytes[at] &= !2;
     let event = Event::fault(PF, 3);
-    assert_eq!(
-        emulate(&mut cpu, &mut bus),
-        Err(Stop::Event {
-            event,
-            cr2: Some(DEVICE)
-        })
-    );
+    assert_eq!(emulate(&mut cpu, &mut bus), Err(Stop::Event { event, cr2: Some(DEVICE) }));
     assert_eq!(bus.seen, []);
 }
 
-const OUTSB: PortAccess = PortAccess {
-    port: 0x3f8,
-    width: 1,
-    write: true,
-    string: true,
-    rep: true,
-    address_size: 8,
-};
+const OUTSB: PortAccess = PortAccess { port: 0x3f8, width: 1, write: true, string: true, rep: true, address_size: 8 };
 
 #[test]
 fn string_output_and_input() {
@@ -366,54 +257,26 @@ fn string_output_and_input() {
     cpu.state.gprs[6] = 0x3000;
     cpu.state.gprs[1] = 2;
     assert_eq!(port::emulate(&mut cpu, &mut bus, OUTSB), Ok(()));
-    assert_eq!(
-        bus.seen,
-        [
-            Seen::PortWrite(0x3f8, 1, u32::from(b'o')),
-            Seen::PortWrite(0x3f8, 1, u32::from(b'k'))
-        ]
-    );
-    assert_eq!(
-        (cpu.state.rip, cpu.state.gprs[6], cpu.state.gprs[1]),
-        (0x1002, 0x3002, 0)
-    );
+    assert_eq!(bus.seen, [Seen::PortWrite(0x3f8, 1, u32::from(b'o')), Seen::PortWrite(0x3f8, 1, u32::from(b'k'))]);
+    assert_eq!((cpu.state.rip, cpu.state.gprs[6], cpu.state.gprs[1]), (0x1002, 0x3002, 0));
 
     let (mut cpu, mut bus) = machine(&[0x66, 0x6d]); // insw
     bus.port_value = 0xbeef;
     cpu.state.gprs[7] = 0x3000;
     cpu.state.gprs[1] = 9;
-    let access = PortAccess {
-        port: 0x1f0,
-        width: 2,
-        write: false,
-        rep: false,
-        ..OUTSB
-    };
+    let access = PortAccess { port: 0x1f0, width: 2, write: false, rep: false, ..OUTSB };
     assert_eq!(port::emulate(&mut cpu, &mut bus, access), Ok(()));
     assert_eq!(&bus.ram[0x3000..0x3002], &[0xef, 0xbe]);
-    assert_eq!(
-        (cpu.state.rip, cpu.state.gprs[7], cpu.state.gprs[1]),
-        (0x1002, 0x3002, 9)
-    );
+    assert_eq!((cpu.state.rip, cpu.state.gprs[7], cpu.state.gprs[1]), (0x1002, 0x3002, 9));
 }
 
 #[test]
 fn string_input_faults_before_the_port_is_read() {
     let (mut cpu, mut bus) = machine(&[0x6c]); // insb
     cpu.state.gprs[7] = 1 << 39; // no page there
-    let access = PortAccess {
-        write: false,
-        rep: false,
-        ..OUTSB
-    };
+    let access = PortAccess { write: false, rep: false, ..OUTSB };
     let event = Event::fault(PF, 2);
-    assert_eq!(
-        port::emulate(&mut cpu, &mut bus, access),
-        Err(Stop::Event {
-            event,
-            cr2: Some(1 << 39)
-        })
-    );
+    assert_eq!(port::emulate(&mut cpu, &mut bus, access), Err(Stop::Event { event, cr2: Some(1 << 39) }));
     assert_eq!(bus.seen, []);
     assert_eq!(cpu.state.rip, 0x1000);
 }

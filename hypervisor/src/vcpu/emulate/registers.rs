@@ -22,25 +22,13 @@ impl Gpr {
     pub fn from_iced(register: Register) -> Option<Self> {
         let number = register as u32;
         let within = |first: Register, last: Register| {
-            (first as u32..=last as u32)
-                .contains(&number)
-                .then(|| (number - first as u32) as u8)
+            (first as u32..=last as u32).contains(&number).then(|| (number - first as u32) as u8)
         };
-        let gpr = |index, width| {
-            Some(Self {
-                index,
-                width,
-                high: false,
-            })
-        };
+        let gpr = |index, width| Some(Self { index, width, high: false });
         if let Some(i) = within(Register::AL, Register::BL) {
             gpr(i, 1)
         } else if let Some(i) = within(Register::AH, Register::BH) {
-            Some(Self {
-                index: i,
-                width: 1,
-                high: true,
-            })
+            Some(Self { index: i, width: 1, high: true })
         } else if let Some(i) = within(Register::SPL, Register::R15L) {
             gpr(i + 4, 1)
         } else if let Some(i) = within(Register::AX, Register::R15W) {
@@ -57,11 +45,7 @@ impl Gpr {
     /// A low part of register `index`.
     #[must_use]
     pub const fn low(index: u8, width: u8) -> Self {
-        Self {
-            index,
-            width,
-            high: false,
-        }
+        Self { index, width, high: false }
     }
 
     /// The value, zero-extended.
@@ -91,14 +75,7 @@ mod tests {
     #[test]
     fn names() {
         assert_eq!(Gpr::from_iced(Register::BL), Some(Gpr::low(3, 1)));
-        assert_eq!(
-            Gpr::from_iced(Register::CH),
-            Some(Gpr {
-                index: 1,
-                width: 1,
-                high: true
-            })
-        );
+        assert_eq!(Gpr::from_iced(Register::CH), Some(Gpr { index: 1, width: 1, high: true }));
         assert_eq!(Gpr::from_iced(Register::SIL), Some(Gpr::low(6, 1)));
         assert_eq!(Gpr::from_iced(Register::R9W), Some(Gpr::low(9, 2)));
         assert_eq!(Gpr::from_iced(Register::R15D), Some(Gpr::low(15, 4)));
@@ -111,12 +88,7 @@ mod tests {
     fn partial_writes() {
         let mut cpu = FakeCpu::long_mode();
         cpu.state.gprs[1] = 0x1122_3344_5566_7788;
-        Gpr {
-            index: 1,
-            width: 1,
-            high: true,
-        }
-        .write(&mut cpu, 0xaa);
+        Gpr { index: 1, width: 1, high: true }.write(&mut cpu, 0xaa);
         assert_eq!(cpu.state.gprs[1], 0x1122_3344_5566_aa88);
         Gpr::low(1, 2).write(&mut cpu, 0xffff_1234);
         assert_eq!(cpu.state.gprs[1], 0x1122_3344_5566_1234);

@@ -43,12 +43,7 @@ impl Paging {
     }
 
     const fn levels(&self) -> u32 {
-        match (
-            self.cr0 & CR0_PG != 0,
-            self.cr4 & CR4_PAE != 0,
-            self.efer & EFER_LMA != 0,
-            self.cr4 & CR4_LA57 != 0,
-        ) {
+        match (self.cr0 & CR0_PG != 0, self.cr4 & CR4_PAE != 0, self.efer & EFER_LMA != 0, self.cr4 & CR4_LA57 != 0) {
             (false, ..) => 0,
             (true, false, ..) => 2,
             (true, true, false, _) => 3,
@@ -75,12 +70,7 @@ pub struct Access {
 ///
 /// # Errors
 /// [`Stop::Event`] with #PF, or [`Stop::NotRam`] when a table is not in the guest's RAM.
-pub fn walk<B: Bus + ?Sized>(
-    bus: &mut B,
-    paging: Paging,
-    linear: u64,
-    access: Access,
-) -> Result<GuestPhys, Stop> {
+pub fn walk<B: Bus + ?Sized>(bus: &mut B, paging: Paging, linear: u64, access: Access) -> Result<GuestPhys, Stop> {
     let levels = paging.levels();
     if levels == 0 {
         return Ok(GuestPhys(linear & 0xffff_ffff));
@@ -89,10 +79,7 @@ pub fn walk<B: Bus + ?Sized>(
     if long {
         let unused = if levels == 5 { 7 } else { 16 };
         if ((linear << unused) as i64 >> unused) as u64 != linear {
-            return Err(Stop::Event {
-                event: Event::general_protection(),
-                cr2: None,
-            });
+            return Err(Stop::Event { event: Event::general_protection(), cr2: None });
         }
     }
     let linear = if long { linear } else { linear & 0xffff_ffff };
@@ -107,11 +94,7 @@ pub fn walk<B: Bus + ?Sized>(
     loop {
         let shift = 12 + (level - 1) * index_bits;
         // The top level of PAE has four entries, which two bits select.
-        let mask = if levels == 3 && level == 3 {
-            3
-        } else {
-            (1 << index_bits) - 1
-        };
+        let mask = if levels == 3 && level == 3 { 3 } else { (1 << index_bits) - 1 };
         let at = GuestPhys(table + (linear >> shift & mask) * entry_bytes);
         let entry = read_entry(bus, at, entry_bytes)?;
         let pdpte = levels == 3 && level == 3;
@@ -132,31 +115,16 @@ pub fn walk<B: Bus + ?Sized>(
             if !pdpte {
                 mark(bus, at, entry, ACCESSED)?;
             }
-            table = if entry_bytes == 4 {
-                entry & 0xffff_f000
-            } else {
-                entry & ADDRESS
-            };
+            table = if entry_bytes == 4 { entry & 0xffff_f000 } else { entry & ADDRESS };
             level -= 1;
             continue;
         }
         let denied = (access.user && rights & USER == 0)
-            || (access.write
-                && rights & WRITABLE == 0
-                && (access.user || paging.cr0 & CR0_WP != 0));
+            || (access.write && rights & WRITABLE == 0 && (access.user || paging.cr0 & CR0_WP != 0));
         if denied {
             return Err(page_fault(paging, linear, access, true));
         }
-        mark(
-            bus,
-            at,
-            entry,
-            if access.write {
-                ACCESSED | DIRTY
-            } else {
-                ACCESSED
-            },
-        )?;
+        mark(bus, at, entry, if access.write { ACCESSED | DIRTY } else { ACCESSED })?;
         let offset = (1u64 << shift) - 1;
         let base = if large && levels == 2 {
             // PSE-36: bits 20:13 are bits 39:32 of the address.
@@ -172,23 +140,13 @@ pub fn walk<B: Bus + ?Sized>(
 
 fn page_fault(paging: Paging, linear: u64, access: Access, present: bool) -> Stop {
     let fetch = access.fetch && paging.efer & EFER_NXE != 0;
-    let code = u32::from(present)
-        | u32::from(access.write) << 1
-        | u32::from(access.user) << 2
-        | u32::from(fetch) << 4;
-    Stop::Event {
-        event: Event::fault(PF, code),
-        cr2: Some(linear),
-    }
+    let code = u32::from(present) | u32::from(access.write) << 1 | u32::from(access.user) << 2 | u32::from(fetch) << 4;
+    Stop::Event { event: Event::fault(PF, code), cr2: Some(linear) }
 }
 
 fn read_entry<B: Bus + ?Sized>(bus: &mut B, at: GuestPhys, bytes: u64) -> Result<u64, Stop> {
     let mut entry = [0u8; 8];
-    let target = if bytes == 4 {
-        &mut entry[..4]
-    } else {
-        &mut entry[..]
-    };
+    let target = if bytes == 4 { &mut entry[..4] } else { &mut entry[..] };
     bus.read_memory(at, target).map_err(|_| Stop::NotRam(at))?;
     Ok(u64::from_le_bytes(entry))
 }
@@ -199,8 +157,7 @@ fn mark<B: Bus + ?Sized>(bus: &mut B, at: GuestPhys, entry: u64, bits: u64) -> R
     if entry & bits == bits {
         return Ok(());
     }
-    bus.write_memory(at, &[(entry | bits) as u8])
-        .map_err(|_| Stop::NotRam(at))
+    bus.write_memory(at, &[(entry | bits) as u8]).map_err(|_| Stop::NotRam(at))
 }
 
 #[cfg(test)]

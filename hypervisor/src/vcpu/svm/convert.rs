@@ -11,12 +11,7 @@ pub fn segment_from_vmcb(segment: &VmcbSegment) -> Segment {
     if neutral & Segment::PRESENT == 0 {
         neutral |= Segment::UNUSABLE;
     }
-    Segment {
-        selector: segment.selector,
-        attributes: neutral,
-        limit: segment.limit,
-        base: segment.base,
-    }
+    Segment { selector: segment.selector, attributes: neutral, limit: segment.limit, base: segment.base }
 }
 
 /// A segment for the VMCB: what is unusable is not present.
@@ -25,12 +20,7 @@ pub fn segment_to_vmcb(segment: &Segment) -> VmcbSegment {
     if segment.attributes & Segment::UNUSABLE != 0 {
         attributes &= !Segment::PRESENT;
     }
-    VmcbSegment {
-        selector: segment.selector,
-        attributes: attributes as u16,
-        limit: segment.limit,
-        base: segment.base,
-    }
+    VmcbSegment { selector: segment.selector, attributes: attributes as u16, limit: segment.limit, base: segment.base }
 }
 
 /// EVENTINJ of an event (APM2 15.20).
@@ -78,27 +68,12 @@ mod tests {
     #[test]
     fn segments() {
         // A 64-bit code segment: descriptor 0x00af9b00_0000ffff has A9Bh in the VMCB, A09Bh in VMX form.
-        let vmcb = VmcbSegment {
-            selector: 0x10,
-            attributes: 0xa9b,
-            limit: 0xffff_ffff,
-            base: 0,
-        };
+        let vmcb = VmcbSegment { selector: 0x10, attributes: 0xa9b, limit: 0xffff_ffff, base: 0 };
         let neutral = segment_from_vmcb(&vmcb);
         assert_eq!(neutral.attributes, 0xa09b);
         assert_eq!(segment_to_vmcb(&neutral), vmcb);
-        assert_eq!(
-            segment_from_vmcb(&VmcbSegment::default()).attributes,
-            Segment::UNUSABLE
-        );
-        assert_eq!(
-            segment_to_vmcb(&Segment {
-                attributes: 0x1_0093,
-                ..Segment::NULL
-            })
-            .attributes,
-            0x13
-        );
+        assert_eq!(segment_from_vmcb(&VmcbSegment::default()).attributes, Segment::UNUSABLE);
+        assert_eq!(segment_to_vmcb(&Segment { attributes: 0x1_0093, ..Segment::NULL }).attributes, 0x13);
     }
 
     #[test]
@@ -118,9 +93,6 @@ mod tests {
         assert_eq!(event_from_vmcb(0x6_8000_0b0e), Some(Event::fault(PF, 6)));
         assert_eq!(event_from_vmcb(0x8000_0480), None, "INT 80h runs again");
         assert_eq!(event_from_vmcb(0x8000_0303), None, "INT3 runs again");
-        assert_eq!(
-            event_from_vmcb(0x8000_0320 | 0x300),
-            Some(Event::interrupt(0x20))
-        );
+        assert_eq!(event_from_vmcb(0x8000_0320 | 0x300), Some(Event::interrupt(0x20)));
     }
 }

@@ -1,8 +1,5 @@
 //! A virtual CPU under SVM.
-#![expect(
-    unsafe_code,
-    reason = "the VMCB is shared with hardware, and entering the guest is not Rust"
-)]
+#![expect(unsafe_code, reason = "the VMCB is shared with hardware, and entering the guest is not Rust")]
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -18,16 +15,16 @@ use super::super::frames::{FrameSource, OutOfFrames};
 use super::super::hw;
 use super::super::limits::{InvalidState, Limits};
 use super::super::state::{
-    Activity, ArchState, CR0_PG, DR6_BS, EFER_LMA, EFER_LME, EFER_SVME, RFLAGS_FIXED, RFLAGS_IF,
-    RFLAGS_TF, Segment, SegmentName,
+    Activity, ArchState, CR0_PG, DR6_BS, EFER_LMA, EFER_LME, EFER_SVME, RFLAGS_FIXED, RFLAGS_IF, RFLAGS_TF, Segment,
+    SegmentName,
 };
 use super::super::xstate::{ExtendedState, InvalidExtendedState, XstateSupport};
 use super::convert::{event_from_vmcb, event_to_vmcb, segment_from_vmcb};
 use super::features::{SvmFeatures, SvmInfo};
 use super::permissions::Permissions;
 use super::vmcb::{
-    INTERCEPT_CR8_WRITE, INTERRUPT_SHADOW, NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, Vmcb, clean,
-    code, int_ctl, misc1, misc2, misc3,
+    INTERCEPT_CR8_WRITE, INTERRUPT_SHADOW, NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, Vmcb, clean, code, int_ctl, misc1,
+    misc2, misc3,
 };
 use super::{entry, exits, save};
 
@@ -83,10 +80,7 @@ unsafe impl Send for SvmCpu {}
 
 impl fmt::Debug for SvmCpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SvmCpu")
-            .field("vmcb", &self.vmcb)
-            .field("rip", &self.rip())
-            .finish_non_exhaustive()
+        f.debug_struct("SvmCpu").field("vmcb", &self.vmcb).field("rip", &self.rip()).finish_non_exhaustive()
     }
 }
 
@@ -99,15 +93,12 @@ impl SvmCpu {
         let frame = frames.frame().ok_or(OutOfFrames)?;
         let host = frames.frame().ok_or(OutOfFrames)?;
         let extended = ExtendedState::new(config.xstate, frames)?;
-        let vmcb = NonNull::new(core::ptr::with_exposed_provenance_mut::<Vmcb>(
-            frame.get() as usize
-        ))
-        .ok_or(OutOfFrames)?;
+        let vmcb =
+            NonNull::new(core::ptr::with_exposed_provenance_mut::<Vmcb>(frame.get() as usize)).ok_or(OutOfFrames)?;
         // SAFETY: the frames are ours alone and mapped writable at their addresses (contract of FrameSource).
         unsafe {
             vmcb.write(Vmcb::zeroed());
-            core::ptr::with_exposed_provenance_mut::<Vmcb>(host.get() as usize)
-                .write(Vmcb::zeroed());
+            core::ptr::with_exposed_provenance_mut::<Vmcb>(host.get() as usize).write(Vmcb::zeroed());
         }
         let mut cpu = Self {
             vmcb,
@@ -218,29 +209,15 @@ impl SvmCpu {
             true if features.contains(SvmFeatures::FLUSH_BY_ASID) => TLB_FLUSH_ASID,
             true => TLB_FLUSH_ALL,
         };
-        let misc1 = if watch_iret {
-            control.intercept_misc1 | misc1::IRET
-        } else {
-            control.intercept_misc1 & !misc1::IRET
-        };
+        let misc1 =
+            if watch_iret { control.intercept_misc1 | misc1::IRET } else { control.intercept_misc1 & !misc1::IRET };
         // A lowered task priority may let an interrupt through; a raised one is seen at the next exit.
-        let cr = if control.int_ctl & int_ctl::V_TPR != 0 {
-            INTERCEPT_CR8_WRITE
-        } else {
-            0
-        };
-        let changed = if (misc1, cr) == (control.intercept_misc1, control.intercept_cr) {
-            0
-        } else {
-            clean::INTERCEPTS
-        };
+        let cr = if control.int_ctl & int_ctl::V_TPR != 0 { INTERCEPT_CR8_WRITE } else { 0 };
+        let changed =
+            if (misc1, cr) == (control.intercept_misc1, control.intercept_cr) { 0 } else { clean::INTERCEPTS };
         control.intercept_misc1 = misc1;
         control.intercept_cr = cr;
-        control.clean = if features.contains(SvmFeatures::CLEAN_BITS) {
-            clean::ALL & !(dirty | changed)
-        } else {
-            0
-        };
+        control.clean = if features.contains(SvmFeatures::CLEAN_BITS) { clean::ALL & !(dirty | changed) } else { 0 };
     }
 
     /// Takes over what hardware left in the VMCB.
@@ -253,18 +230,13 @@ impl SvmCpu {
         let exit_code = control.exit_code;
         let next_rip = match exit {
             Exit::Port(_) => Some(control.exit_info2),
-            _ if features.contains(SvmFeatures::NEXT_RIP) && control.next_rip != 0 => {
-                Some(control.next_rip)
-            }
+            _ if features.contains(SvmFeatures::NEXT_RIP) && control.next_rip != 0 => Some(control.next_rip),
             _ => None,
         };
         self.next_rip = next_rip;
         if exit != Exit::Invalid {
             self.pending = event_from_vmcb(interrupted);
-            if self
-                .pending
-                .is_some_and(|event| event.kind == EventKind::Nmi)
-            {
+            if self.pending.is_some_and(|event| event.kind == EventKind::Nmi) {
                 // Not delivered yet, hence nothing is blocked by it.
                 self.nmi_blocked = false;
             }
@@ -419,9 +391,7 @@ impl VirtualCpu for SvmCpu {
                 vmcb.save.cr4 = value;
                 self.flush = true;
             }
-            Control::Cr8 => {
-                vmcb.control.int_ctl = vmcb.control.int_ctl & !int_ctl::V_TPR | value & 0xf
-            }
+            Control::Cr8 => vmcb.control.int_ctl = vmcb.control.int_ctl & !int_ctl::V_TPR | value & 0xf,
             Control::Efer => {
                 // LMA follows LME and PG whatever the caller says: VMRUN would refuse anything else.
                 let long = value & EFER_LME != 0 && vmcb.save.cr0 & CR0_PG != 0;

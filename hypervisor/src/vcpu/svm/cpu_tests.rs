@@ -17,22 +17,13 @@ struct Frame(#[expect(dead_code, reason = "reached by address only")] [u8; 4096]
 impl FrameSource for Leak {
     fn contiguous(&mut self, count: usize) -> Option<HostPhys> {
         let frames: std::vec::Vec<Frame> = (0..count).map(|_| Frame([0xa5; 4096])).collect();
-        Some(HostPhys(
-            Box::leak(frames.into_boxed_slice())
-                .as_mut_ptr()
-                .expose_provenance() as u64,
-        ))
+        Some(HostPhys(Box::leak(frames.into_boxed_slice()).as_mut_ptr().expose_provenance() as u64))
     }
 }
 
 fn cpu_with(features: SvmFeatures) -> SvmCpu {
     let config = SvmConfig {
-        info: SvmInfo {
-            features,
-            asids: 16,
-            invlpgb: false,
-            tsc_aux: false,
-        },
+        info: SvmInfo { features, asids: 16, invlpgb: false, tsc_aux: false },
         limits: LIMITS,
         xstate: XstateSupport { mask: 7, size: 832 },
         permissions: Permissions::new(&mut Leak).unwrap(),
@@ -49,14 +40,7 @@ fn cpu() -> SvmCpu {
 fn u64_at(cpu: &SvmCpu, offset: usize) -> u64 {
     assert!(offset + 8 <= PAGE_SIZE as usize);
     // SAFETY: inside the frame, which is initialized and not written to meanwhile.
-    unsafe {
-        cpu.vmcb
-            .as_ptr()
-            .cast::<u8>()
-            .add(offset)
-            .cast::<u64>()
-            .read_unaligned()
-    }
+    unsafe { cpu.vmcb.as_ptr().cast::<u8>().add(offset).cast::<u64>().read_unaligned() }
 }
 
 fn linux() -> ArchState {
@@ -133,23 +117,15 @@ fn every_register_comes_back() {
     state.tsc_aux = 3;
     state.segments[4].base = 0x7fff_0000_0000;
     state.segments[0] = Segment::NULL;
-    state.segments[6] = Segment {
-        selector: 0x28,
-        attributes: 0x82,
-        limit: 0xf,
-        base: 0xffff_8880_0000_1000,
-    };
+    state.segments[6] = Segment { selector: 0x28, attributes: 0x82, limit: 0xf, base: 0xffff_8880_0000_1000 };
     state.rflags = 0x246;
     state.interrupt_shadow = true;
     state.nmi_blocked = true;
     state.pending = Some(Event::fault(14, 7));
     state.activity = Activity::Halted;
-    for mut original in [
-        state,
-        ArchState::reset(),
-        ArchState::startup(0x9a),
-        ArchState::pvh32(0x100_0000, 0x6000, 0, 0x1f),
-    ] {
+    for mut original in
+        [state, ArchState::reset(), ArchState::startup(0x9a), ArchState::pvh32(0x100_0000, 0x6000, 0, 0x1f)]
+    {
         let mut cpu = cpu();
         assert_eq!(cpu.set_state(&original), Ok(()));
         let back = cpu.state();
@@ -166,10 +142,7 @@ fn an_interrupted_delivery_is_injected_again() {
     let mut cpu = cpu();
     cpu.set_state(&linux()).unwrap();
     cpu.inject(Event::interrupt(0x31));
-    assert_eq!(
-        exit(&mut cpu, 0x400, 0x8000_0031),
-        Exit::NestedFault(exits_fault())
-    );
+    assert_eq!(exit(&mut cpu, 0x400, 0x8000_0031), Exit::NestedFault(exits_fault()));
     assert_eq!(cpu.pending_event(), Some(Event::interrupt(0x31)));
     assert!(!cpu.can_take_interrupt() && !cpu.can_take_nmi());
     cpu.prepare();
@@ -200,11 +173,7 @@ fn a_fault_while_a_fault_is_delivered() {
     cpu.set_state(&linux()).unwrap();
     exit(&mut cpu, 0x400, 0x8000_0b0d); // #GP was on its way
     cpu.inject(Event::general_protection());
-    assert_eq!(
-        cpu.pending_event(),
-        Some(Event::fault(8, 0)),
-        "double fault"
-    );
+    assert_eq!(cpu.pending_event(), Some(Event::fault(8, 0)), "double fault");
     cpu.inject(Event::general_protection());
     assert_eq!(cpu.pending_event(), None);
     assert!(cpu.shutdown, "triple fault");
@@ -227,10 +196,7 @@ fn the_interrupt_window() {
     cpu.vmcb_mut().control.interrupt_shadow = 1;
     assert!(!cpu.can_take_interrupt() && !cpu.can_take_nmi());
     cpu.advance(1);
-    assert!(
-        cpu.can_take_interrupt(),
-        "the shadow ends with the instruction"
-    );
+    assert!(cpu.can_take_interrupt(), "the shadow ends with the instruction");
 }
 
 #[test]
@@ -294,11 +260,7 @@ fn the_tlb_is_flushed_when_it_must_be() {
     let mut cpu = cpu();
     let control = |cpu: &SvmCpu| u64_at(cpu, 0x58) >> 32;
     cpu.prepare();
-    assert_eq!(
-        control(&cpu),
-        1,
-        "first entry; this CPU can flush everything only"
-    );
+    assert_eq!(control(&cpu), 1, "first entry; this CPU can flush everything only");
     cpu.prepare();
     assert_eq!(control(&cpu), 0);
     cpu.config.tlb_generation.fetch_add(1, Ordering::Release);

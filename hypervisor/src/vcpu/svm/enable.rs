@@ -48,9 +48,7 @@ impl fmt::Display for SvmUnavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Absent => "this CPU has no SVM: use an AMD CPU with AMD-V (QEMU: -cpu max)",
-            Self::NoNestedPaging => {
-                "this CPU's SVM has no nested paging: a CPU of family 10h or newer is needed"
-            }
+            Self::NoNestedPaging => "this CPU's SVM has no nested paging: a CPU of family 10h or newer is needed",
             Self::DisabledByFirmware { .. } => {
                 "SVM is disabled by the firmware (VM_CR.SVMDIS): enable SVM or AMD-V in its setup"
             }
@@ -74,9 +72,7 @@ pub unsafe fn enable(frames: &mut dyn FrameSource) -> Result<SvmPcpu, SvmUnavail
     // SAFETY: CPL 0 by contract, and CPUID announced SVM, hence VM_CR.
     let vm_cr = unsafe { hw::rdmsr(VM_CR) };
     if vm_cr & VM_CR_SVMDIS != 0 {
-        return Err(SvmUnavailable::DisabledByFirmware {
-            locked: vm_cr & VM_CR_LOCK != 0,
-        });
+        return Err(SvmUnavailable::DisabledByFirmware { locked: vm_cr & VM_CR_LOCK != 0 });
     }
     let host_save = frames.frame().ok_or(SvmUnavailable::OutOfFrames)?;
     let pointer = core::ptr::with_exposed_provenance_mut::<u8>(host_save.get() as usize);
@@ -84,10 +80,7 @@ pub unsafe fn enable(frames: &mut dyn FrameSource) -> Result<SvmPcpu, SvmUnavail
     unsafe { pointer.write_bytes(0, PAGE_SIZE as usize) };
     // SAFETY: SVME enables instructions only; the host save area is a frame of our own.
     unsafe {
-        hw::wrmsr(
-            x86::msr::IA32_EFER,
-            hw::rdmsr(x86::msr::IA32_EFER) | EFER_SVME,
-        );
+        hw::wrmsr(x86::msr::IA32_EFER, hw::rdmsr(x86::msr::IA32_EFER) | EFER_SVME);
         hw::wrmsr(VM_HSAVE_PA, host_save.get());
     }
     Ok(SvmPcpu { info, host_save })
@@ -102,10 +95,7 @@ impl SvmPcpu {
         // SAFETY: no VMRUN follows by contract, so nothing uses the host save area.
         unsafe {
             hw::wrmsr(VM_HSAVE_PA, 0);
-            hw::wrmsr(
-                x86::msr::IA32_EFER,
-                hw::rdmsr(x86::msr::IA32_EFER) & !EFER_SVME,
-            );
+            hw::wrmsr(x86::msr::IA32_EFER, hw::rdmsr(x86::msr::IA32_EFER) & !EFER_SVME);
         }
         self.host_save
     }

@@ -17,8 +17,8 @@ pub fn translate(control: &Control, features: SvmFeatures) -> Exit {
     match exit {
         code::CR_READ..=code::CR_WRITE_LAST => {
             // APM2 15.33.1: bit 63 says MOV, and then bits 3:0 the register.
-            let gpr = (features.contains(SvmFeatures::DECODE_ASSISTS) && info1 >> 63 == 1)
-                .then_some((info1 & 0xf) as u8);
+            let gpr =
+                (features.contains(SvmFeatures::DECODE_ASSISTS) && info1 >> 63 == 1).then_some((info1 & 0xf) as u8);
             let register = (exit & 0xf) as u8;
             if exit < code::CR_WRITE {
                 Exit::ControlRead { register, gpr }
@@ -26,10 +26,9 @@ pub fn translate(control: &Control, features: SvmFeatures) -> Exit {
                 Exit::ControlWrite { register, gpr }
             }
         }
-        code::EXCEPTION..=code::EXCEPTION_LAST => Exit::Exception {
-            vector: (exit - code::EXCEPTION) as u8,
-            error_code: info1 as u32,
-        },
+        code::EXCEPTION..=code::EXCEPTION_LAST => {
+            Exit::Exception { vector: (exit - code::EXCEPTION) as u8, error_code: info1 as u32 }
+        }
         code::INTR => Exit::ExternalInterrupt,
         code::NMI => Exit::Nmi,
         code::INIT => Exit::Init,
@@ -108,45 +107,21 @@ mod tests {
     #[test]
     fn ports() {
         // out 0x3f8, al from 64-bit code: port 3F8h, A64, SZ8, OUT.
-        let access = PortAccess {
-            port: 0x3f8,
-            width: 1,
-            write: true,
-            string: false,
-            rep: false,
-            address_size: 8,
-        };
+        let access = PortAccess { port: 0x3f8, width: 1, write: true, string: false, rep: false, address_size: 8 };
         assert_eq!(exit(0x7b, 0x03f8_0210, 0), Exit::Port(access));
         // rep insd with 32-bit addresses from 1F0h.
-        let access = PortAccess {
-            port: 0x1f0,
-            width: 4,
-            write: false,
-            string: true,
-            rep: true,
-            address_size: 4,
-        };
+        let access = PortAccess { port: 0x1f0, width: 4, write: false, string: true, rep: true, address_size: 4 };
         assert_eq!(exit(0x7b, 0x01f0_014d, 0), Exit::Port(access));
     }
 
     #[test]
     fn nested_faults() {
-        let Exit::NestedFault(fault) = exit(0x400, 0x1_0000_0006, 0xfee0_0300) else {
-            panic!("not a nested fault")
-        };
+        let Exit::NestedFault(fault) = exit(0x400, 0x1_0000_0006, 0xfee0_0300) else { panic!("not a nested fault") };
         assert_eq!(
             fault,
-            NestedFault {
-                gpa: GuestPhys(0xfee0_0300),
-                write: true,
-                fetch: false,
-                walk: false,
-                present: false
-            }
+            NestedFault { gpa: GuestPhys(0xfee0_0300), write: true, fetch: false, walk: false, present: false }
         );
-        let Exit::NestedFault(fault) = exit(0x400, 0x2_0000_0014, 0x1000) else {
-            panic!("not a nested fault")
-        };
+        let Exit::NestedFault(fault) = exit(0x400, 0x2_0000_0014, 0x1000) else { panic!("not a nested fault") };
         assert!(fault.walk && fault.fetch && !fault.write);
     }
 
@@ -164,19 +139,7 @@ mod tests {
         assert_eq!(exit(0x80, 0, 0), Exit::VendorInstruction);
         assert_eq!(exit(0x81, 0, 0), Exit::Hypercall);
         assert_eq!(exit(0x86, 0, 0), Exit::VendorInstruction);
-        assert_eq!(
-            exit(0x18, 0, 0),
-            Exit::ControlWrite {
-                register: 8,
-                gpr: None
-            }
-        );
-        assert_eq!(
-            exit(0x51, 0, 0),
-            Exit::Exception {
-                vector: 17,
-                error_code: 0
-            }
-        );
+        assert_eq!(exit(0x18, 0, 0), Exit::ControlWrite { register: 8, gpr: None });
+        assert_eq!(exit(0x51, 0, 0), Exit::Exception { vector: 17, error_code: 0 });
     }
 }

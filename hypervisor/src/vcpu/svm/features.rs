@@ -87,10 +87,7 @@ mod tests {
     #[test]
     fn qemu_has_little() {
         let info = SvmInfo::from_cpuid(qemu).unwrap();
-        assert_eq!(
-            info.features,
-            SvmFeatures::NESTED_PAGING | SvmFeatures::VGIF
-        );
+        assert_eq!(info.features, SvmFeatures::NESTED_PAGING | SvmFeatures::VGIF);
         assert_eq!(info.asids, 16);
         assert!(info.tsc_aux && !info.invlpgb);
     }
@@ -98,13 +95,6 @@ mod tests {
     #[test]
     fn no_svm() {
         assert_eq!(SvmInfo::from_cpuid(|_, _| [0; 4]), None);
-        assert_eq!(
-            SvmInfo::from_cpuid(|leaf, s| if leaf == 0x8000_0001 {
-                [0; 4]
-            } else {
-                qemu(leaf, s)
-            }),
-            None
-        );
+        assert_eq!(SvmInfo::from_cpuid(|leaf, s| if leaf == 0x8000_0001 { [0; 4] } else { qemu(leaf, s) }), None);
     }
 }

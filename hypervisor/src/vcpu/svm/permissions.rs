@@ -86,10 +86,6 @@ mod tests {
         assert_eq!(map[0x840], 0xc0);
         // SYSENTER_CS, ESP, EIP are 174h to 176h: bits 0x2e8 to 0x2ed.
         assert_eq!(map[0x5d], 0xc0);
-        assert_eq!(
-            map.iter().filter(|b| **b != 0xff).count(),
-            4,
-            "all else is intercepted"
-        );
+        assert_eq!(map.iter().filter(|b| **b != 0xff).count(), 4, "all else is intercepted");
     }
 }

@@ -13,11 +13,7 @@ pub fn write(vmcb: &mut Vmcb, s: &ArchState) {
     c.int_ctl = int_ctl::V_INTR_MASKING | s.cr8 & 0xf;
     c.intercept_misc1 &= !(misc1::VINTR | misc1::IRET);
     c.event_inj = 0;
-    let table = |t: &TableRegister| VmcbSegment {
-        limit: u32::from(t.limit),
-        base: t.base,
-        ..VmcbSegment::default()
-    };
+    let table = |t: &TableRegister| VmcbSegment { limit: u32::from(t.limit), base: t.base, ..VmcbSegment::default() };
     let v = &mut vmcb.save;
     let [es, cs, ss, ds, fs, gs, ldtr, tr] = &s.segments;
     v.es = segment_to_vmcb(es);
@@ -57,12 +53,8 @@ pub fn write(vmcb: &mut Vmcb, s: &ArchState) {
 pub fn read(vmcb: &Vmcb) -> ArchState {
     let c = &vmcb.control;
     let v = &vmcb.save;
-    let table = |t: &VmcbSegment| TableRegister {
-        limit: t.limit as u16,
-        base: t.base,
-    };
-    let mut segments =
-        [&v.es, &v.cs, &v.ss, &v.ds, &v.fs, &v.gs, &v.ldtr, &v.tr].map(segment_from_vmcb);
+    let table = |t: &VmcbSegment| TableRegister { limit: t.limit as u16, base: t.base };
+    let mut segments = [&v.es, &v.cs, &v.ss, &v.ds, &v.fs, &v.gs, &v.ldtr, &v.tr].map(segment_from_vmcb);
     // CPL is what counts, and hardware may leave a stale DPL in SS (APM2 15.5.1).
     let ss = &mut segments[SegmentName::Ss as usize];
     ss.attributes = ss.attributes & !0x60 | u32::from(v.cpl & 3) << 5;

@@ -255,10 +255,7 @@ pub struct Vmcb {
 impl Vmcb {
     /// A VMCB of zeros: the only right content of what is reserved.
     #[must_use]
-    #[expect(
-        unsafe_code,
-        reason = "there is no safe zero of a large structure in core"
-    )]
+    #[expect(unsafe_code, reason = "there is no safe zero of a large structure in core")]
     pub const fn zeroed() -> Self {
         // SAFETY: every field is an integer or an array of integers, for which zero is a value.
         unsafe { core::mem::zeroed() }

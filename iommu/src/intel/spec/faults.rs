@@ -119,9 +119,7 @@ impl Reason {
             0x26 => "the interrupt remapping entry belongs to another source",
             0x27 => "the posted interrupt descriptor could not be read",
             0x28 => "reserved bits are set in the posted interrupt descriptor",
-            0x30..=0x32 => {
-                "scalable mode: the root table address is invalid or its mode forbids the request"
-            }
+            0x30..=0x32 => "scalable mode: the root table address is invalid or its mode forbids the request",
             0x38..=0x3a => "scalable mode: the root entry is missing or invalid",
             0x40..=0x4b => "scalable mode: the context entry is missing or invalid",
             0x50..=0x52 => "scalable mode: the PASID directory entry is missing or invalid",
@@ -155,20 +153,13 @@ mod tests {
         assert_eq!(record.reason(), Reason::WRITE);
         let record = FaultRecord::from_bits(unpair([0, 0x8123_4502_9000_ffff]));
         assert!(record.fault() && !record.type1() && record.type2() && record.has_pasid());
-        assert_eq!(
-            (record.pasid(), record.reason().0, record.source()),
-            (0x12345, 2, 0xffff)
-        );
+        assert_eq!((record.pasid(), record.reason().0, record.source()), (0x12345, 2, 0xffff));
     }
 
     /// VT-d 7.1.3: 20h to 28h are the interrupt remapping faults.
     #[test]
     fn reasons() {
-        assert!(
-            Reason(0x26).is_interrupt()
-                && !Reason(0x0d).is_interrupt()
-                && !Reason(0x30).is_interrupt()
-        );
+        assert!(Reason(0x26).is_interrupt() && !Reason(0x0d).is_interrupt() && !Reason(0x30).is_interrupt());
         assert!(Reason(0x02).words().contains("not assigned"));
         assert!(Reason(0xff).words().contains("does not list"));
     }

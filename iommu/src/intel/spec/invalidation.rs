@@ -56,20 +56,14 @@ impl Descriptor {
     /// Forgets the context entries that name `domain`.
     #[must_use]
     pub const fn context_domain(domain: u16) -> Self {
-        Self([
-            kind::CONTEXT | granularity::DOMAIN | (domain as u64) << 16,
-            0,
-        ])
+        Self([kind::CONTEXT | granularity::DOMAIN | (domain as u64) << 16, 0])
     }
 
     /// Forgets the context entry of `source`, which named `domain` (FM = 0: all of
     /// the source id counts).
     #[must_use]
     pub const fn context_device(domain: u16, source: u16) -> Self {
-        Self([
-            kind::CONTEXT | granularity::NARROW | (domain as u64) << 16 | (source as u64) << 32,
-            0,
-        ])
+        Self([kind::CONTEXT | granularity::NARROW | (domain as u64) << 16 | (source as u64) << 32, 0])
     }
 
     /// Forgets every translation.
@@ -81,27 +75,15 @@ impl Descriptor {
     /// Forgets the translations of `domain`.
     #[must_use]
     pub const fn iotlb_domain(domain: u16, drain: Drain) -> Self {
-        Self([
-            kind::IOTLB | granularity::DOMAIN | drain.bits() | (domain as u64) << 16,
-            0,
-        ])
+        Self([kind::IOTLB | granularity::DOMAIN | drain.bits() | (domain as u64) << 16, 0])
     }
 
     /// Forgets the translations of `domain` for 2^`mask` pages from `address`, which is
     /// aligned to that. `leaves_only` (IH): upper levels did not change and may stay cached.
     #[must_use]
-    pub const fn iotlb_pages(
-        domain: u16,
-        address: Iova,
-        mask: u8,
-        leaves_only: bool,
-        drain: Drain,
-    ) -> Self {
+    pub const fn iotlb_pages(domain: u16, address: Iova, mask: u8, leaves_only: bool, drain: Drain) -> Self {
         let low = kind::IOTLB | granularity::NARROW | drain.bits() | (domain as u64) << 16;
-        Self([
-            low,
-            (address.0 & !0xfff) | (leaves_only as u64) << 6 | (mask as u64 & 0x3f),
-        ])
+        Self([low, (address.0 & !0xfff) | (leaves_only as u64) << 6 | (mask as u64 & 0x3f)])
     }
 
     /// Has `source` forget 2^`mask` pages from `address`, which is aligned to that;
@@ -114,15 +96,8 @@ impl Descriptor {
             1..52 => ((1u64 << (12 + mask as u32 - 1)) - 1) & !0xfff | 1,
             _ => 0x7fff_ffff_ffff_f001,
         };
-        let base = if mask >= 52 {
-            0
-        } else {
-            address.0 & !((1u64 << (12 + mask as u32)) - 1)
-        };
-        Self([
-            kind::DEVICE_TLB | (depth as u64 & 0x1f) << 16 | (source as u64) << 32,
-            base | span,
-        ])
+        let base = if mask >= 52 { 0 } else { address.0 & !((1u64 << (12 + mask as u32)) - 1) };
+        Self([kind::DEVICE_TLB | (depth as u64 & 0x1f) << 16 | (source as u64) << 32, base | span])
     }
 
     /// Forgets every interrupt remapping table entry.
@@ -134,10 +109,7 @@ impl Descriptor {
     /// Forgets 2^`mask` interrupt remapping table entries from `index`.
     #[must_use]
     pub const fn interrupt_index(index: u16, mask: u8) -> Self {
-        Self([
-            kind::INTERRUPT | 1 << 4 | (mask as u64 & 0x1f) << 27 | (index as u64) << 32,
-            0,
-        ])
+        Self([kind::INTERRUPT | 1 << 4 | (mask as u64 & 0x1f) << 27 | (index as u64) << 32, 0])
     }
 
     /// Writes `data` to the 4 bytes at `status` when every descriptor before it is
@@ -158,10 +130,7 @@ impl Descriptor {
 mod tests {
     use super::*;
 
-    const BOTH: Drain = Drain {
-        reads: true,
-        writes: true,
-    };
+    const BOTH: Drain = Drain { reads: true, writes: true };
 
     /// Literals put together by hand from Linux's QI_* and QEMU's VTD_INV_DESC_* masks.
     #[test]
@@ -169,61 +138,25 @@ mod tests {
         let vectors: [(Descriptor, [u64; 2]); 13] = [
             (Descriptor::context_global(), [0x11, 0]),
             (Descriptor::context_domain(0x1234), [0x1234_0021, 0]),
-            (
-                Descriptor::context_device(0x0007, 0x0108),
-                [0x0108_0007_0031, 0],
-            ),
+            (Descriptor::context_device(0x0007, 0x0108), [0x0108_0007_0031, 0]),
             (Descriptor::iotlb_global(BOTH), [0xd2, 0]),
             (Descriptor::iotlb_global(Drain::default()), [0x12, 0]),
-            (
-                Descriptor::iotlb_domain(
-                    0xffff,
-                    Drain {
-                        reads: false,
-                        writes: true,
-                    },
-                ),
-                [0xffff_0062, 0],
-            ),
-            (
-                Descriptor::iotlb_pages(5, Iova(0x20_0000), 9, true, BOTH),
-                [0x5_00f2, 0x20_0049],
-            ),
-            (
-                Descriptor::iotlb_pages(5, Iova(0x3000), 0, false, BOTH),
-                [0x5_00f2, 0x3000],
-            ),
+            (Descriptor::iotlb_domain(0xffff, Drain { reads: false, writes: true }), [0xffff_0062, 0]),
+            (Descriptor::iotlb_pages(5, Iova(0x20_0000), 9, true, BOTH), [0x5_00f2, 0x20_0049]),
+            (Descriptor::iotlb_pages(5, Iova(0x3000), 0, false, BOTH), [0x5_00f2, 0x3000]),
             (Descriptor::interrupt_global(), [0x4, 0]),
-            (
-                Descriptor::interrupt_index(0x0102, 3),
-                [0x0102_1800_0014, 0],
-            ),
-            (
-                Descriptor::wait(HostPhys(0x1000), 0xdead_beef),
-                [0xdead_beef_0000_0025, 0x1000],
-            ),
-            (
-                Descriptor::device_tlb(0x0300, 4, Iova(0x5000), 0),
-                [0x0300_0004_0003, 0x5000],
-            ),
+            (Descriptor::interrupt_index(0x0102, 3), [0x0102_1800_0014, 0]),
+            (Descriptor::wait(HostPhys(0x1000), 0xdead_beef), [0xdead_beef_0000_0025, 0x1000]),
+            (Descriptor::device_tlb(0x0300, 4, Iova(0x5000), 0), [0x0300_0004_0003, 0x5000]),
             // Two pages from 0x8000: S = 1, address bit 12 clear (QEMU: "xxx0: 8K").
-            (
-                Descriptor::device_tlb(0x0300, 4, Iova(0x8000), 1),
-                [0x0300_0004_0003, 0x8001],
-            ),
+            (Descriptor::device_tlb(0x0300, 4, Iova(0x8000), 1), [0x0300_0004_0003, 0x8001]),
         ];
         for (descriptor, bits) in vectors {
             assert_eq!(descriptor.bits(), bits);
         }
         // QEMU's table: bits 15:12 = xx01 is 16K, 0111 is 64K.
-        assert_eq!(
-            Descriptor::device_tlb(1, 0, Iova(0x1_0000), 2).bits()[1],
-            0x1_1001
-        );
-        assert_eq!(
-            Descriptor::device_tlb(1, 0, Iova(0x1_0000), 4).bits()[1],
-            0x1_7001
-        );
+        assert_eq!(Descriptor::device_tlb(1, 0, Iova(0x1_0000), 2).bits()[1], 0x1_1001);
+        assert_eq!(Descriptor::device_tlb(1, 0, Iova(0x1_0000), 4).bits()[1], 0x1_7001);
     }
 
     /// Reserved bits as QEMU checks them (VTD_INV_DESC_*_RSVD*) stay clear for extreme arguments.

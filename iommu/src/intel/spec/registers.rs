@@ -200,11 +200,7 @@ bitflags! {
 impl Global {
     /// Bits of GCMD that stay what they were written; the others act once. A write
     /// carries these as GSTS shows them, plus at most one change (VT-d 11.4.4.1).
-    pub const PERSISTENT: Self = Self::TE
-        .union(Self::EAFL)
-        .union(Self::QIE)
-        .union(Self::IRE)
-        .union(Self::CFI);
+    pub const PERSISTENT: Self = Self::TE.union(Self::EAFL).union(Self::QIE).union(Self::IRE).union(Self::CFI);
 }
 
 bitflags! {
@@ -356,15 +352,8 @@ mod tests {
         assert!(!cap.posted_interrupts() && !cap.enhanced_srtp() && !cap.enhanced_sirtp());
 
         let ecap = ExtendedCapability::from_bits(0x00f0_0f5a);
-        assert!(
-            ecap.queued_invalidation() && ecap.interrupt_remapping() && ecap.extended_interrupts()
-        );
-        assert!(
-            !ecap.coherent()
-                && !ecap.device_tlb()
-                && !ecap.snoop_control()
-                && !ecap.scalable_mode()
-        );
+        assert!(ecap.queued_invalidation() && ecap.interrupt_remapping() && ecap.extended_interrupts());
+        assert!(!ecap.coherent() && !ecap.device_tlb() && !ecap.snoop_control() && !ecap.scalable_mode());
         assert_eq!(ecap.iotlb_offset() * 16, 0xf0);
         assert_eq!(ecap.max_index_mask(), 15);
     }
@@ -387,10 +376,7 @@ mod tests {
     /// VT-d 11.4.4.1 gives the mask of persistent bits: GSTS & 0x96FF_FFFF.
     #[test]
     fn persistent_bits() {
-        assert_eq!(
-            Global::PERSISTENT.bits(),
-            0x96ff_ffff & Global::all().bits()
-        );
+        assert_eq!(Global::PERSISTENT.bits(), 0x96ff_ffff & Global::all().bits());
     }
 
     /// Linux writes `addr | EIME(1 << 11) | size 0xf` for 65,536 entries.

@@ -27,9 +27,7 @@ impl RootEntry {
     /// A present entry that links the context table at `table`, a frame.
     #[must_use]
     pub fn link(table: HostPhys) -> Self {
-        Self::new()
-            .with_present(true)
-            .with_context_frame(table.pfn().0)
+        Self::new().with_present(true).with_context_frame(table.pfn().0)
     }
 
     /// The context table.
@@ -92,12 +90,7 @@ impl ContextEntry {
     /// A present entry: requests go through the second stage at `root`, of `levels`
     /// (3 to 5), and are tagged with `domain`.
     #[must_use]
-    pub fn second_stage(
-        root: HostPhys,
-        levels: u8,
-        domain: u16,
-        translation: TranslationType,
-    ) -> Self {
+    pub fn second_stage(root: HostPhys, levels: u8, domain: u16, translation: TranslationType) -> Self {
         Self::new()
             .with_present(true)
             .with_translation(translation)
@@ -140,29 +133,18 @@ mod tests {
     fn root_vector() {
         let entry = RootEntry::link(HostPhys(0x0000_0008_7654_3000));
         assert_eq!(pair(entry.into_bits()), [0x0000_0008_7654_3001, 0]);
-        assert_eq!(
-            RootEntry::from_bits(0xabcd_e001).table(),
-            HostPhys(0xabcd_e000)
-        );
+        assert_eq!(RootEntry::from_bits(0xabcd_e001).table(), HostPhys(0xabcd_e000));
     }
 
     /// By hand from VT-d 9.3 and QEMU's VTD_CONTEXT_ENTRY_*: P bit 0, TT bits 3:2, SSPTPTR 63:12;
     /// AW bits 66:64, DID bits 87:72.
     #[test]
     fn context_vectors() {
-        let four = ContextEntry::second_stage(
-            HostPhys(0x1_2345_6000),
-            4,
-            0x1234,
-            TranslationType::SECOND_STAGE,
-        );
+        let four = ContextEntry::second_stage(HostPhys(0x1_2345_6000), 4, 0x1234, TranslationType::SECOND_STAGE);
         assert_eq!(pair(four.into_bits()), [0x1_2345_6001, 0x12_3402]);
         let three = ContextEntry::second_stage(HostPhys(0x7000), 3, 1, TranslationType::DEVICE_TLB);
         assert_eq!(pair(three.into_bits()), [0x7005, 0x101]);
         assert_eq!(three.levels(), 3);
-        assert_eq!(
-            ContextEntry::from_bits(unpair([0x7005, 0x101])).root(),
-            HostPhys(0x7000)
-        );
+        assert_eq!(ContextEntry::from_bits(unpair([0x7005, 0x101])).root(), HostPhys(0x7000));
     }
 }

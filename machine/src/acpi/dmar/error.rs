@@ -53,27 +53,14 @@ impl fmt::Display for DmarError {
                 write!(f, "states {stated} bytes, of which there are {bytes}")
             }
             Self::Checksum => f.write_str("fails its checksum"),
-            Self::Structure {
-                kind,
-                offset,
-                bytes,
-            } => {
-                write!(
-                    f,
-                    "has a structure of type {kind} with impossible length {bytes} at offset {offset:#x}"
-                )
+            Self::Structure { kind, offset, bytes } => {
+                write!(f, "has a structure of type {kind} with impossible length {bytes} at offset {offset:#x}")
             }
             Self::Scope { offset, bytes } => {
-                write!(
-                    f,
-                    "has an impossible device scope of {bytes} bytes at offset {offset:#x}"
-                )
+                write!(f, "has an impossible device scope of {bytes} bytes at offset {offset:#x}")
             }
             Self::Address { offset, address } => {
-                write!(
-                    f,
-                    "has an impossible address {address:#x} in the structure at offset {offset:#x}"
-                )
+                write!(f, "has an impossible address {address:#x} in the structure at offset {offset:#x}")
             }
             Self::NoUnits => f.write_str("names no unit"),
         }?;
@@ -108,10 +95,7 @@ impl fmt::Display for DmarWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown { kind, offset } => {
-                write!(
-                    f,
-                    "firmware's DMAR table has a structure of unknown type {kind} at offset {offset:#x}; skipped"
-                )
+                write!(f, "firmware's DMAR table has a structure of unknown type {kind} at offset {offset:#x}; skipped")
             }
             Self::Skipped(error) => write!(f, "skipped part of a table: {error}"),
             Self::TwoCatchAll { segment, offset } => write!(
@@ -143,10 +127,7 @@ impl fmt::Display for ScopeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotABridge { hop } => {
-                write!(
-                    f,
-                    "firmware's DMAR table has a path through {hop}, where there is no bridge"
-                )
+                write!(f, "firmware's DMAR table has a path through {hop}, where there is no bridge")
             }
             Self::BusNumber { bridge, secondary } => write!(
                 f,

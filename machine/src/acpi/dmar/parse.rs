@@ -21,11 +21,7 @@ struct Structure<'a> {
 impl Structure<'_> {
     fn short(&self) -> DmarError {
         let bytes = u16::try_from(self.bytes.len()).unwrap_or(u16::MAX);
-        DmarError::Structure {
-            kind: self.kind,
-            offset: self.offset,
-            bytes,
-        }
+        DmarError::Structure { kind: self.kind, offset: self.offset, bytes }
     }
 
     fn u8(&self, offset: usize) -> Result<u8, DmarError> {
@@ -45,17 +41,11 @@ impl Structure<'_> {
     }
 
     fn scopes(&self, offset: usize) -> Result<Vec<scope::DeviceScope>, DmarError> {
-        scope::parse(
-            self.bytes.get(offset..).ok_or(self.short())?,
-            self.offset + offset,
-        )
+        scope::parse(self.bytes.get(offset..).ok_or(self.short())?, self.offset + offset)
     }
 
     fn address(&self, address: u64) -> DmarError {
-        DmarError::Address {
-            offset: self.offset,
-            address,
-        }
+        DmarError::Address { offset: self.offset, address }
     }
 
     fn unit(&self) -> Result<Drhd, DmarError> {
@@ -83,12 +73,7 @@ impl Structure<'_> {
         if last <= base || last % PAGE_SIZE != PAGE_SIZE - 1 || last >= 1 << 52 {
             return Err(self.address(last));
         }
-        Ok(Rmrr {
-            segment: self.u16(6)?,
-            base: HostPhys(base),
-            last: HostPhys(last),
-            scopes: self.scopes(24)?,
-        })
+        Ok(Rmrr { segment: self.u16(6)?, base: HostPhys(base), last: HostPhys(last), scopes: self.scopes(24)? })
     }
 
     /// Structures that only advise.
@@ -99,44 +84,22 @@ impl Structure<'_> {
                 segment: self.u16(6)?,
                 scopes: self.scopes(8)?,
             }),
-            3 => dmar.nodes.push(Rhsa {
-                base: HostPhys(self.u64(8)?),
-                proximity: self.u32(16)?,
-            }),
+            3 => dmar.nodes.push(Rhsa { base: HostPhys(self.u64(8)?), proximity: self.u32(16)? }),
             4 => {
-                let name = self
-                    .bytes
-                    .get(8..)
-                    .ok_or(self.short())?
-                    .split(|byte| *byte == 0)
-                    .next()
-                    .unwrap_or_default();
+                let name = self.bytes.get(8..).ok_or(self.short())?.split(|byte| *byte == 0).next().unwrap_or_default();
                 let show = |byte: &u8| {
-                    if byte.is_ascii_graphic() {
-                        char::from(*byte)
-                    } else {
-                        '?'
-                    }
+                    if byte.is_ascii_graphic() { char::from(*byte) } else { '?' }
                 };
                 let name = name.iter().map(show).collect::<String>();
-                dmar.named.push(Andd {
-                    number: self.u8(7)?,
-                    name,
-                });
+                dmar.named.push(Andd { number: self.u8(7)?, name });
             }
             5 => dmar.caching.push(Satc {
                 required: self.u8(4)? & 1 != 0,
                 segment: self.u16(6)?,
                 scopes: self.scopes(8)?,
             }),
-            6 => dmar.properties.push(Sidp {
-                segment: self.u16(6)?,
-                scopes: self.scopes(8)?,
-            }),
-            kind => dmar.warnings.push(DmarWarning::Unknown {
-                kind,
-                offset: self.offset,
-            }),
+            6 => dmar.properties.push(Sidp { segment: self.u16(6)?, scopes: self.scopes(8)? }),
+            kind => dmar.warnings.push(DmarWarning::Unknown { kind, offset: self.offset }),
         }
         Ok(())
     }
@@ -148,16 +111,10 @@ impl Dmar {
     /// An error in what isolation rests on (the header, any structure's length, units,
     /// reserved memory) refuses the table: a unit or a region overlooked would be a hole.
     pub fn parse(bytes: &[u8]) -> Result<Self, DmarError> {
-        let stated = bytes
-            .u32(4)
-            .filter(|_| bytes.starts_with(b"DMAR"))
-            .ok_or(DmarError::Header)?;
+        let stated = bytes.u32(4).filter(|_| bytes.starts_with(b"DMAR")).ok_or(DmarError::Header)?;
         let length = usize::try_from(stated).unwrap_or(usize::MAX);
         let table = bytes.get(..length).filter(|table| table.len() >= FIRST);
-        let table = table.ok_or(DmarError::Length {
-            stated,
-            bytes: bytes.len(),
-        })?;
+        let table = table.ok_or(DmarError::Length { stated, bytes: bytes.len() })?;
         if !sums_to_zero(table) {
             return Err(DmarError::Checksum);
         }
@@ -193,10 +150,7 @@ impl Dmar {
                 let mut unit = structure.unit()?;
                 let rival = |other: &Drhd| other.include_all && other.segment == unit.segment;
                 if unit.include_all && self.units.iter().any(rival) {
-                    let warning = DmarWarning::TwoCatchAll {
-                        segment: unit.segment,
-                        offset: structure.offset,
-                    };
+                    let warning = DmarWarning::TwoCatchAll { segment: unit.segment, offset: structure.offset };
                     self.warnings.push(warning);
                     unit.include_all = false;
                 }
@@ -218,17 +172,7 @@ fn structure(table: &[u8], offset: usize) -> Result<Structure<'_>, DmarError> {
     let rest = table.get(offset..).unwrap_or_default();
     let kind = rest.u16(0).unwrap_or(u16::MAX);
     let length = rest.u16(2).unwrap_or(0);
-    let bytes = rest
-        .get(..usize::from(length))
-        .filter(|bytes| bytes.len() >= 4);
-    let bytes = bytes.ok_or(DmarError::Structure {
-        kind,
-        offset,
-        bytes: length,
-    })?;
-    Ok(Structure {
-        kind,
-        offset,
-        bytes,
-    })
+    let bytes = rest.get(..usize::from(length)).filter(|bytes| bytes.len() >= 4);
+    let bytes = bytes.ok_or(DmarError::Structure { kind, offset, bytes: length })?;
+    Ok(Structure { kind, offset, bytes })
 }

@@ -41,35 +41,17 @@ pub(super) fn parse(bytes: &[u8], offset: usize) -> Result<Vec<DeviceScope>, Dma
     let mut scopes = Vec::new();
     let mut at = 0;
     while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-        let error = |bytes| DmarError::Scope {
-            offset: offset + at,
-            bytes,
-        };
+        let error = |bytes| DmarError::Scope { offset: offset + at, bytes };
         let [kind, length, flags, _, enumeration_id, start_bus, ..] = *rest else {
             return Err(error(u8::try_from(rest.len()).unwrap_or(u8::MAX)));
         };
         // At least one hop, and whole ones: zero would never end.
-        let hops = rest
-            .get(6..usize::from(length))
-            .filter(|hops| !hops.is_empty() && hops.len() % 2 == 0);
-        let path: Vec<(u8, u8)> = hops
-            .ok_or(error(length))?
-            .chunks_exact(2)
-            .map(|hop| (hop[0], hop[1]))
-            .collect();
-        if path
-            .iter()
-            .any(|&(device, function)| device > 31 || function > 7)
-        {
+        let hops = rest.get(6..usize::from(length)).filter(|hops| !hops.is_empty() && hops.len() % 2 == 0);
+        let path: Vec<(u8, u8)> = hops.ok_or(error(length))?.chunks_exact(2).map(|hop| (hop[0], hop[1])).collect();
+        if path.iter().any(|&(device, function)| device > 31 || function > 7) {
             return Err(error(length));
         }
-        scopes.push(DeviceScope {
-            kind: ScopeKind(kind),
-            flags,
-            enumeration_id,
-            start_bus,
-            path,
-        });
+        scopes.push(DeviceScope { kind: ScopeKind(kind), flags, enumeration_id, start_bus, path });
         at += usize::from(length);
     }
     Ok(scopes)
@@ -95,10 +77,7 @@ pub fn resolve_scope(
         }
         let secondary = config.read8(here, 0x19);
         if secondary <= here.bus() {
-            return Err(ScopeError::BusNumber {
-                bridge: here,
-                secondary,
-            });
+            return Err(ScopeError::BusNumber { bridge: here, secondary });
         }
         here = at(secondary, hop);
     }

@@ -126,18 +126,11 @@ pub struct Dmar {
 impl Dmar {
     /// The unit that `function`'s requests go through. (A virtual function goes with its physical one.)
     #[must_use]
-    pub fn unit_of(
-        &self,
-        config: &(impl ConfigSpace + ?Sized),
-        function: &Function,
-    ) -> Option<&Drhd> {
+    pub fn unit_of(&self, config: &(impl ConfigSpace + ?Sized), function: &Function) -> Option<&Drhd> {
         let segment = function.bdf.segment();
         let mut units = self.units.iter().filter(|unit| unit.segment == segment);
         let names = |unit: &&Drhd| covers(config, segment, &unit.scopes, function);
-        units
-            .clone()
-            .find(names)
-            .or_else(|| units.find(|unit| unit.include_all))
+        units.clone().find(names).or_else(|| units.find(|unit| unit.include_all))
     }
 
     /// The reserved regions that `function` uses.
@@ -147,26 +140,17 @@ impl Dmar {
         function: &'a Function,
     ) -> impl Iterator<Item = &'a Rmrr> {
         let segment = function.bdf.segment();
-        self.reserved.iter().filter(move |region| {
-            region.segment == segment && covers(config, segment, &region.scopes, function)
-        })
+        self.reserved
+            .iter()
+            .filter(move |region| region.segment == segment && covers(config, segment, &region.scopes, function))
     }
 }
 
 /// Whether a scope names the function itself or a bridge above it.
-fn covers(
-    config: &(impl ConfigSpace + ?Sized),
-    segment: u16,
-    scopes: &[DeviceScope],
-    function: &Function,
-) -> bool {
-    scopes.iter().any(
-        |scope| match (scope.kind, resolve_scope(scope, segment, config)) {
-            (ScopeKind::ENDPOINT, Ok(named)) => named == function.bdf,
-            (ScopeKind::SUB_HIERARCHY, Ok(named)) => {
-                named == function.bdf || function.path.contains(&named)
-            }
-            _ => false,
-        },
-    )
+fn covers(config: &(impl ConfigSpace + ?Sized), segment: u16, scopes: &[DeviceScope], function: &Function) -> bool {
+    scopes.iter().any(|scope| match (scope.kind, resolve_scope(scope, segment, config)) {
+        (ScopeKind::ENDPOINT, Ok(named)) => named == function.bdf,
+        (ScopeKind::SUB_HIERARCHY, Ok(named)) => named == function.bdf || function.path.contains(&named),
+        _ => false,
+    })
 }

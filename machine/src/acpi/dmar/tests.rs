@@ -41,30 +41,18 @@ const CATCH_ALL: [u8; 32] = [
 ];
 // 0x3e2e0000 to 0x3e2fffff for 00:14.0.
 const RESERVED: [u8; 32] = [
-    1, 0, 32, 0, 0, 0, 0, 0, 0x00, 0x00, 0x2e, 0x3e, 0, 0, 0, 0, 0xff, 0xff, 0x2f, 0x3e, 0, 0, 0,
-    0, // RMRR
+    1, 0, 32, 0, 0, 0, 0, 0, 0x00, 0x00, 0x2e, 0x3e, 0, 0, 0, 0, 0xff, 0xff, 0x2f, 0x3e, 0, 0, 0, 0, // RMRR
     1, 8, 0, 0, 0, 0, 0x14, 0,
 ];
 // Root port 00:02.2 has ATS.
 const ATS: [u8; 16] = [2, 0, 16, 0, 0, 0, 0, 0, 2, 8, 0, 0, 0, 0, 2, 2];
-const NODE: [u8; 20] = [
-    3, 0, 20, 0, 0, 0, 0, 0, 0x00, 0x00, 0xd9, 0xfe, 0, 0, 0, 0, 1, 0, 0, 0,
-];
+const NODE: [u8; 20] = [3, 0, 20, 0, 0, 0, 0, 0, 0x00, 0x00, 0xd9, 0xfe, 0, 0, 0, 0, 1, 0, 0, 0];
 const NAMED: [u8; 20] = *b"\x04\0\x14\0\0\0\0\x01\\_SB.PCI0.I\0";
 const CACHING: [u8; 16] = [5, 0, 16, 0, 1, 0, 0, 0, 1, 8, 0, 0, 0, 0, 5, 0];
 const PROPERTIES: [u8; 16] = [6, 0, 16, 0, 0, 0, 0, 0, 1, 8, 3, 0, 0, 0, 6, 0];
 
 fn good() -> Vec<u8> {
-    table(&[
-        &UNIT,
-        &CATCH_ALL,
-        &RESERVED,
-        &ATS,
-        &NODE,
-        &NAMED,
-        &CACHING,
-        &PROPERTIES,
-    ])
+    table(&[&UNIT, &CATCH_ALL, &RESERVED, &ATS, &NODE, &NAMED, &CACHING, &PROPERTIES])
 }
 
 #[test]
@@ -73,42 +61,18 @@ fn whole() {
     assert_eq!(dmar.host_address_bits, 39);
     assert_eq!(dmar.flags, DmarFlags::INTERRUPT_REMAPPING);
     assert_eq!(dmar.units.len(), 2);
-    assert_eq!(
-        (dmar.units[0].base, dmar.units[0].bytes),
-        (HostPhys(0xfed9_0000), 0x1000)
-    );
+    assert_eq!((dmar.units[0].base, dmar.units[0].bytes), (HostPhys(0xfed9_0000), 0x1000));
     assert_eq!(dmar.units[0].scopes[0].path, [(2, 0)]);
     let second = &dmar.units[1];
-    assert_eq!(
-        (second.base, second.bytes, second.include_all),
-        (HostPhys(0xfed9_1000), 0x2000, true)
-    );
+    assert_eq!((second.base, second.bytes, second.include_all), (HostPhys(0xfed9_1000), 0x2000, true));
     assert_eq!(second.scopes[0].kind, ScopeKind::IO_APIC);
-    assert_eq!(
-        (second.scopes[0].enumeration_id, second.scopes[0].start_bus),
-        (2, 0xf0)
-    );
+    assert_eq!((second.scopes[0].enumeration_id, second.scopes[0].start_bus), (2, 0xf0));
     assert_eq!(second.scopes[1].kind, ScopeKind::HPET);
     let region = &dmar.reserved[0];
-    assert_eq!(
-        (region.base, region.last),
-        (HostPhys(0x3e2e_0000), HostPhys(0x3e2f_ffff))
-    );
+    assert_eq!((region.base, region.last), (HostPhys(0x3e2e_0000), HostPhys(0x3e2f_ffff)));
     assert_eq!(dmar.ats_ports[0].scopes[0].path, [(2, 2)]);
-    assert_eq!(
-        dmar.nodes,
-        [Rhsa {
-            base: HostPhys(0xfed9_0000),
-            proximity: 1
-        }]
-    );
-    assert_eq!(
-        dmar.named,
-        [Andd {
-            number: 1,
-            name: "\\_SB.PCI0.I".to_string()
-        }]
-    );
+    assert_eq!(dmar.nodes, [Rhsa { base: HostPhys(0xfed9_0000), proximity: 1 }]);
+    assert_eq!(dmar.named, [Andd { number: 1, name: "\\_SB.PCI0.I".to_string() }]);
     assert!(dmar.caching[0].required);
     assert_eq!(dmar.properties[0].scopes[0].flags, 3);
     assert_eq!(dmar.warnings, []);
@@ -126,18 +90,8 @@ fn qemu() {
     ];
     let dmar = Dmar::parse(&table(&[&unit])).unwrap();
     let model = Model::q35();
-    let found = enumerate(
-        &model,
-        &[Buses {
-            segment: 0,
-            first: 0,
-            last: 255,
-        }],
-    );
-    let covered = |name| {
-        dmar.unit_of(&model, found.get(bdf(name)).unwrap())
-            .is_some()
-    };
+    let found = enumerate(&model, &[Buses { segment: 0, first: 0, last: 255 }]);
+    let covered = |name| dmar.unit_of(&model, found.get(bdf(name)).unwrap()).is_some();
     assert!(covered("00:05.0") && covered("03:00.0") && covered("02:00.0") && covered("00:02.2"));
     // Not named by anything, and nothing takes the rest.
     assert!(!covered("01:00.0") && !covered("00:1f.2"));
@@ -148,27 +102,12 @@ fn qemu() {
 #[test]
 fn units_and_reserved_memory_of_devices() {
     let model = Model::q35();
-    let found = enumerate(
-        &model,
-        &[Buses {
-            segment: 0,
-            first: 0,
-            last: 255,
-        }],
-    );
+    let found = enumerate(&model, &[Buses { segment: 0, first: 0, last: 255 }]);
     let nvme = found.get(bdf("03:00.0")).unwrap();
     let dmar = Dmar::parse(&good()).unwrap();
     // 00:02.0 is named by the first unit; the disk falls to the one that takes the rest.
-    assert_eq!(
-        dmar.unit_of(&model, found.get(bdf("00:02.0")).unwrap())
-            .unwrap()
-            .base,
-        HostPhys(0xfed9_0000)
-    );
-    assert_eq!(
-        dmar.unit_of(&model, nvme).unwrap().base,
-        HostPhys(0xfed9_1000)
-    );
+    assert_eq!(dmar.unit_of(&model, found.get(bdf("00:02.0")).unwrap()).unwrap().base, HostPhys(0xfed9_0000));
+    assert_eq!(dmar.unit_of(&model, nvme).unwrap().base, HostPhys(0xfed9_1000));
     assert_eq!(dmar.reserved_for(&model, nvme).count(), 0);
     // Two hops: through root port 00:02.2 to 00.0 behind it.
     let mut region = RESERVED.to_vec();
@@ -196,38 +135,18 @@ fn paths() {
         start_bus: 0,
         path: path.to_vec(),
     };
-    assert_eq!(
-        resolve_scope(&scope(&[(0x1f, 2)]), 0, &model),
-        Ok(bdf("00:1f.2"))
-    );
-    assert_eq!(
-        resolve_scope(&scope(&[(2, 1), (0, 0)]), 0, &model),
-        Ok(bdf("02:00.0"))
-    );
+    assert_eq!(resolve_scope(&scope(&[(0x1f, 2)]), 0, &model), Ok(bdf("00:1f.2")));
+    assert_eq!(resolve_scope(&scope(&[(2, 1), (0, 0)]), 0, &model), Ok(bdf("02:00.0")));
     // Every hop counts, not only the first.
-    assert_eq!(
-        resolve_scope(&scope(&[(2, 1), (1, 0), (4, 3)]), 0, &model),
-        Ok(bdf("09:04.3"))
-    );
+    assert_eq!(resolve_scope(&scope(&[(2, 1), (1, 0), (4, 3)]), 0, &model), Ok(bdf("09:04.3")));
     let nowhere = resolve_scope(&scope(&[(5, 0), (0, 0)]), 0, &model);
-    assert_eq!(
-        nowhere,
-        Err(ScopeError::NotABridge {
-            hop: bdf("00:05.0")
-        })
-    );
+    assert_eq!(nowhere, Err(ScopeError::NotABridge { hop: bdf("00:05.0") }));
     assert!(resolve_scope(&scope(&[(9, 0), (0, 0)]), 0, &model).is_err());
     assert!(resolve_scope(&scope(&[(2, 1), (0, 0)]), 1, &model).is_err());
     // A bridge that leads back up.
     model.edit("02:01.0", |bridge| bridge.bridge(1, 9));
     let up = resolve_scope(&scope(&[(2, 1), (1, 0), (0, 0)]), 0, &model);
-    assert_eq!(
-        up,
-        Err(ScopeError::BusNumber {
-            bridge: bdf("02:01.0"),
-            secondary: 1
-        })
-    );
+    assert_eq!(up, Err(ScopeError::BusNumber { bridge: bdf("02:01.0"), secondary: 1 }));
     assert_eq!(model.read8(bdf("02:01.0"), 0x19), 1);
 }
 
@@ -239,70 +158,30 @@ fn hostile_structures() {
         seal(&mut table);
         Dmar::parse(&table)
     };
-    let structure = |offset, bytes| DmarError::Structure {
-        kind: 0,
-        offset,
-        bytes,
-    };
+    let structure = |offset, bytes| DmarError::Structure { kind: 0, offset, bytes };
     // Zero, less than a header, less than the type needs, more than there is.
     assert_eq!(with(&|table| table[50] = 0), Err(structure(48, 0)));
     assert_eq!(with(&|table| table[50] = 3), Err(structure(48, 3)));
     assert_eq!(with(&|table| table[51] = 0xff), Err(structure(48, 0xff18)));
     let short = Dmar::parse(&table(&[&[0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0]]));
     assert_eq!(short, Err(structure(48, 12)));
-    assert!(matches!(
-        with(&|table| table.extend([0, 0, 4])),
-        Err(DmarError::Structure {
-            kind: 0,
-            bytes: 0,
-            ..
-        })
-    ));
+    assert!(matches!(with(&|table| table.extend([0, 0, 4])), Err(DmarError::Structure { kind: 0, bytes: 0, .. })));
     // Scopes: zero, no path, odd, beyond the structure; a device that cannot be.
     for bytes in [0, 5, 6, 7, 9, 10, 255] {
-        assert_eq!(
-            with(&|table| table[65] = bytes),
-            Err(DmarError::Scope { offset: 64, bytes })
-        );
+        assert_eq!(with(&|table| table[65] = bytes), Err(DmarError::Scope { offset: 64, bytes }));
     }
-    assert!(matches!(
-        with(&|table| table[70] = 32),
-        Err(DmarError::Scope { offset: 64, .. })
-    ));
-    assert!(matches!(
-        with(&|table| table[71] = 8),
-        Err(DmarError::Scope { offset: 64, .. })
-    ));
+    assert!(matches!(with(&|table| table[70] = 32), Err(DmarError::Scope { offset: 64, .. })));
+    assert!(matches!(with(&|table| table[71] = 8), Err(DmarError::Scope { offset: 64, .. })));
     // A unit nowhere, off a page, at the end of the address space.
     for (at, value) in [(56, 0x01), (63, 0xff), (57, 0x08)] {
-        assert!(
-            matches!(
-                with(&|table| table[at] = value),
-                Err(DmarError::Address { offset: 48, .. })
-            ),
-            "{at}"
-        );
+        assert!(matches!(with(&|table| table[at] = value), Err(DmarError::Address { offset: 48, .. })), "{at}");
     }
     let none = with(&|table| table[56..64].fill(0));
-    assert_eq!(
-        none,
-        Err(DmarError::Address {
-            offset: 48,
-            address: 0
-        })
-    );
+    assert_eq!(none, Err(DmarError::Address { offset: 48, address: 0 }));
     // Reserved memory that ends before it begins.
     let backwards = with(&|table| table[104 + 19] = 0);
-    assert!(matches!(
-        backwards,
-        Err(DmarError::Address { offset: 104, .. })
-    ));
-    assert!(
-        backwards
-            .unwrap_err()
-            .to_string()
-            .contains("DMAR table has an impossible address 0x2fffff")
-    );
+    assert!(matches!(backwards, Err(DmarError::Address { offset: 104, .. })));
+    assert!(backwards.unwrap_err().to_string().contains("DMAR table has an impossible address 0x2fffff"));
     // Nothing but advice.
     assert_eq!(Dmar::parse(&table(&[&ATS])), Err(DmarError::NoUnits));
     assert_eq!(Dmar::parse(&table(&[])), Err(DmarError::NoUnits));
@@ -315,25 +194,12 @@ fn skipped_with_a_warning() {
     let node = [3, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let ats = [2, 0, 15, 0, 0, 0, 0, 0, 2, 7, 0, 0, 0, 0, 2];
     let dmar = Dmar::parse(&table(&[&unknown, &CATCH_ALL, &node, &ats, &CATCH_ALL])).unwrap();
-    let skipped = DmarError::Structure {
-        kind: 3,
-        offset: 88,
-        bytes: 12,
-    };
+    let skipped = DmarError::Structure { kind: 3, offset: 88, bytes: 12 };
     let expected = vec![
-        DmarWarning::Unknown {
-            kind: 77,
-            offset: 48,
-        },
+        DmarWarning::Unknown { kind: 77, offset: 48 },
         DmarWarning::Skipped(skipped),
-        DmarWarning::Skipped(DmarError::Scope {
-            offset: 108,
-            bytes: 7,
-        }),
-        DmarWarning::TwoCatchAll {
-            segment: 0,
-            offset: 115,
-        },
+        DmarWarning::Skipped(DmarError::Scope { offset: 108, bytes: 7 }),
+        DmarWarning::TwoCatchAll { segment: 0, offset: 115 },
     ];
     assert_eq!(dmar.warnings, expected);
     assert_eq!(dmar.units.len(), 2);
@@ -350,10 +216,7 @@ fn truncated_at_each_byte() {
             let mut cut = good[..length].to_vec();
             seal(&mut cut);
             if let Ok(dmar) = Dmar::parse(&cut) {
-                assert!(
-                    [72, 104, 136, 152, 172, 192, 208].contains(&length),
-                    "{length}: {dmar:?}"
-                );
+                assert!([72, 104, 136, 152, 172, 192, 208].contains(&length), "{length}: {dmar:?}");
             }
         }
     }
@@ -368,27 +231,18 @@ fn each_bit_flipped() {
     for bit in 0..good.len() * 8 {
         let mut bad = good.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
-        assert!(
-            Dmar::parse(&bad).is_err(),
-            "bit {bit}: the checksum must notice"
-        );
+        assert!(Dmar::parse(&bad).is_err(), "bit {bit}: the checksum must notice");
         // And with the checksum made to fit: no panic; and unless it was a structure's
         // type or length, everything is there or somebody is told.
         seal(&mut bad);
-        let in_header = [48, 72, 104, 136, 152, 172, 192, 208]
-            .iter()
-            .any(|at| (*at..at + 4).contains(&(bit / 8)));
+        let in_header = [48, 72, 104, 136, 152, 172, 192, 208].iter().any(|at| (*at..at + 4).contains(&(bit / 8)));
         match Dmar::parse(&bad) {
             Ok(dmar) if !in_header => {
                 let advice = dmar.ats_ports.len() + dmar.nodes.len() + dmar.named.len();
                 let advice = advice + dmar.caching.len() + dmar.properties.len();
                 let skipped = |warning: &&DmarWarning| matches!(warning, DmarWarning::Skipped(_));
                 let skipped = dmar.warnings.iter().filter(skipped).count();
-                assert_eq!(
-                    (dmar.units.len(), dmar.reserved.len(), advice + skipped),
-                    (2, 1, 5),
-                    "bit {bit}"
-                );
+                assert_eq!((dmar.units.len(), dmar.reserved.len(), advice + skipped), (2, 1, 5), "bit {bit}");
             }
             _ => {}
         }

@@ -33,10 +33,7 @@ fn observe<F: Hardware>(
     let mut arrived = vec![[false; 2]; probes.len()];
     let mut stores = 0;
     for &event in &mem.events {
-        assert!(
-            !matches!(event, Event::Free(_)),
-            "a table was freed before the flush completed"
-        );
+        assert!(!matches!(event, Event::Free(_)), "a table was freed before the flush completed");
         replay.step(event);
         stores += usize::from(matches!(event, Event::Write(..)));
         for (index, &at) in probes.iter().enumerate() {
@@ -57,10 +54,7 @@ fn observe<F: Hardware>(
     // Everything written back at the end, entry for entry.
     assert_eq!(replay.visible, mem.frames);
     // A present entry changed exactly if a probe says so.
-    let changed = before
-        .iter()
-        .zip(&after)
-        .any(|(before, after)| before.is_some() && before != after);
+    let changed = before.iter().zip(&after).any(|(before, after)| before.is_some() && before != after);
     assert_eq!(flush.must_invalidate(), changed);
     // What was unlinked still stands, with all that a walker inside might fetch.
     let unlinked = flush.unlinked().len();
@@ -80,18 +74,7 @@ fn tree<F: Hardware>(levels: u8, leafs: LeafSizes) -> (Memory, PageTable<F>) {
 
 fn probes() -> Vec<u64> {
     let mut probes = vec![];
-    for base in [
-        0,
-        M,
-        2 * M,
-        G - M,
-        G,
-        G + M,
-        2 * G,
-        2 * G + 3 * M,
-        3 * G,
-        4 * G,
-    ] {
+    for base in [0, M, 2 * M, G - M, G, G + M, 2 * G, 2 * G + 3 * M, 3 * G, 4 * G] {
         for offset in [0, 8, K - 8, K, 5 * K, 6 * K, 7 * K, M - K] {
             probes.push(base + offset);
         }
@@ -104,35 +87,14 @@ fn map_builds_before_it_links<F: Hardware>() {
         for leafs in [LeafSizes::ONLY_4K, LeafSizes::UP_TO_2M, LeafSizes::UP_TO_1G] {
             let (mut mem, mut tree) = tree::<F>(levels, leafs);
             observe(&mut mem, &mut tree, &probes(), |tree, mem| {
-                tree.map(
-                    mem,
-                    G - 2 * M - K,
-                    HostPhys(G - K),
-                    3 * M,
-                    Permissions::READ_WRITE,
-                    Caching::WriteBack,
-                )
+                tree.map(mem, G - 2 * M - K, HostPhys(G - K), 3 * M, Permissions::READ_WRITE, Caching::WriteBack)
             });
             // Beside what is there, in tables that are live.
             observe(&mut mem, &mut tree, &probes(), |tree, mem| {
-                tree.map(
-                    mem,
-                    0,
-                    HostPhys(8 * G),
-                    7 * K,
-                    Permissions::ALL,
-                    Caching::WriteBack,
-                )
+                tree.map(mem, 0, HostPhys(8 * G), 7 * K, Permissions::ALL, Caching::WriteBack)
             });
             observe(&mut mem, &mut tree, &probes(), |tree, mem| {
-                tree.map(
-                    mem,
-                    G + M - K,
-                    HostPhys(9 * G),
-                    5 * M,
-                    Permissions::READ,
-                    Caching::WriteBack,
-                )
+                tree.map(mem, G + M - K, HostPhys(9 * G), 5 * M, Permissions::READ, Caching::WriteBack)
             });
         }
     }
@@ -142,16 +104,7 @@ fn a_split_is_one_store<F: Hardware>() {
     for &levels in F::TEST_LEVELS {
         for later in [LeafSizes::UP_TO_1G, LeafSizes::UP_TO_2M] {
             let (mut mem, mut first) = tree::<F>(levels, LeafSizes::UP_TO_1G);
-            let flush = first
-                .map(
-                    &mut mem,
-                    0,
-                    HostPhys(4 * G),
-                    3 * G,
-                    Permissions::ALL,
-                    Caching::WriteBack,
-                )
-                .unwrap();
+            let flush = first.map(&mut mem, 0, HostPhys(4 * G), 3 * G, Permissions::ALL, Caching::WriteBack).unwrap();
             assert!(!flush.must_invalidate());
             flush.complete(&mut mem);
             // Split with the sizes there were, and with fewer (a tree adopted by a narrower unit).
@@ -159,9 +112,7 @@ fn a_split_is_one_store<F: Hardware>() {
             observe(&mut mem, &mut tree, &probes(), |tree, mem| {
                 tree.protect(mem, 5 * K, K, Permissions::READ, Holes::Refuse)
             });
-            observe(&mut mem, &mut tree, &probes(), |tree, mem| {
-                tree.unmap(mem, G + M + 5 * K, 2 * K, Holes::Refuse)
-            });
+            observe(&mut mem, &mut tree, &probes(), |tree, mem| tree.unmap(mem, G + M + 5 * K, 2 * K, Holes::Refuse));
             // From the middle of one leaf to the middle of another.
             observe(&mut mem, &mut tree, &probes(), |tree, mem| {
                 tree.unmap(mem, 2 * G - M, 2 * M + 7 * K, Holes::Refuse)
@@ -177,32 +128,15 @@ fn unmap_leaves_tables_to_walkers<F: Hardware>() {
     for &levels in F::TEST_LEVELS {
         let (mut mem, mut tree) = tree::<F>(levels, LeafSizes::ONLY_4K);
         let map = |tree: &mut PageTable<F>, mem: &mut Memory, at, bytes| {
-            tree.map(
-                mem,
-                at,
-                HostPhys(16 * G + at),
-                bytes,
-                Permissions::READ_WRITE,
-                Caching::WriteBack,
-            )
+            tree.map(mem, at, HostPhys(16 * G + at), bytes, Permissions::READ_WRITE, Caching::WriteBack)
         };
-        observe(&mut mem, &mut tree, &probes(), |tree, mem| {
-            map(tree, mem, 0, 4 * M)
-        });
-        observe(&mut mem, &mut tree, &probes(), |tree, mem| {
-            map(tree, mem, 2 * G, 4 * M)
-        });
+        observe(&mut mem, &mut tree, &probes(), |tree, mem| map(tree, mem, 0, 4 * M));
+        observe(&mut mem, &mut tree, &probes(), |tree, mem| map(tree, mem, 2 * G, 4 * M));
         // Whole subtrees and edges at once, over a hole.
-        observe(&mut mem, &mut tree, &probes(), |tree, mem| {
-            tree.unmap(mem, M + 6 * K, 2 * G + M, Holes::Tolerate)
-        });
+        observe(&mut mem, &mut tree, &probes(), |tree, mem| tree.unmap(mem, M + 6 * K, 2 * G + M, Holes::Tolerate));
         // The rest of a table, entry by entry: the empty table goes too.
-        observe(&mut mem, &mut tree, &probes(), |tree, mem| {
-            tree.unmap(mem, M, 6 * K, Holes::Refuse)
-        });
-        observe(&mut mem, &mut tree, &probes(), |tree, mem| {
-            tree.unmap(mem, 0, 5 * G, Holes::Tolerate)
-        });
+        observe(&mut mem, &mut tree, &probes(), |tree, mem| tree.unmap(mem, M, 6 * K, Holes::Refuse));
+        observe(&mut mem, &mut tree, &probes(), |tree, mem| tree.unmap(mem, 0, 5 * G, Holes::Tolerate));
         assert_eq!(tree.tables(&mem), 1);
         assert_eq!(mem.frames.len(), 1);
     }
@@ -210,16 +144,7 @@ fn unmap_leaves_tables_to_walkers<F: Hardware>() {
 
 fn unlinked_tables_keep_their_entries<F: Hardware>() {
     let (mut mem, mut tree) = tree::<F>(4, LeafSizes::ONLY_4K);
-    let flush = tree
-        .map(
-            &mut mem,
-            G,
-            HostPhys(G),
-            2 * M,
-            Permissions::READ,
-            Caching::WriteBack,
-        )
-        .unwrap();
+    let flush = tree.map(&mut mem, G, HostPhys(G), 2 * M, Permissions::READ, Caching::WriteBack).unwrap();
     assert!(flush.unlinked().is_empty());
     flush.complete(&mut mem);
     let before = mem.frames.clone();
@@ -227,15 +152,8 @@ fn unlinked_tables_keep_their_entries<F: Hardware>() {
     assert!(flush.must_invalidate());
     assert!(!flush.only_leaves());
     // Two level-1 tables, whole; their parents were emptied by it.
-    let whole: Vec<_> = flush
-        .unlinked()
-        .iter()
-        .filter(|frame| before[&frame.0] == mem.frames[&frame.0])
-        .collect();
-    assert!(
-        whole.len() >= 2,
-        "a walker in an unlinked table would fetch other entries"
-    );
+    let whole: Vec<_> = flush.unlinked().iter().filter(|frame| before[&frame.0] == mem.frames[&frame.0]).collect();
+    assert!(whole.len() >= 2, "a walker in an unlinked table would fetch other entries");
     assert_eq!(flush.unlinked().len(), 4);
     assert_eq!(flush.range(), G..G + 2 * M);
     flush.complete(&mut mem);
@@ -244,26 +162,13 @@ fn unlinked_tables_keep_their_entries<F: Hardware>() {
 
 fn protect_alone_touches_only_leaves<F: Hardware>() {
     let (mut mem, mut tree) = tree::<F>(4, LeafSizes::UP_TO_2M);
-    tree.map(
-        &mut mem,
-        0,
-        HostPhys(0),
-        4 * M,
-        Permissions::READ_WRITE,
-        Caching::WriteBack,
-    )
-    .unwrap()
-    .complete(&mut mem);
-    let flush = tree
-        .protect(&mut mem, M, M, Permissions::READ, Holes::Refuse)
-        .unwrap();
+    tree.map(&mut mem, 0, HostPhys(0), 4 * M, Permissions::READ_WRITE, Caching::WriteBack).unwrap().complete(&mut mem);
+    let flush = tree.protect(&mut mem, M, M, Permissions::READ, Holes::Refuse).unwrap();
     assert!(flush.must_invalidate() && flush.only_leaves());
     flush.complete(&mut mem);
     // The same once more changes nothing, so nothing is owed.
     mem.events.clear();
-    let flush = tree
-        .protect(&mut mem, M, M, Permissions::READ, Holes::Refuse)
-        .unwrap();
+    let flush = tree.protect(&mut mem, M, M, Permissions::READ, Holes::Refuse).unwrap();
     assert!(!flush.must_invalidate());
     assert!(mem.events.is_empty());
     flush.complete(&mut mem);

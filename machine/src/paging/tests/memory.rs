@@ -31,17 +31,12 @@ pub struct Memory {
 
 impl Memory {
     pub fn read_entry(&self, entry: u64) -> Option<u64> {
-        self.frames
-            .get(&(entry & !0xfff))
-            .map(|frame| frame[(entry as usize & 0xfff) / 8])
+        self.frames.get(&(entry & !0xfff)).map(|frame| frame[(entry as usize & 0xfff) / 8])
     }
 
     /// What a walker that does not snoop may see, if everything so far was written back.
     pub fn written_back(&self) -> Replay {
-        Replay {
-            coherent: self.frames.clone(),
-            visible: self.frames.clone(),
-        }
+        Replay { coherent: self.frames.clone(), visible: self.frames.clone() }
     }
 }
 
@@ -59,10 +54,7 @@ impl TableMemory for Memory {
     }
 
     fn free(&mut self, frame: HostPhys) {
-        assert!(
-            self.frames.remove(&frame.0).is_some(),
-            "{frame} freed twice or never allocated"
-        );
+        assert!(self.frames.remove(&frame.0).is_some(), "{frame} freed twice or never allocated");
         self.events.push(Event::Free(frame.0));
     }
 
@@ -71,10 +63,7 @@ impl TableMemory for Memory {
     }
 
     fn write(&mut self, entry: HostPhys, value: u64) {
-        let frame = self
-            .frames
-            .get_mut(&(entry.0 & !0xfff))
-            .expect("a write outside the tables");
+        let frame = self.frames.get_mut(&(entry.0 & !0xfff)).expect("a write outside the tables");
         frame[(entry.0 as usize & 0xfff) / 8] = value;
         self.events.push(Event::Write(entry.0, value));
     }

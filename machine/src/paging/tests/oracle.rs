@@ -3,9 +3,7 @@
 use super::memory::Memory;
 use super::walker::{Hardware, walk};
 use crate::addr::HostPhys;
-use crate::paging::{
-    Caching, Ept, Holes, Host, LeafSizes, Npt, PageTable, PagingError, Permissions, VtdSecondStage,
-};
+use crate::paging::{Caching, Ept, Holes, Host, LeafSizes, Npt, PageTable, PagingError, Permissions, VtdSecondStage};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -42,12 +40,7 @@ impl Oracle {
     fn first_hole(&self, start: u64, end: u64) -> Option<u64> {
         let mut at = start;
         while at < end {
-            let Some((_, &(stop, ..))) = self
-                .0
-                .range(..=at)
-                .next_back()
-                .filter(|(_, value)| at < value.0)
-            else {
+            let Some((_, &(stop, ..))) = self.0.range(..=at).next_back().filter(|(_, value)| at < value.0) else {
                 return Some(at);
             };
             at = stop;
@@ -79,11 +72,7 @@ impl Oracle {
 
 fn push_joined(all: &mut Vec<(u64, u64, u64, Permissions)>, next: (u64, u64, u64, Permissions)) {
     match all.last_mut() {
-        Some(last)
-            if last.1 == next.0 && last.2 + (last.1 - last.0) == next.2 && last.3 == next.3 =>
-        {
-            last.1 = next.1
-        }
+        Some(last) if last.1 == next.0 && last.2 + (last.1 - last.0) == next.2 && last.3 == next.3 => last.1 = next.1,
         _ => all.push(next),
     }
 }
@@ -106,46 +95,20 @@ fn op() -> impl Strategy<Value = Op> {
         Just(Permissions::ALL)
     ];
     let place = (0..3usize, 0..6u64, 0..3u64, prop::bool::ANY);
-    (
-        0..5u8,
-        place,
-        0..3usize,
-        0..512u64,
-        1..6u64,
-        permissions,
-        prop::bool::ANY,
+    (0..5u8, place, 0..3usize, 0..512u64, 1..6u64, permissions, prop::bool::ANY).prop_map(
+        |(kind, (unit, major, minor, odd), to_unit, to, count, permissions, tolerate)| {
+            // Around the boundaries of the unit, now and then one page beside it.
+            let at = UNITS[unit] * major + UNITS[unit.saturating_sub(1)] * minor + if odd { UNITS[0] } else { 0 };
+            let bytes = match unit {
+                2 => UNITS[2] * count.min(2) - if odd { UNITS[0] * 3 } else { 0 },
+                _ => UNITS[unit] * count,
+            };
+            // A huge range to an odd target is half a million leaves: once in a while is enough.
+            let to_unit = if unit == 2 && to % 32 != 0 { 2 } else { to_unit };
+            let holes = if tolerate { Holes::Tolerate } else { Holes::Refuse };
+            Op { kind, at, to: UNITS[to_unit] * to + if odd { UNITS[0] } else { 0 }, bytes, permissions, holes }
+        },
     )
-        .prop_map(
-            |(kind, (unit, major, minor, odd), to_unit, to, count, permissions, tolerate)| {
-                // Around the boundaries of the unit, now and then one page beside it.
-                let at = UNITS[unit] * major
-                    + UNITS[unit.saturating_sub(1)] * minor
-                    + if odd { UNITS[0] } else { 0 };
-                let bytes = match unit {
-                    2 => UNITS[2] * count.min(2) - if odd { UNITS[0] * 3 } else { 0 },
-                    _ => UNITS[unit] * count,
-                };
-                // A huge range to an odd target is half a million leaves: once in a while is enough.
-                let to_unit = if unit == 2 && to % 32 != 0 {
-                    2
-                } else {
-                    to_unit
-                };
-                let holes = if tolerate {
-                    Holes::Tolerate
-                } else {
-                    Holes::Refuse
-                };
-                Op {
-                    kind,
-                    at,
-                    to: UNITS[to_unit] * to + if odd { UNITS[0] } else { 0 },
-                    bytes,
-                    permissions,
-                    holes,
-                }
-            },
-        )
 }
 
 fn check<F: Hardware>(levels: u8, leafs: LeafSizes, ops: &[Op]) -> Result<(), TestCaseError> {
@@ -157,19 +120,9 @@ fn check<F: Hardware>(levels: u8, leafs: LeafSizes, ops: &[Op]) -> Result<(), Te
         let kept = F::kept(op.permissions);
         let result = match op.kind {
             0..=2 => {
-                let result = tree.map(
-                    &mut mem,
-                    op.at,
-                    HostPhys(op.to),
-                    op.bytes,
-                    op.permissions,
-                    Caching::WriteBack,
-                );
+                let result = tree.map(&mut mem, op.at, HostPhys(op.to), op.bytes, op.permissions, Caching::WriteBack);
                 match oracle.first_mapped(start, end) {
-                    Some(at) => prop_assert_eq!(
-                        result.as_ref().unwrap_err(),
-                        &PagingError::AlreadyMapped { at }
-                    ),
+                    Some(at) => prop_assert_eq!(result.as_ref().unwrap_err(), &PagingError::AlreadyMapped { at }),
                     None => {
                         prop_assert!(!result.as_ref().unwrap().must_invalidate());
                         oracle.0.insert(start, (end, op.to, kept));
@@ -178,23 +131,13 @@ fn check<F: Hardware>(levels: u8, leafs: LeafSizes, ops: &[Op]) -> Result<(), Te
                 result
             }
             kind => {
-                let (to, kept) = if kind == 3 {
-                    (None, None)
-                } else {
-                    (Some(op.permissions), Some(kept))
-                };
+                let (to, kept) = if kind == 3 { (None, None) } else { (Some(op.permissions), Some(kept)) };
                 let result = match to {
                     None => tree.unmap(&mut mem, op.at, op.bytes, op.holes),
                     Some(to) => tree.protect(&mut mem, op.at, op.bytes, to, op.holes),
                 };
-                match oracle
-                    .first_hole(start, end)
-                    .filter(|_| op.holes == Holes::Refuse)
-                {
-                    Some(at) => prop_assert_eq!(
-                        result.as_ref().unwrap_err(),
-                        &PagingError::NotMapped { at }
-                    ),
+                match oracle.first_hole(start, end).filter(|_| op.holes == Holes::Refuse) {
+                    Some(at) => prop_assert_eq!(result.as_ref().unwrap_err(), &PagingError::NotMapped { at }),
                     None => {
                         let any = oracle.first_mapped(start, end).is_some();
                         prop_assert!(!result.as_ref().unwrap().must_invalidate() || any);
@@ -209,42 +152,24 @@ fn check<F: Hardware>(levels: u8, leafs: LeafSizes, ops: &[Op]) -> Result<(), Te
         }
         mem.events.clear();
         let page = UNITS[0];
-        for at in [
-            start,
-            start + 8,
-            start.wrapping_sub(page),
-            end - page,
-            end,
-            end + page,
-            ((start + end) / 2) & !0xfff,
-        ] {
+        for at in
+            [start, start + 8, start.wrapping_sub(page), end - page, end, end + page, ((start + end) / 2) & !0xfff]
+        {
             if at < tree.limit() {
                 let expected = oracle.get(at);
-                prop_assert_eq!(
-                    walk::<F>(&mem.frames, tree.root().0, levels, at),
-                    expected,
-                    "hardware at {:#x}",
-                    at
-                );
-                let found = tree
-                    .translate(&mem, at)
-                    .map(|found| (found.to.0, found.permissions));
+                prop_assert_eq!(walk::<F>(&mem.frames, tree.root().0, levels, at), expected, "hardware at {:#x}", at);
+                let found = tree.translate(&mem, at).map(|found| (found.to.0, found.permissions));
                 prop_assert_eq!(found, expected, "translate at {:#x}", at);
             }
         }
     }
     let mut leaves = Vec::new();
     tree.for_each_leaf(&mem, |leaf| {
-        push_joined(
-            &mut leaves,
-            (leaf.at, leaf.at + leaf.bytes, leaf.to.0, leaf.permissions),
-        );
+        push_joined(&mut leaves, (leaf.at, leaf.at + leaf.bytes, leaf.to.0, leaf.permissions));
     });
     prop_assert_eq!(leaves, oracle.joined());
     prop_assert_eq!(tree.tables(&mem), mem.frames.len() as u64, "a table leaked");
-    tree.unmap(&mut mem, 0, tree.limit(), Holes::Tolerate)
-        .unwrap()
-        .complete(&mut mem);
+    tree.unmap(&mut mem, 0, tree.limit(), Holes::Tolerate).unwrap().complete(&mut mem);
     prop_assert_eq!(mem.frames.len(), 1);
     tree.destroy(&mut mem);
     prop_assert!(mem.frames.is_empty());

@@ -42,11 +42,7 @@ fn long_mode(entry: u64, level: u8) -> Result<Step, &'static str> {
     if entry & 0x100 != 0 {
         return Err("global: survives a write to CR3");
     }
-    let allowed = Permissions {
-        read: true,
-        write: entry & 2 != 0,
-        execute: entry >> 63 == 0,
-    };
+    let allowed = Permissions { read: true, write: entry & 2 != 0, execute: entry >> 63 == 0 };
     let large = entry & 0x80 != 0;
     match level {
         1 if large => Err("PAT bit of a 4 KiB leaf"),
@@ -81,11 +77,7 @@ impl Hardware for Npt {
 impl Hardware for Ept {
     const TEST_LEVELS: &'static [u8] = &[4];
     fn step(entry: u64, level: u8) -> Result<Step, &'static str> {
-        let allowed = Permissions {
-            read: entry & 1 != 0,
-            write: entry & 2 != 0,
-            execute: entry & 4 != 0,
-        };
+        let allowed = Permissions { read: entry & 1 != 0, write: entry & 2 != 0, execute: entry & 4 != 0 };
         if entry & 7 == 0 {
             return Ok(Step::NotPresent);
         }
@@ -109,11 +101,7 @@ impl Hardware for Ept {
 impl Hardware for VtdSecondStage {
     const TEST_LEVELS: &'static [u8] = &[3, 4, 5];
     fn step(entry: u64, level: u8) -> Result<Step, &'static str> {
-        let allowed = Permissions {
-            read: entry & 1 != 0,
-            write: entry & 2 != 0,
-            execute: false,
-        };
+        let allowed = Permissions { read: entry & 1 != 0, write: entry & 2 != 0, execute: false };
         if entry & 3 == 0 {
             return Ok(Step::NotPresent);
         }
@@ -126,38 +114,22 @@ impl Hardware for VtdSecondStage {
         if entry & !(ADDRESS | 3 | if large { 0x80 } else { 0 }) != 0 {
             return Err("reserved bits");
         }
-        Ok(if leaf {
-            Step::Leaf(entry & ADDRESS, allowed)
-        } else {
-            Step::Table(entry & ADDRESS, allowed)
-        })
+        Ok(if leaf { Step::Leaf(entry & ADDRESS, allowed) } else { Step::Table(entry & ADDRESS, allowed) })
     }
     fn kept(permissions: Permissions) -> Permissions {
-        Permissions {
-            execute: false,
-            ..permissions
-        }
+        Permissions { execute: false, ..permissions }
     }
 }
 
 /// Walks as hardware does; panics on anything that hardware would call malformed.
-pub fn walk<F: Hardware>(
-    frames: &BTreeMap<u64, std::vec::Vec<u64>>,
-    root: u64,
-    levels: u8,
-    at: u64,
-) -> Outcome {
+pub fn walk<F: Hardware>(frames: &BTreeMap<u64, std::vec::Vec<u64>>, root: u64, levels: u8, at: u64) -> Outcome {
     let mut table = root;
     let mut permissions = F::kept(Permissions::ALL);
     for level in (1..=levels).rev() {
         let shift = 12 + 9 * (u32::from(level) - 1);
-        let frame = frames
-            .get(&table)
-            .unwrap_or_else(|| panic!("{at:#x}: level {level} leads to freed {table:#x}"));
+        let frame = frames.get(&table).unwrap_or_else(|| panic!("{at:#x}: level {level} leads to freed {table:#x}"));
         let entry = frame[(at >> shift) as usize & 511];
-        match F::step(entry, level)
-            .unwrap_or_else(|why| panic!("{at:#x}: level {level} entry {entry:#x}: {why}"))
-        {
+        match F::step(entry, level).unwrap_or_else(|why| panic!("{at:#x}: level {level} entry {entry:#x}: {why}")) {
             Step::NotPresent => return None,
             Step::Table(to, allowed) => {
                 table = to;
@@ -165,11 +137,7 @@ pub fn walk<F: Hardware>(
             }
             Step::Leaf(to, allowed) => {
                 let size = 1u64 << shift;
-                assert_eq!(
-                    to % size,
-                    0,
-                    "{at:#x}: level {level} leaf {entry:#x} is not aligned to its size"
-                );
+                assert_eq!(to % size, 0, "{at:#x}: level {level} leaf {entry:#x} is not aligned to its size");
                 return Some((to + at % size, permissions.and(allowed)));
             }
         }

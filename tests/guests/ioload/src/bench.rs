@@ -1,8 +1,5 @@
 //! What an exit costs, seen from the guest, in ticks of the TSC.
-#![expect(
-    unsafe_code,
-    reason = "RDTSC, port access and the permission for it have no safe form"
-)]
+#![expect(unsafe_code, reason = "RDTSC, port access and the permission for it have no safe form")]
 
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, _rdtsc};
@@ -27,9 +24,7 @@ fn ticks(rounds: u32, mut one: impl FnMut()) -> u64 {
 fn port_read() {
     let value: u8;
     // SAFETY: `run` got the permission by iopl before it calls this, and reading this port changes nothing.
-    unsafe {
-        asm!("in al, dx", in("dx") PORT, out("al") value, options(nomem, nostack, preserves_flags))
-    };
+    unsafe { asm!("in al, dx", in("dx") PORT, out("al") value, options(nomem, nostack, preserves_flags)) };
     black_box(value);
 }
 
@@ -45,10 +40,7 @@ pub fn run(rounds: u32) -> anyhow::Result<()> {
     let cpuid = ticks(rounds, || _ = black_box(__cpuid(black_box(0))));
     let port = ticks(rounds, port_read);
     for (name, total) in [("exit.cpuid", cpuid), ("exit.port_read", port)] {
-        println!(
-            "bench {name} {}",
-            total.saturating_sub(empty) / u64::from(rounds)
-        );
+        println!("bench {name} {}", total.saturating_sub(empty) / u64::from(rounds));
     }
     println!("bench done");
     Ok(())

@@ -84,14 +84,7 @@ mod tests {
         let (mut one, mut two) = (Block::new(), Block::new());
         one.fill(7, 3);
         two.fill(7, 4);
-        let equal = one.0[HEAD_BYTES..]
-            .chunks(8)
-            .zip(two.0[HEAD_BYTES..].chunks(8))
-            .filter(|(a, b)| a == b)
-            .count();
-        assert_eq!(
-            equal, 0,
-            "a torn mix of two versions can't have the checksum of one by likeness"
-        );
+        let equal = one.0[HEAD_BYTES..].chunks(8).zip(two.0[HEAD_BYTES..].chunks(8)).filter(|(a, b)| a == b).count();
+        assert_eq!(equal, 0, "a torn mix of two versions can't have the checksum of one by likeness");
     }
 }

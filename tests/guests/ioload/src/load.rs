@@ -94,10 +94,7 @@ impl Worker {
 /// Runs until the machine ends.
 pub fn run(setup: &Setup) -> anyhow::Result<()> {
     let blocks = (setup.span_mib << 20) / BLOCK_BYTES as u64 / setup.threads.max(1) as u64;
-    ensure!(
-        setup.threads > 0 && blocks > 0,
-        "at least one thread and one block per thread are needed"
-    );
+    ensure!(setup.threads > 0 && blocks > 0, "at least one thread and one block per thread are needed");
     let counters = Arc::new(Counters::default());
     counters.last_ns.store(monotonic_ns(), Ordering::Relaxed);
     for thread in 0..setup.threads {
@@ -115,9 +112,7 @@ pub fn run(setup: &Setup) -> anyhow::Result<()> {
             counters: Arc::clone(&counters),
             last_ns: 0,
         };
-        thread::Builder::new()
-            .name(format!("io{thread}"))
-            .spawn(move || worker.run())?;
+        thread::Builder::new().name(format!("io{thread}")).spawn(move || worker.run())?;
     }
     report::run(&counters, setup.interval_ms)
 }

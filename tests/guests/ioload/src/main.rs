@@ -59,17 +59,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Load {
-            disk,
-            threads,
-            interval_ms,
-            span_mib,
-        } => load::run(&load::Setup {
-            disk,
-            threads,
-            interval_ms,
-            span_mib,
-        }),
+        Command::Load { disk, threads, interval_ms, span_mib } => {
+            load::run(&load::Setup { disk, threads, interval_ms, span_mib })
+        }
         Command::Bench { rounds } => bench::run(rounds),
         Command::Idle { interval_ms } => report::idle(interval_ms),
     };

@@ -99,10 +99,6 @@ mod tests {
             counters.line(3_600_000, Some(0)),
             "ioload t=3600000 ops=3 bytes=8192 errors=0 mismatches=0 max_gap_us=2000 clock_back=0 nvme_errors=0"
         );
-        assert!(
-            counters
-                .line(3_600_000, None)
-                .contains("max_gap_us=100 clock_back=0 nvme_errors=unknown")
-        );
+        assert!(counters.line(3_600_000, None).contains("max_gap_us=100 clock_back=0 nvme_errors=unknown"));
     }
 }

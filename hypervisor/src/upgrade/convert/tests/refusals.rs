@@ -32,68 +32,35 @@ fn the_machine() {
     refused(|state| state.machine.push(state.machine[0]), "machine");
     refused(|state| state.machine[0].flags = 2, "flags");
     refused(|state| state.machine[0].tsc_khz = 0, "TSC frequency");
-    refused(
-        |state| state.machine[0].lapic_ticks_per_ms = 0,
-        "LAPIC timer frequency",
-    );
+    refused(|state| state.machine[0].lapic_ticks_per_ms = 0, "LAPIC timer frequency");
     refused(|state| state.machine[0].pcpu_count = 3, "3 pCPUs");
-    refused(
-        |state| state.machine[0].bsp_apic_id = 1,
-        "LAPIC id of pCPU 0",
-    );
-    refused(
-        |state| state.machine[0].console_port = 1 << 16,
-        "console port",
-    );
+    refused(|state| state.machine[0].bsp_apic_id = 1, "LAPIC id of pCPU 0");
+    refused(|state| state.machine[0].console_port = 1 << 16, "console port");
     refused(|state| state.pcpus[1].index = 2, "pCPU 0x2");
     refused(|state| state.pcpus[1].flags = 1, "pCPU 0x1: flags");
     refused(|state| state.boot[0].via[191] = 1, "way in is not text");
     refused(|state| state.boot[0].via[0] = 0xff, "way in is not text");
     refused(|state| state.modules[0].index = 256, "boot module");
-    refused(
-        |state| state.modules[0].bytes = u64::MAX,
-        "boot module 0x0: range",
-    );
-    refused(
-        |state| state.modules[0].name[0] = 7,
-        "boot module 0x0: name",
-    );
+    refused(|state| state.modules[0].bytes = u64::MAX, "boot module 0x0: range");
+    refused(|state| state.modules[0].name[0] = 7, "boot module 0x0: name");
     refused(|state| state.bridges[0].secondary = 256, "secondary bus");
-    refused(
-        |state| state.bridges[0].subordinate = 256,
-        "subordinate bus",
-    );
-    refused(
-        |state| state.bridges[0].command = 1 << 16,
-        "command register",
-    );
-    refused(
-        |state| state.bridges[0].bridge_control = 1 << 16,
-        "bridge control",
-    );
+    refused(|state| state.bridges[0].subordinate = 256, "subordinate bus");
+    refused(|state| state.bridges[0].command = 1 << 16, "command register");
+    refused(|state| state.bridges[0].bridge_control = 1 << 16, "bridge control");
 }
 
 #[test]
 fn the_memory_map() {
-    refused(
-        |state| state.regions[0].owner = 8,
-        "memory region 0x0: owner",
-    );
+    refused(|state| state.regions[0].owner = 8, "memory region 0x0: owner");
     refused(|state| state.regions[1].owner_id = 1, "owner's number");
     refused(|state| state.regions[4].owner_id = 2, "slot");
     refused(|state| state.regions[8].owner_id = 256, "module");
-    refused(
-        |state| state.regions[4].firmware_type = 2,
-        "type of owned memory",
-    );
+    refused(|state| state.regions[4].firmware_type = 2, "type of owned memory");
     refused(|state| state.regions[4].bytes = 0, "range");
     refused(|state| state.regions[4].bytes += 1, "range");
     refused(|state| state.regions[4].base = u64::MAX - 0xfff, "range");
     refused(|state| state.arenas.clear(), "arena 0x0 is missing");
-    refused(
-        |state| state.arenas[0].frame_table_bytes += 4,
-        "frame table length",
-    );
+    refused(|state| state.arenas[0].frame_table_bytes += 4, "frame table length");
     refused(|state| state.arenas[0].frame_table = 0, "frame table");
     refused(|state| state.arenas[0].bytes = u64::MAX - 0xfff, "range");
 }
@@ -102,39 +69,18 @@ fn the_memory_map() {
 fn guests_and_their_memory() {
     refused(|state| state.guests.clear(), "guest 0x1001 is missing");
     refused(|state| state.guests[0].console = 3, "console");
-    refused(
-        |state| state.guests[0].on_upgrade = ON_UPGRADE_STOP + 1,
-        "upgrade policy",
-    );
+    refused(|state| state.guests[0].on_upgrade = ON_UPGRADE_STOP + 1, "upgrade policy");
     refused(|state| state.guests[0].number = 1 << 16, "number");
     refused(|state| state.guests[0].vcpu_count = 0, "vCPUs");
     refused(|state| state.guests[0].vcpu_count = 256, "vCPUs");
     refused(|state| state.guests[0].name[0] = 0xc0, "name is not text");
-    refused(
-        |state| state.guests[0].kernel[0] = 0xc0,
-        "kernel is not text",
-    );
-    refused(
-        |state| state.guests[0].space = 9,
-        "address space 0x9 is missing",
-    );
-    refused(
-        |state| state.guest_rests.clear(),
-        "guest rest 0x1001 is missing",
-    );
+    refused(|state| state.guests[0].kernel[0] = 0xc0, "kernel is not text");
+    refused(|state| state.guests[0].space = 9, "address space 0x9 is missing");
+    refused(|state| state.guest_rests.clear(), "guest rest 0x1001 is missing");
     refused(|state| state.guest_rests[0].state = 3, "state");
-    refused(
-        |state| state.guest_rests[0].power = POWER_RESET + 1,
-        "power event",
-    );
-    refused(
-        |state| state.guest_rests[0].reason[0] = 0xff,
-        "reason is not text",
-    );
-    refused(
-        |state| state.spaces[0].guest = 9,
-        "address space 0x2001: guest",
-    );
+    refused(|state| state.guest_rests[0].power = POWER_RESET + 1, "power event");
+    refused(|state| state.guest_rests[0].reason[0] = 0xff, "reason is not text");
+    refused(|state| state.spaces[0].guest = 9, "address space 0x2001: guest");
     refused(|state| state.spaces[0].format = 2, "format");
     refused(|state| state.spaces[0].levels = 6, "levels");
     refused(|state| state.spaces[0].levels = 260, "levels");
@@ -146,15 +92,9 @@ fn guests_and_their_memory() {
     refused(|state| state.objects[0].bytes += 4096, "bytes");
     refused(|state| state.objects[0].extent_count = 3, "3 extents");
     refused(|state| state.space_objects.clear(), "mapping of an object");
-    refused(
-        |state| state.space_objects[0].object = 9,
-        "mapping of an object",
-    );
+    refused(|state| state.space_objects[0].object = 9, "mapping of an object");
     refused(|state| state.extents[0].guest_base = 1, "guest range");
-    refused(
-        |state| state.extents[0].host_base = u64::MAX - 0xfff,
-        "host range",
-    );
+    refused(|state| state.extents[0].host_base = u64::MAX - 0xfff, "host range");
     refused(|state| state.extents[0].bytes = 0, "bytes");
     refused(
         |state| {
@@ -176,31 +116,16 @@ fn vcpus() {
     refused(|state| state.vcpus[0].debugctl = 1, "IA32_DEBUGCTL");
     refused(|state| state.vcpus[0].spec_ctrl = 1, "IA32_SPEC_CTRL");
     refused(|state| state.vcpus[0].cr8 = 16, "CR8");
-    refused(
-        |state| state.vcpus[0].gdt_limit = 1 << 16,
-        "limit of the GDT",
-    );
-    refused(
-        |state| state.vcpus[0].idt_limit = 1 << 16,
-        "limit of the IDT",
-    );
-    refused(
-        |state| state.vcpus[0].segments[3].attributes = 1 << 13,
-        "access rights",
-    );
+    refused(|state| state.vcpus[0].gdt_limit = 1 << 16, "limit of the GDT");
+    refused(|state| state.vcpus[0].idt_limit = 1 << 16, "limit of the IDT");
+    refused(|state| state.vcpus[0].segments[3].attributes = 1 << 13, "access rights");
     refused(|state| state.vcpus[0].event = 4, "event");
     refused(|state| state.vcpus[0].event = 1 << 31, "event");
     refused(|state| state.vcpus[0].event = 0, "without event");
     refused(|state| state.vcpus[0].event = 3, "error code without use");
-    refused(
-        |state| state.vcpus[0].event_vector = 3,
-        "event with this vector",
-    );
+    refused(|state| state.vcpus[0].event_vector = 3, "event with this vector");
     refused(|state| state.vcpus[0].event_vector = 256, "vector");
-    refused(
-        |state| state.vcpus[0].event_instruction_bytes = 1,
-        "instruction length",
-    );
+    refused(|state| state.vcpus[0].event_instruction_bytes = 1, "instruction length");
     refused(|state| state.vcpus[0].xsave_bytes = u32::MAX, "XSAVE bytes");
     refused(|state| state.vcpus[0].xsave_bytes = 600, "XSAVE piece");
     refused(|state| state.vcpus[0].xsave_pieces = 2, "2 XSAVE pieces");
@@ -212,19 +137,13 @@ fn vcpus() {
     refused(|state| state.lapics[0].timer_armed = 2, "armed timer");
     refused(|state| state.lapics[0].task_priority = 256, "task priority");
     refused(|state| state.clocks.clear(), "kvmclock");
-    refused(
-        |state| state.clocks[0].version = 7,
-        "kvmclock 0x1001/0x0: version",
-    );
+    refused(|state| state.clocks[0].version = 7, "kvmclock 0x1001/0x0: version");
     refused(|state| state.vcpu_msrs.clear(), "vCPU MSRs");
 }
 
 #[test]
 fn platforms() {
-    refused(
-        |state| state.guest_clocks.clear(),
-        "guest clock 0x1001 is missing",
-    );
+    refused(|state| state.guest_clocks.clear(), "guest clock 0x1001 is missing");
     refused(|state| state.guest_clocks[0].tsc_khz = 0, "TSC frequency");
     refused(|state| state.ioapics.clear(), "I/O APIC");
     refused(
@@ -246,25 +165,13 @@ fn platforms() {
         "UART 0x1001/0x2f8 is nothing",
     );
     refused(|state| state.uarts[0].input_bytes = 4097, "bytes of input");
-    refused(
-        |state| state.uarts[0].input_bytes = 256,
-        "1 pieces of input",
-    );
-    refused(
-        |state| state.uarts[0].input_bytes = 299,
-        "bytes past the end",
-    );
-    refused(
-        |state| state.uarts[0].thr_pending = 2,
-        "transmitter interrupt",
-    );
+    refused(|state| state.uarts[0].input_bytes = 256, "1 pieces of input");
+    refused(|state| state.uarts[0].input_bytes = 299, "bytes past the end");
+    refused(|state| state.uarts[0].thr_pending = 2, "transmitter interrupt");
     refused(|state| state.uarts[0].overrun = 2, "overrun");
     refused(|state| state.uart_inputs[1].offset = 257, "offset");
     refused(|state| state.uart_inputs[1].port = 0x3f9, "port");
-    refused(
-        |state| state.legacies.clear(),
-        "legacy ports 0x1001 is missing",
-    );
+    refused(|state| state.legacies.clear(), "legacy ports 0x1001 is missing");
     refused(|state| state.legacies[0].pit_is_latched[1] = 2, "latch");
     refused(|state| state.legacies[0].pit_high_next[1] = 2, "byte order");
     refused(|state| state.legacies[0].pit_access[1] = 4, "access");
@@ -276,78 +183,32 @@ fn platforms() {
 
 #[test]
 fn functions() {
-    refused(
-        |state| state.functions.clear(),
-        "PCI function 0000:03:00.0 is missing",
-    );
+    refused(|state| state.functions.clear(), "PCI function 0000:03:00.0 is missing");
     refused(|state| state.functions[0].flags = 8, "flags");
     refused(|state| state.functions[0].flags |= 1, "flags");
     refused(|state| state.functions[0].flags |= 32, "flags");
-    refused(
-        |state| state.functions[0].command = 1 << 16,
-        "command register",
-    );
+    refused(|state| state.functions[0].command = 1 << 16, "command register");
     refused(|state| state.functions[0].cache_line = 256, "cache line");
-    refused(
-        |state| state.functions[0].interrupt_line = 256,
-        "interrupt line",
-    );
-    refused(
-        |state| state.devices[1].guest_bdf = 0x10,
-        "device 0000:03:00.0: place in the guest",
-    );
+    refused(|state| state.functions[0].interrupt_line = 256, "interrupt line");
+    refused(|state| state.devices[1].guest_bdf = 0x10, "device 0000:03:00.0: place in the guest");
     refused(|state| state.devices[1].guest_bdf = 9, "place in the guest");
-    refused(
-        |state| state.devices[1].guest_bdf = 32 << 3,
-        "place in the guest",
-    );
-    refused(
-        |state| state.devices[1].flags |= 2,
-        "device 0000:03:00.0: flags",
-    );
-    refused(
-        |state| state.devices[1].msix_entries = 2049,
-        "MSI-X entries",
-    );
+    refused(|state| state.devices[1].guest_bdf = 32 << 3, "place in the guest");
+    refused(|state| state.devices[1].flags |= 2, "device 0000:03:00.0: flags");
+    refused(|state| state.devices[1].msix_entries = 2049, "MSI-X entries");
     refused(|state| state.devices[1].msix_entries = 0, "MSI-X entries");
-    refused(
-        |state| state.devices[1].msix_entries = 2,
-        "MSI-X entry 0x2 of device 0000:03:00.0: number",
-    );
+    refused(|state| state.devices[1].msix_entries = 2, "MSI-X entry 0x2 of device 0000:03:00.0: number");
     refused(|state| state.devices[0].msix_entries = 1, "MSI-X entries");
-    refused(
-        |state| state.devices[1].msix_capability = 256,
-        "MSI-X capability",
-    );
-    refused(
-        |state| state.devices[0].msi_capability = 256,
-        "MSI capability",
-    );
-    refused(
-        |state| state.devices[1].msix_table_bar = 6,
-        "BAR of the MSI-X table",
-    );
-    refused(
-        |state| state.devices[1].msix_pending_bar = 6,
-        "BAR of the MSI-X pending bits",
-    );
-    refused(
-        |state| state.bars[1].index = 6,
-        "BAR 0x6 of device 0000:03:00.0: number",
-    );
+    refused(|state| state.devices[1].msix_capability = 256, "MSI-X capability");
+    refused(|state| state.devices[0].msi_capability = 256, "MSI capability");
+    refused(|state| state.devices[1].msix_table_bar = 6, "BAR of the MSI-X table");
+    refused(|state| state.devices[1].msix_pending_bar = 6, "BAR of the MSI-X pending bits");
+    refused(|state| state.bars[1].index = 6, "BAR 0x6 of device 0000:03:00.0: number");
     refused(|state| state.bars[1].flags |= 1, "flags");
     refused(|state| state.bars[1].guest_base = u64::MAX, "guest address");
-    refused(
-        |state| state.bars[0].guest_base = 1,
-        "guest address without use",
-    );
+    refused(|state| state.bars[0].guest_base = 1, "guest address without use");
     refused(
         |state| {
-            state.configs.push(handover::state::device::ConfigV1 {
-                device: 0x300,
-                offset: 0,
-                bytes: [0; 256],
-            });
+            state.configs.push(handover::state::device::ConfigV1 { device: 0x300, offset: 0, bytes: [0; 256] });
         },
         "config space",
     );
@@ -357,10 +218,7 @@ fn functions() {
     refused(|state| state.msix[0].host_vector = 256, "host vector");
     refused(|state| state.msix[0].irte = 1 << 16, "remapping entry");
     refused(|state| state.msix[0].irte = NO_IRTE, "routed address");
-    refused(
-        |state| state.msix[1].flags |= 4,
-        "MSI of device 0000:03:00.0 is nothing",
-    );
+    refused(|state| state.msix[1].flags |= 4, "MSI of device 0000:03:00.0 is nothing");
 }
 
 #[test]
@@ -370,14 +228,8 @@ fn units() {
     refused(|state| state.units[0].flags &= !4, "unit 0x0: flags");
     refused(|state| state.units[0].segment = 1 << 16, "segment");
     refused(|state| state.units[0].register_base += 1, "register base");
-    refused(
-        |state| state.units[0].interrupt_entries = 255,
-        "interrupt entries",
-    );
-    refused(
-        |state| state.units[0].did_count = 256,
-        "number of domain ids",
-    );
+    refused(|state| state.units[0].interrupt_entries = 255, "interrupt entries");
+    refused(|state| state.units[0].did_count = 256, "number of domain ids");
     refused(|state| state.unit_rests.clear(), "unit rest 0x0 is missing");
     refused(|state| state.unit_rests[0].queue_head = 0, "drained queue");
     refused(|state| state.unit_rests[0].status = 0, "status");
@@ -389,20 +241,14 @@ fn units() {
     refused(|state| state.domain_ids[0].did = 1 << 16, "domain id");
     refused(|state| state.domain_ids[0].unit = 1, "unit 0x1 is missing");
     refused(|state| state.devices[0].unit = 1, "unit 0x1 is missing");
-    refused(
-        |state| state.devices[0].ats_depth = 1,
-        "queue depth without ATS",
-    );
+    refused(|state| state.devices[0].ats_depth = 1, "queue depth without ATS");
     refused(|state| state.devices[1].ats_depth = 33, "queue depth");
     refused(|state| state.aliases[0].requester |= 1 << 16, "segment");
     refused(|state| state.irtes[0].flags = 2, "flags");
     refused(|state| state.irtes[0].index = 1 << 16, "index");
     refused(|state| state.irtes[0].unit = 1, "unit 0x1 is missing");
     refused(|state| state.faults[0].access = 0, "access");
-    refused(
-        |state| state.faults[0].entry = 1,
-        "remapping entry without use",
-    );
+    refused(|state| state.faults[0].entry = 1, "remapping entry without use");
     refused(|state| state.faults[1].entry = 1 << 16, "remapping entry");
     refused(|state| state.faults[0].pasid = 1 << 20, "PASID");
     refused(|state| state.faults[0].reason = 256, "reason");
@@ -413,10 +259,7 @@ fn units() {
 #[test]
 fn management_and_reports() {
     refused(|state| state.management.clear(), "management");
-    refused(
-        |state| state.management.push(state.management[0]),
-        "management",
-    );
+    refused(|state| state.management.push(state.management[0]), "management");
     refused(|state| state.management[0].flags = 2, "flags");
     refused(|state| state.management[0].prefix = 33, "prefix");
     refused(|state| state.management[0].port = 1 << 16, "port");
@@ -426,14 +269,8 @@ fn management_and_reports() {
     refused(|state| state.reports[0].blame = 6, "blame");
     refused(|state| state.reports[0].failed_phase = 10, "failed phase");
     refused(|state| state.reports[0].reason[95] = 1, "reason");
-    refused(
-        |state| state.reports[0].from_version[31] = 1,
-        "version of the old image",
-    );
-    refused(
-        |state| state.reports[0].to_version[0] = 0xff,
-        "version of the new image",
-    );
+    refused(|state| state.reports[0].from_version[31] = 1, "version of the old image");
+    refused(|state| state.reports[0].to_version[0] = 0xff, "version of the new image");
 }
 
 /// Saving, too, refuses what it cannot keep.
@@ -443,50 +280,24 @@ fn nothing_is_lost_in_silence() {
         let mut machine = everything();
         change(&mut machine);
         let mut state = State::default();
-        let result = machine
-            .save_plan(&mut state)
-            .and_then(|()| machine.save_rest(&mut state));
+        let result = machine.save_plan(&mut state).and_then(|()| machine.save_rest(&mut state));
         let message = result.unwrap_err().to_string();
         assert!(message.contains(name), "'{message}' does not say '{name}'");
     };
-    refused(
-        |m| m.vcpu.arch.segments[2].attributes = 1 << 8,
-        "access rights 0x100",
-    );
+    refused(|m| m.vcpu.arch.segments[2].attributes = 1 << 8, "access rights 0x100");
     refused(|m| m.vcpu.xsave.resize(20_000, 0), "XSAVE area");
-    refused(
-        |m| m.platform.uart.input.resize(4097, 0),
-        "input of length 0x1001",
-    );
-    refused(
-        |m| m.platform.pci.functions[0].mapped[0] = 0xe001_0000,
-        "a BAR moved",
-    );
-    refused(
-        |m| m.platform.pci.functions[0].identity = 1,
-        "another owner or identity",
-    );
-    refused(
-        |m| m.platform.pci.functions[0].requester_id = 0x400,
-        "device 0000:04:00.0 is missing",
-    );
-    refused(
-        |m| m.platform.pci.functions[0].msix = None,
-        "number of MSI-X entries",
-    );
-    refused(
-        |m| m.routes.truncate(1),
-        "MSI-X entry 0x2 of device 0000:03:00.0",
-    );
+    refused(|m| m.platform.uart.input.resize(4097, 0), "input of length 0x1001");
+    refused(|m| m.platform.pci.functions[0].mapped[0] = 0xe001_0000, "a BAR moved");
+    refused(|m| m.platform.pci.functions[0].identity = 1, "another owner or identity");
+    refused(|m| m.platform.pci.functions[0].requester_id = 0x400, "device 0000:04:00.0 is missing");
+    refused(|m| m.platform.pci.functions[0].msix = None, "number of MSI-X entries");
+    refused(|m| m.routes.truncate(1), "MSI-X entry 0x2 of device 0000:03:00.0");
     refused(|m| m.routes[0].guest.data = 9, "router knows differently");
     refused(|m| m.routes[0].entry = 1, "MSI-X entry 0x0");
     refused(|m| m.guest.name = "n".repeat(33), "name");
     refused(|m| m.guest.kernel = "a\0b".into(), "kernel");
     refused(|m| m.snapshot.devices[0].unit = 0x1000, "unit");
-    refused(
-        |m| m.functions[0].device = machine::pci::Bdf::from_requester_id(0, 0x900),
-        "device 0000:09:00.0",
-    );
+    refused(|m| m.functions[0].device = machine::pci::Bdf::from_requester_id(0, 0x900), "device 0000:09:00.0");
 }
 
 #[test]

@@ -43,11 +43,8 @@ fn returns(change: impl FnOnce(&mut Everything)) -> Result<(), TestCaseError> {
 }
 
 fn text(most: usize) -> impl Strategy<Value = String> {
-    prop::collection::vec(
-        prop_oneof![prop::char::range(' ', '~').boxed(), Just('\u{e4}').boxed()],
-        0..=most / 2,
-    )
-    .prop_map(|text| text.into_iter().collect())
+    prop::collection::vec(prop_oneof![prop::char::range(' ', '~').boxed(), Just('\u{e4}').boxed()], 0..=most / 2)
+        .prop_map(|text| text.into_iter().collect())
 }
 
 fn page() -> impl Strategy<Value = u64> {
@@ -55,35 +52,25 @@ fn page() -> impl Strategy<Value = u64> {
 }
 
 fn event() -> impl Strategy<Value = Option<Event>> {
-    let kind = prop_oneof![
-        Just(EventKind::Interrupt),
-        Just(EventKind::Nmi),
-        Just(EventKind::Exception)
-    ];
+    let kind = prop_oneof![Just(EventKind::Interrupt), Just(EventKind::Nmi), Just(EventKind::Exception)];
     let event = (kind, any::<u8>(), any::<Option<u32>>()).prop_map(|(kind, vector, error_code)| {
         let vector = match kind {
             EventKind::Interrupt => vector,
             EventKind::Nmi => 2,
             EventKind::Exception => vector % 32,
         };
-        Event {
-            kind,
-            vector,
-            error_code,
-        }
+        Event { kind, vector, error_code }
     });
     prop::option::of(event).prop_map(|event| event.filter(Event::is_valid))
 }
 
 fn segment() -> impl Strategy<Value = Segment> {
-    (any::<u16>(), any::<u32>(), any::<u32>(), any::<u64>()).prop_map(
-        |(selector, attributes, limit, base)| Segment {
-            selector,
-            attributes: attributes & 0x1_f0ff,
-            limit,
-            base,
-        },
-    )
+    (any::<u16>(), any::<u32>(), any::<u32>(), any::<u64>()).prop_map(|(selector, attributes, limit, base)| Segment {
+        selector,
+        attributes: attributes & 0x1_f0ff,
+        limit,
+        base,
+    })
 }
 
 fn message() -> impl Strategy<Value = MsiMessage> {
@@ -93,32 +80,15 @@ fn message() -> impl Strategy<Value = MsiMessage> {
 /// An entry of a table, and its route but for its place.
 fn entry() -> impl Strategy<Value = (MsixEntryState, Option<(u16, u8, u32, bool)>)> {
     let way = (any::<u16>(), 32u8.., any::<u32>(), any::<bool>());
-    (
-        message(),
-        message(),
-        message(),
-        0u32..2,
-        0u32..2,
-        prop::option::of(way),
-    )
-        .prop_map(|(guest, routed_guest, host, control, open, way)| {
+    (message(), message(), message(), 0u32..2, 0u32..2, prop::option::of(way)).prop_map(
+        |(guest, routed_guest, host, control, open, way)| {
             let entry = match way {
-                Some(_) => MsixEntryState {
-                    guest,
-                    routed_guest,
-                    host,
-                    control,
-                    routed: 1,
-                    open,
-                },
-                None => MsixEntryState {
-                    guest,
-                    control,
-                    ..MsixEntryState::default()
-                },
+                Some(_) => MsixEntryState { guest, routed_guest, host, control, routed: 1, open },
+                None => MsixEntryState { guest, control, ..MsixEntryState::default() },
             };
             (entry, way)
-        })
+        },
+    )
 }
 
 fn owner() -> impl Strategy<Value = Owner> {

@@ -8,9 +8,7 @@ use handover::State;
 use handover::state::name_field;
 use handover::state::report::ReportV1;
 use iommu::intel::spec::faults::Reason;
-use iommu::state::{
-    AliasState, DeviceState, DidState, DomainState, IrteState, Snapshot, UnitState,
-};
+use iommu::state::{AliasState, DeviceState, DidState, DomainState, IrteState, Snapshot, UnitState};
 use iommu::{Access, Fault, FaultLine};
 use machine::addr::{GuestPhys, HostPhys, Iova};
 use machine::paging::LeafSizes;
@@ -40,8 +38,7 @@ use crate::upgrade::convert::memory::SpaceState;
 use crate::upgrade::convert::pci::{FunctionPlan, MsixPlace, RouteState};
 use crate::upgrade::convert::vcpu::VcpuState;
 use crate::upgrade::convert::{
-    Converted, guest, iommu as units, lapic, machine as host, management, memory, pci, platform,
-    report, vcpu,
+    Converted, guest, iommu as units, lapic, machine as host, management, memory, pci, platform, report, vcpu,
 };
 use crate::vcpu::event::Event;
 use crate::vcpu::state::ArchState;
@@ -85,14 +82,7 @@ pub(super) fn modules() -> Vec<(u8, Module)> {
     for byte in *b"http://10.0.2.2/vmlinuz quiet" {
         assert!(name.push(byte));
     }
-    vec![(
-        0,
-        Module {
-            start: 0x1900_0000,
-            bytes: 12_345,
-            name,
-        },
-    )]
+    vec![(0, Module { start: 0x1900_0000, bytes: 12_345, name })]
 }
 
 impl Everything {
@@ -101,14 +91,9 @@ impl Everything {
         host::save(state, &self.machine);
         host::save_regions(state, self.regions.iter());
         host::save_arena(state, self.arena);
-        host::save_modules(
-            state,
-            modules().iter().map(|(index, module)| (*index, module)),
-        );
+        host::save_modules(state, modules().iter().map(|(index, module)| (*index, module)));
         host::save_bridges(state, &self.bridges);
-        units::save_plan(state, &self.snapshot, |token| {
-            if token == GUEST_DOMAIN { SPACE } else { 0 }
-        })?;
+        units::save_plan(state, &self.snapshot, |token| if token == GUEST_DOMAIN { SPACE } else { 0 })?;
         for function in &self.functions {
             pci::save_plan(state, function)?;
         }
@@ -124,14 +109,7 @@ impl Everything {
     pub(super) fn save_rest(&self, state: &mut State) -> Converted<()> {
         units::save_rest(state, &self.snapshot)?;
         guest::save_rest(state, &self.rest);
-        vcpu::save(
-            state,
-            GUEST,
-            0,
-            self.vcpu.pcpu,
-            &self.vcpu.arch,
-            &self.vcpu.xsave,
-        )?;
+        vcpu::save(state, GUEST, 0, self.vcpu.pcpu, &self.vcpu.arch, &self.vcpu.xsave)?;
         lapic::save(state, GUEST, 0, &self.private);
         platform::save(state, GUEST, &self.platform, &self.routes)?;
         management::save_totals(state, &self.totals);
@@ -168,14 +146,9 @@ impl Everything {
             routes: pci::load(state, GUEST)?.1,
             vcpu: vcpu::load(state, GUEST, 0)?,
             private: lapic::load(state, GUEST, 0)?,
-            management: management::load(state)?.ok_or(
-                crate::upgrade::convert::ConvertError::Missing {
-                    record: handover::record::RecordName {
-                        kind: "management",
-                        key: [0, 0],
-                    },
-                },
-            )?,
+            management: management::load(state)?.ok_or(crate::upgrade::convert::ConvertError::Missing {
+                record: handover::record::RecordName { kind: "management", key: [0, 0] },
+            })?,
             totals: management::load_totals(state)?,
             reports: report::load(state)?,
         })
@@ -187,34 +160,17 @@ pub(super) fn everything() -> Everything {
         machine: MachineState {
             boot_nonce: 0x0123_4567_89ab_cdef,
             generation: 3,
-            rates: Rates {
-                tsc_khz: 2_400_000,
-                lapic_khz: 1_000_000,
-                power_on: 12_345,
-            },
+            rates: Rates { tsc_khz: 2_400_000, lapic_khz: 1_000_000, power_on: 12_345 },
             epoch_ns: 1_700_000_000_000_000_000,
             rsdp: 0xf_5a40,
             console_port: 0x3f8,
             x2apic: true,
-            pcpus: vec![
-                PcpuState {
-                    apic_id: 0,
-                    acpi_uid: 1,
-                },
-                PcpuState {
-                    apic_id: 2,
-                    acpi_uid: 2,
-                },
-            ],
+            pcpus: vec![PcpuState { apic_id: 0, acpi_uid: 1 }, PcpuState { apic_id: 2, acpi_uid: 2 }],
             via: "iPXE 1.21.1".into(),
             ticks_to_guest: 987_654_321,
         },
         regions: regions(),
-        arena: ArenaState {
-            base: ARENA,
-            bytes: 0x100_0000,
-            frame_table: ARENA,
-        },
+        arena: ArenaState { base: ARENA, bytes: 0x100_0000, frame_table: ARENA },
         bridges: [(0x10, 1), (0x12, 3)]
             .map(|(place, bus)| BridgeState {
                 bridge: Bdf::from_requester_id(0, place),
@@ -252,19 +208,12 @@ pub(super) fn everything() -> Everything {
             token: SPACE,
             root: HostPhys(ARENA + 0x7_0000),
             levels: 4,
-            leaves: LeafSizes {
-                two_mib: true,
-                one_gib: true,
-            },
+            leaves: LeafSizes { two_mib: true, one_gib: true },
         },
         ram: GuestRam {
             token: RAM,
             extents: [(0, 0x2000_0000), (0x800_0000, 0x2800_0000)]
-                .map(|(guest, host)| Extent {
-                    guest: GuestPhys(guest),
-                    host: HostPhys(host),
-                    bytes: 0x800_0000,
-                })
+                .map(|(guest, host)| Extent { guest: GuestPhys(guest), host: HostPhys(host), bytes: 0x800_0000 })
                 .to_vec(),
         },
         platform: platform_state(),
@@ -282,12 +231,7 @@ pub(super) fn everything() -> Everything {
             deadline_ms: 50,
         },
         totals: Totals {
-            outcomes: Outcomes {
-                committed: 2,
-                rolled_back: 1,
-                refused: 5,
-                cancelled: 0,
-            },
+            outcomes: Outcomes { committed: 2, rolled_back: 1, refused: 5, cancelled: 0 },
             faults: 9,
             faults_unlisted: 1,
             fault_overflows: 0,
@@ -301,18 +245,11 @@ pub(super) fn finished_report() -> ReportV1 {
     let mut report = ReportV1::new_zeroed();
     report.sequence = 7;
     report.generation = 2;
-    report.phase_tsc = [
-        1_000, 5_000, 6_000, 9_000, 9_100, 9_150, 0, 0, 0, 9_400, 9_460, 0,
-    ];
+    report.phase_tsc = [1_000, 5_000, 6_000, 9_000, 9_100, 9_150, 0, 0, 0, 9_400, 9_460, 0];
     report.from_build[31] = 0xab;
     report.from_version = name_field("0.1.0").unwrap();
     report.reason[..9].copy_from_slice(b"too late!");
-    (
-        report.outcome,
-        report.failed_phase,
-        report.format,
-        report.blame,
-    ) = (2, 5, 1, 3);
+    (report.outcome, report.failed_phase, report.format, report.blame) = (2, 5, 1, 3);
     report
 }
 
@@ -330,23 +267,13 @@ fn regions() -> Vec<Region> {
         (0x2000_0000, 0x3000_0000, Owner::Object(RAM)),
         (0x7ffe_0000, 0x8000_0000, Owner::Firmware),
     ]
-    .map(|(base, end, owner)| Region {
-        base,
-        bytes: end - base,
-        owner,
-    })
+    .map(|(base, end, owner)| Region { base, bytes: end - base, owner })
     .to_vec()
 }
 
 fn snapshot() -> Snapshot {
-    let domain = |token, root| DomainState {
-        token,
-        root: ARENA + root,
-        levels: 4,
-        leaf_sizes: 3,
-        snoop: 0,
-        consumed: false,
-    };
+    let domain =
+        |token, root| DomainState { token, root: ARENA + root, levels: 4, leaf_sizes: 3, snoop: 0, consumed: false };
     let device = |device: Bdf, token, ats| DeviceState {
         unit: UNIT,
         token,
@@ -398,37 +325,19 @@ fn snapshot() -> Snapshot {
             consumed: false,
         }],
         domains: vec![domain(GUEST_DOMAIN, 0x5_0000), domain(OWN_DOMAIN, 0x6_0000)],
-        dids: [(GUEST_DOMAIN, 2), (OWN_DOMAIN, 1)]
-            .map(|(token, did)| DidState {
-                unit: UNIT,
-                token,
-                did,
-            })
-            .to_vec(),
+        dids: [(GUEST_DOMAIN, 2), (OWN_DOMAIN, 1)].map(|(token, did)| DidState { unit: UNIT, token, did }).to_vec(),
         devices: vec![device(NIC, OWN_DOMAIN, 0), device(NVME, GUEST_DOMAIN, 32)],
-        aliases: vec![AliasState {
-            segment: 0,
-            source: NVME.requester_id(),
-            alias: 0x0301,
-        }],
+        aliases: vec![AliasState { segment: 0, source: NVME.requester_id(), alias: 0x0301 }],
         // The first is the I/O APIC's.
         irtes: vec![irte(0, 0xff), irte(4, 0x300), irte(6, 0x301)],
-        faults: vec![
-            fault(Access::Write, 5, 0xdead_f000),
-            fault(Access::Interrupt(4), 0x26, 0),
-        ],
+        faults: vec![fault(Access::Write, 5, 0xdead_f000), fault(Access::Interrupt(4), 0x26, 0)],
     }
 }
 
 fn functions() -> Vec<FunctionPlan> {
     let unmapped = [u64::MAX; 6];
-    let bar = |index, wide, host, bytes| BarDescription {
-        index,
-        wide,
-        prefetchable: false,
-        host: HostPhys(host),
-        bytes,
-    };
+    let bar =
+        |index, wide, host, bytes| BarDescription { index, wide, prefetchable: false, host: HostPhys(host), bytes };
     vec![
         FunctionPlan {
             device: NIC,
@@ -447,14 +356,7 @@ fn functions() -> Vec<FunctionPlan> {
             slot: 1,
             identity: 0x0010_1b36,
             bars: vec![bar(0, true, 0xfe40_0000, 0x4000)],
-            mapped: [
-                0xe000_0000,
-                u64::MAX,
-                u64::MAX,
-                u64::MAX,
-                u64::MAX,
-                u64::MAX,
-            ],
+            mapped: [0xe000_0000, u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX],
             msix: Some(MsixPlace {
                 capability: 0x40,
                 entries: 6,
@@ -470,10 +372,7 @@ fn functions() -> Vec<FunctionPlan> {
 }
 
 fn guest_message(index: u16) -> MsiMessage {
-    MsiMessage {
-        address: 0xfee0_0000,
-        data: 0x22 + u32::from(index),
-    }
+    MsiMessage { address: 0xfee0_0000, data: 0x22 + u32::from(index) }
 }
 
 fn route(entry: u16) -> RouteState {
@@ -493,26 +392,16 @@ fn platform_state() -> PlatformState {
         0 | 2 => MsixEntryState {
             guest: guest_message(index),
             routed_guest: guest_message(index),
-            host: MsiMessage {
-                address: 0xfee0_0010 | u64::from(4 + index) << 5,
-                data: 0,
-            },
+            host: MsiMessage { address: 0xfee0_0010 | u64::from(4 + index) << 5, data: 0 },
             control: 0,
             routed: 1,
             open: 1,
         },
-        _ => MsixEntryState {
-            control: 1,
-            ..MsixEntryState::default()
-        },
+        _ => MsixEntryState { control: 1, ..MsixEntryState::default() },
     };
     let nvme = PciFunctionState {
         msi: None,
-        msix: Some(MsixState {
-            entries: (0..6).map(entry).collect(),
-            enabled: 1,
-            function_masked: 0,
-        }),
+        msix: Some(MsixState { entries: (0..6).map(entry).collect(), enabled: 1, function_masked: 0 }),
         mapped: functions()[1].mapped,
         bars: [0xe000_0000, 0, 0, 0, 0, 0],
         identity: 0x0010_1b36,
@@ -526,12 +415,7 @@ fn platform_state() -> PlatformState {
     let mut entries = [1 << 16; PINS];
     entries[4] = 0x0100_0000_0000_0024;
     PlatformState {
-        ioapic: IoapicState {
-            entries,
-            lines: 0x10,
-            id: 0x0200_0000,
-            select: 0x18,
-        },
+        ioapic: IoapicState { entries, lines: 0x10, id: 0x0200_0000, select: 0x18 },
         uart: UartState {
             input: (0..300).map(|n| n as u8).collect(),
             divisor: 1,
@@ -544,10 +428,7 @@ fn platform_state() -> PlatformState {
             transmitter_pending: 1,
             overrun: 0,
         },
-        pci: PciState {
-            functions: vec![nvme],
-            latch: 0x8000_0810,
-        },
+        pci: PciState { functions: vec![nvme], latch: 0x8000_0810 },
         legacy: LegacyState {
             pit: [
                 PitChannelState::default(),
@@ -573,31 +454,15 @@ fn platform_state() -> PlatformState {
             wall_base_ns: 1_700_000_000_123_456_789,
             tsc_khz: 2_400_000,
         },
-        cpuid: [
-            (0, 0, 0xd),
-            (0xd, 0, 7),
-            (0xd, 1, 1),
-            (0x4000_0000, 0, 0x4000_0001),
-        ]
-        .map(|(leaf, subleaf, eax)| CpuidEntry {
-            leaf,
-            subleaf,
-            values: [eax, 2, 3, 4],
-        })
-        .to_vec(),
+        cpuid: [(0, 0, 0xd), (0xd, 0, 7), (0xd, 1, 1), (0x4000_0000, 0, 0x4000_0001)]
+            .map(|(leaf, subleaf, eax)| CpuidEntry { leaf, subleaf, values: [eax, 2, 3, 4] })
+            .to_vec(),
         power: 0,
     }
 }
 
 fn vcpu_state() -> VcpuState {
-    let mut arch = ArchState::linux64(
-        0xffff_ffff_8100_0000,
-        0x8000,
-        0x9000,
-        0x1a_2000,
-        0x1000,
-        0x7f,
-    );
+    let mut arch = ArchState::linux64(0xffff_ffff_8100_0000, 0x8000, 0x9000, 0x1a_2000, 0x1000, 0x7f);
     arch.pending = Some(Event::fault(14, 2));
     arch.interrupt_shadow = true;
     arch.tsc_offset = 5u64.wrapping_neg();
@@ -606,11 +471,7 @@ fn vcpu_state() -> VcpuState {
     xsave[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
     xsave[512] = 7;
     xsave[831] = 0xee;
-    VcpuState {
-        pcpu: 1,
-        arch,
-        xsave,
-    }
+    VcpuState { pcpu: 1, arch, xsave }
 }
 
 fn private() -> VcpuPlatformState {
@@ -620,12 +481,7 @@ fn private() -> VcpuPlatformState {
         lapic: LapicState {
             base: 0xfee0_0d00,
             icr: 0x0000_0001_0000_00fd,
-            timer: LapicTimerState {
-                deadline: 0x1234_5678_9abc,
-                armed: 1,
-                initial: 0,
-                divide: 3,
-            },
+            timer: LapicTimerState { deadline: 0x1234_5678_9abc, armed: 1, initial: 0, divide: 3 },
             id: 0,
             task_priority: 0x10,
             spurious: 0x1ff,
@@ -637,11 +493,7 @@ fn private() -> VcpuPlatformState {
             tmr: [2, 3, 4, 5, 6, 7, 8, 9],
             events: 0x9a00_000b,
         },
-        clock: VcpuClockState {
-            system_time: 0x20_0001,
-            wall_clock: 0x20_1000,
-            version: 8,
-        },
+        clock: VcpuClockState { system_time: 0x20_0001, wall_clock: 0x20_1000, version: 8 },
         msrs: MsrState {
             microcode: 0x0a20_120a_0000_0000,
             misc_enable: 0x1801,

@@ -69,10 +69,7 @@ fn the_machine_arrives_whole_and_valid() {
         panic!("one module");
     };
     let (_, expected) = modules()[0];
-    assert_eq!(
-        (module.start, module.bytes),
-        (expected.start, expected.bytes)
-    );
+    assert_eq!((module.start, module.bytes), (expected.start, expected.bytes));
     assert_eq!(module.name.as_str(), "http://10.0.2.2/vmlinuz quiet");
 }
 
@@ -80,30 +77,13 @@ fn the_machine_arrives_whole_and_valid() {
 fn the_api_shows_a_report() {
     let shown = report::shown(&finished_report()).unwrap().unwrap();
     assert_eq!((shown.id, shown.generation), (7, 2));
-    assert_eq!(
-        (shown.outcome, shown.blame),
-        (Outcome::RolledBack, Some(Blame::Baton))
-    );
-    assert_eq!(
-        shown.from,
-        "00000000000000000000000000000000000000000000000000000000000000ab"
-    );
+    assert_eq!((shown.outcome, shown.blame), (Outcome::RolledBack, Some(Blame::Baton)));
+    assert_eq!(shown.from, "00000000000000000000000000000000000000000000000000000000000000ab");
     assert_eq!((shown.to.as_str(), shown.to_version.as_str()), ("", ""));
-    assert_eq!(
-        (shown.from_version.as_str(), shown.reason.as_str()),
-        ("0.1.0", "too late!")
-    );
+    assert_eq!((shown.from_version.as_str(), shown.reason.as_str()), ("0.1.0", "too late!"));
     assert_eq!(
         shown.phases,
-        Phases {
-            stage: 4_000,
-            plan: 1_000,
-            warm: 3_000,
-            freeze: 100,
-            switch: 50,
-            verify: 250,
-            ..Phases::default()
-        }
+        Phases { stage: 4_000, plan: 1_000, warm: 3_000, freeze: 100, switch: 50, verify: 250, ..Phases::default() }
     );
     // FREEZE at 9000 to the end of the way back at 9460.
     assert_eq!(shown.pause_ticks, 460);
