@@ -17,8 +17,11 @@ enum Step {
     Break(&'static str),
 }
 
+/// What the machine was sent, request by request.
+type Requests = Arc<Mutex<Vec<Vec<u8>>>>;
+
 /// A machine that plays a script; gives its address and the bodies it received.
-fn machine(script: Vec<Step>) -> (String, Arc<Mutex<Vec<Vec<u8>>>>, thread::JoinHandle<usize>) {
+fn machine(script: Vec<Step>) -> (String, Requests, thread::JoinHandle<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let host = listener.local_addr().expect("bound").to_string();
     let bodies = Arc::new(Mutex::new(Vec::new()));
