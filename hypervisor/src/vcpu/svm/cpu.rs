@@ -67,6 +67,8 @@ pub struct SvmCpu {
     flush: bool,
     flushed: u64,
     pending: Option<Event>,
+    /// The interrupt that the entry under way delivers as a virtual one.
+    virtual_event: Option<Event>,
     shutdown: bool,
     nmi_blocked: bool,
     /// NMIs are unblocked once the IRET at this address is done.
@@ -113,6 +115,7 @@ impl SvmCpu {
             flush: true,
             flushed: 0,
             pending: None,
+            virtual_event: None,
             shutdown: false,
             nmi_blocked: false,
             iret_at: None,
@@ -201,9 +204,20 @@ impl SvmCpu {
             self.iret_at = None;
         }
         let watch_iret = self.nmi_blocked && self.iret_at.is_none();
-        let dirty = core::mem::take(&mut self.dirty);
+        // An interrupt goes in as a virtual one, which the CPU takes before the guest's next instruction (it was asked for when
+        // the guest could take it): QEMU 10 delivers an injected one a second time, as an exception, when its
+        // loop is interrupted before the next exit. Injection is left for when the virtual interrupt is busy as a window.
+        self.virtual_event = inject
+            .filter(|event| event.kind == EventKind::Interrupt && self.vmcb().control.int_ctl & int_ctl::V_IRQ == 0);
+        let mut dirty = core::mem::take(&mut self.dirty);
+        let virtual_event = self.virtual_event;
         let control = &mut self.vmcb_mut().control;
-        control.event_inj = inject.as_ref().map_or(0, event_to_vmcb);
+        if let Some(event) = virtual_event {
+            control.int_ctl |= int_ctl::WINDOW | u64::from(event.vector) << int_ctl::V_VECTOR_SHIFT;
+            dirty |= clean::TPR;
+        }
+        let injected = inject.filter(|_| virtual_event.is_none());
+        control.event_inj = injected.as_ref().map_or(0, event_to_vmcb);
         control.tlb_control = match flush {
             false => 0,
             true if features.contains(SvmFeatures::FLUSH_BY_ASID) => TLB_FLUSH_ASID,
@@ -223,9 +237,19 @@ impl SvmCpu {
     /// Takes over what hardware left in the VMCB.
     fn collect(&mut self) -> Exit {
         let features = self.config.info.features;
+        let virtual_event = self.virtual_event.take();
+        if virtual_event.is_some() {
+            self.dirty |= clean::TPR;
+        }
         let control = &mut self.vmcb_mut().control;
         let interrupted = control.exit_int_info;
         control.event_inj = 0;
+        let mut waiting = None;
+        if let Some(event) = virtual_event {
+            // Still requested: a physical interrupt came first, and the guest has not run.
+            waiting = Some(event).filter(|_| control.int_ctl & int_ctl::V_IRQ != 0);
+            control.int_ctl &= !(int_ctl::WINDOW | int_ctl::V_VECTOR);
+        }
         let exit = exits::translate(control, features);
         let exit_code = control.exit_code;
         let next_rip = match exit {
@@ -235,7 +259,7 @@ impl SvmCpu {
         };
         self.next_rip = next_rip;
         if exit != Exit::Invalid {
-            self.pending = event_from_vmcb(interrupted);
+            self.pending = event_from_vmcb(interrupted).or(waiting);
             if self.pending.is_some_and(|event| event.kind == EventKind::Nmi) {
                 // Not delivered yet, hence nothing is blocked by it.
                 self.nmi_blocked = false;
@@ -538,7 +562,7 @@ impl VirtualCpu for SvmCpu {
         let control = &mut self.vmcb_mut().control;
         let old = (control.int_ctl, control.intercept_misc1);
         // A virtual interrupt of the highest priority: its VINTR intercept comes when the guest would take it (APM2 15.21.4).
-        let request = int_ctl::V_IRQ | int_ctl::V_INTR_PRIO | int_ctl::V_IGN_TPR;
+        let request = int_ctl::WINDOW;
         if wanted {
             control.int_ctl |= request;
             control.intercept_misc1 |= misc1::VINTR;

@@ -57,6 +57,10 @@ pub mod int_ctl {
     pub const V_INTR_PRIO: u64 = 0xf << 16;
     pub const V_IGN_TPR: u64 = 1 << 20;
     pub const V_INTR_MASKING: u64 = 1 << 24;
+    pub const V_VECTOR_SHIFT: u32 = 32;
+    pub const V_VECTOR: u64 = 0xff << V_VECTOR_SHIFT;
+    /// A virtual interrupt of the highest priority, whatever V_TPR says.
+    pub const WINDOW: u64 = V_IRQ | V_INTR_PRIO | V_IGN_TPR;
 }
 
 /// `interrupt_shadow`, offset 0x68: the guest is in an interrupt shadow.
