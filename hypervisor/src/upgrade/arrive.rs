@@ -241,6 +241,7 @@ fn take_over(arrival: Arrival) -> ! {
     report::adopt_outcomes(totals.outcomes);
     retire::later(retire::Leftover {
         report: own,
+        pcpus: jump.pcpu_count,
         region: jump.region_base,
         region_bytes: jump.region_bytes,
         faults: totals.faults,

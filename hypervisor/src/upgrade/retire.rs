@@ -1,7 +1,7 @@
 //! RETIRE: the guests run; the old image's memory is given back and the report is completed.
 #![expect(unsafe_code, reason = "the stream is marked as consumed, the old slot is wiped")]
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use handover::header::{CONSUMED, MAGIC_OFFSET};
 use handover::phase::{Outcome, Phase};
@@ -18,7 +18,7 @@ use crate::guest::pci::PciBus;
 use crate::mem::layout::SLOT_BYTES;
 use crate::mem::{frames, host_map};
 use crate::passthrough::{assign, units};
-use crate::smp::lapic;
+use crate::smp::{lapic, pcpu};
 use crate::trap::devices;
 use crate::{console, host, manage, vm};
 
@@ -26,6 +26,8 @@ use crate::{console, host, manage, vm};
 pub struct Leftover {
     /// The report of the upgrade that made this image.
     pub report: ReportV1,
+    /// pCPUs that came over.
+    pub pcpus: u32,
     /// The handover region.
     pub region: u64,
     /// Its bytes.
@@ -37,11 +39,13 @@ pub struct Leftover {
 }
 
 static LEFTOVER: SpinMutex<Option<Leftover>> = SpinMutex::new(None);
+static PCPUS: AtomicU32 = AtomicU32::new(0);
 static WAITING: AtomicBool = AtomicBool::new(false);
 static FOUND_PENDING: AtomicU64 = AtomicU64::new(0);
 
 /// Keeps what is to be done.
 pub fn later(leftover: Leftover) {
+    PCPUS.store(leftover.pcpus, Ordering::Release);
     *LEFTOVER.lock() = Some(leftover);
     WAITING.store(true, Ordering::Release);
 }
@@ -54,6 +58,8 @@ pub fn note_pending() {
 /// Whether RETIRE is due: somebody runs again, or nobody can.
 pub fn is_due() -> bool {
     WAITING.load(Ordering::Acquire)
+        // Until a pCPU is enlisted, the descriptor tables in force on it are the old image's.
+        && pcpu::count() == PCPUS.load(Ordering::Acquire) as usize
         && (host::first_entry() != 0 || vm::all().iter().all(|vm| vm.state() != vm::VmState::Running))
 }
 
@@ -123,7 +129,7 @@ fn wipe_old_slot() {
         log::error!("the old image's slot can't be made data: {error}");
         return;
     }
-    // SAFETY: since COMMIT no pCPU is in the old image and nothing refers to its memory: the other pCPUs have enlisted here
-    // before the first guest was entered, or are about to, from code of this slot.
+    // SAFETY: since COMMIT no pCPU is in the old image, and nothing refers to its memory: `is_due` has waited until every
+    // pCPU is enlisted here, with descriptor tables and stacks of this slot.
     unsafe { core::ptr::write_bytes(old as usize as *mut u8, 0, SLOT_BYTES as usize) };
 }
