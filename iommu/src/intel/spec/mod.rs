@@ -2,6 +2,7 @@
 //!
 //! - [`registers`]: the register file (VT-d 11.4)
 //! - [`tables`]: root and context entries (VT-d 9.1, 9.3)
+//! - [`scalable`]: likewise in scalable mode, PASID directory and PASID entries (VT-d 9.2, 9.4 to 9.6)
 //! - [`invalidation`]: descriptors of the invalidation queue (VT-d 6.5.2)
 //! - [`interrupts`]: remapping table entries and remappable messages (VT-d 9.10, 5.1)
 //! - [`faults`]: fault records and their reasons in words (VT-d 11.4.15, 7.1)
@@ -13,4 +14,5 @@ pub mod faults;
 pub mod interrupts;
 pub mod invalidation;
 pub mod registers;
+pub mod scalable;
 pub mod tables;
