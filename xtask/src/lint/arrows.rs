@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::tool;
 
 /// Each crate with the crates of this workspace that it may use (DESIGN.md, layout and dependencies).
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("machine", &[]),
     ("iommu", &["machine"]),
     ("handover", &["machine"]),
@@ -16,6 +16,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("batonctl", &["handover"]),
     // The harness talks to a machine as an operator does.
     ("baton-tests", &["handover", "batonctl"]),
+    ("baton-protocol", &["handover"]),
     ("ioload", &[]),
     ("xtask", &["handover", "batonctl", "baton-tests"]),
 ];
