@@ -107,8 +107,35 @@ pub struct Iommu {
     pub devices: Vec<Device>,
     /// The remapped interrupts.
     pub interrupts: Vec<serde_json::Value>,
-    /// The last faults, oldest first.
-    pub faults: Vec<serde_json::Value>,
+    /// The kinds of faults met, oldest first.
+    pub faults: Vec<Fault>,
+    /// Times a unit had no register left for a fault.
+    pub faults_lost: u64,
+}
+
+/// One kind of IOMMU fault.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Fault {
+    /// The unit's registers.
+    pub unit: String,
+    /// The device.
+    pub source: String,
+    /// The guest that has it, or `baton`.
+    pub owner: String,
+    /// The address it used last.
+    pub address: String,
+    /// `read`, `write`, `atomic`, `page_request` or `interrupt`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Reason code (VT-d 7.1).
+    pub reason: String,
+    /// The reason in words.
+    pub words: String,
+    /// The PASID of the request.
+    pub pasid: Option<u32>,
+    /// How often it was met.
+    pub count: u64,
 }
 
 /// One IOMMU.

@@ -39,6 +39,8 @@ enum Command {
     Guests,
     /// The IOMMUs, domains and devices.
     Iommu,
+    /// What the IOMMUs have blocked: device, address, reason.
+    Faults,
     /// Sends an image, and waits until it runs or has been refused.
     Upgrade {
         /// The image.
@@ -108,6 +110,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Status => print(json, &client.status()?, show::status),
         Command::Guests => print(json, &client.guests()?, show::guests),
         Command::Iommu => print(json, &client.iommu()?, show::iommu),
+        Command::Faults => {
+            let iommu = client.iommu()?;
+            if json { print_json(&iommu.faults) } else { print!("{}", show::faults(&iommu)) }
+        }
         Command::Cancel => {
             print(json, &client.cancel()?, |cancelled| format!("upgrade {} is cancelled\n", cancelled.id))
         }

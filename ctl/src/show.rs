@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::api::{Guests, Iommu, Plan, Report, Status};
+use crate::api::{Fault, Guests, Iommu, Plan, Report, Status};
 
 /// The phases in the order they happen.
 pub const PHASES: [&str; 9] = ["stage", "plan", "warm", "freeze", "switch", "verify", "commit", "run", "retire"];
@@ -150,6 +150,27 @@ pub fn iommu(iommu: &Iommu) -> String {
         iommu.interrupts.len(),
         iommu.faults.len(),
     )
+}
+
+/// The faults of GET /v1/iommu.
+#[must_use]
+pub fn faults(iommu: &Iommu) -> String {
+    let row = |fault: &Fault| {
+        let pasid = fault.pasid.map_or_else(String::new, |pasid| format!(" (PASID {pasid:#x})"));
+        vec![
+            fault.source.clone(),
+            fault.owner.clone(),
+            format!("{}{pasid}", fault.kind),
+            fault.address.clone(),
+            grouped(fault.count),
+            format!("{} ({})", fault.words, fault.reason),
+            fault.unit.clone(),
+        ]
+    };
+    let rows: Vec<_> = iommu.faults.iter().map(row).collect();
+    let header = ["DEVICE", "OWNER", "ACCESS", "ADDRESS", "TIMES", "REASON", "UNIT"];
+    let total: u64 = iommu.units.iter().map(|unit| unit.faults_total).sum();
+    format!("{}\n{total} faults since power-on, {} times some were lost\n", table(&header, &rows), iommu.faults_lost)
 }
 
 /// One report.

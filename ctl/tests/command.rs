@@ -206,6 +206,25 @@ fn unreachable_strange_and_wrong_use_differ() {
 }
 
 #[test]
+fn faults_are_told_in_words() {
+    let iommu = r#"{"units":[{"base":"0xfed90000","faults_total":12}],"faults":[{"unit":"0xfed90000","source":"0000:03:00.0",
+        "owner":"web","address":"0x1000","reason":"0x5","type":"write","words":"no write permission","pasid":null,"count":11}],
+        "faults_lost":2}"#;
+    let (host, _, machine) = machine(vec![
+        Step::Answer("GET /v1/iommu", 200, iommu.into()),
+        Step::Answer("GET /v1/iommu", 200, iommu.into()),
+    ]);
+    let output = batonctl(&host, &["faults"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for word in ["0000:03:00.0", "web", "write", "0x1000", "11", "no write permission (0x5)", "12 faults", "2 times"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let json: serde_json::Value = serde_json::from_slice(&batonctl(&host, &["--json", "faults"]).stdout).expect("JSON");
+    assert_eq!(json[0]["count"], 11);
+    machine.join().expect("script");
+}
+
+#[test]
 fn cancel_deletes() {
     let (host, _, machine) =
         machine(vec![Step::Answer("DELETE /v1/upgrade", 200, r#"{"id":9,"state":"cancelled"}"#.into())]);

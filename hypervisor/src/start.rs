@@ -249,7 +249,7 @@ fn read_config(modules: &Modules) -> Option<Config> {
 }
 
 fn iommu(config: &Config, firmware: &Firmware, apic_id: u32) {
-    if config.iommu == config::IommuMode::None {
+    if config.iommu.mode == config::IommuMode::None {
         log::info!("iommu.mode is none: no device can be given to a guest");
         return;
     }

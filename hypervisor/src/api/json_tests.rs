@@ -64,7 +64,12 @@ fn iommu() -> Iommu {
             address: Hex(0x1000),
             reason: Hex(6),
             kind: "read".into(),
+            owner: "web".into(),
+            words: "no read permission",
+            pasid: None,
+            count: 3,
         }],
+        faults_lost: 1,
     }
 }
 
@@ -107,7 +112,7 @@ fn guests_body() {
 fn iommu_body() {
     assert_eq!(
         json(&iommu()),
-        r#"{"units":[{"base":"0xfed90000","version":"1.0","cap":"0xd2008c222f0606","ecap":"0xf00f5a","status":"0xc6000000","translation_enabled":true,"interrupt_remapping_enabled":true,"root_table":"0x100000","interrupt_table":"0x200000","faults_total":2}],"domains":[{"token":"0x10001","owner":"web","did":2,"unit":"0xfed90000","table_root":"0x300000","levels":4}],"devices":[{"bdf":"0000:03:00.0","owner":"web","domain":"0x10001","did":2}],"interrupts":[{"index":5,"source":"0000:03:00.0","vector":65,"destination":1}],"faults":[{"unit":"0xfed90000","source":"0000:05:00.0","address":"0x1000","reason":"0x6","type":"read"}]}"#
+        r#"{"units":[{"base":"0xfed90000","version":"1.0","cap":"0xd2008c222f0606","ecap":"0xf00f5a","status":"0xc6000000","translation_enabled":true,"interrupt_remapping_enabled":true,"root_table":"0x100000","interrupt_table":"0x200000","faults_total":2}],"domains":[{"token":"0x10001","owner":"web","did":2,"unit":"0xfed90000","table_root":"0x300000","levels":4}],"devices":[{"bdf":"0000:03:00.0","owner":"web","domain":"0x10001","did":2}],"interrupts":[{"index":5,"source":"0000:03:00.0","vector":65,"destination":1}],"faults":[{"unit":"0xfed90000","source":"0000:05:00.0","address":"0x1000","reason":"0x6","type":"read","owner":"web","words":"no read permission","pasid":null,"count":3}],"faults_lost":1}"#
     );
 }
 
@@ -161,6 +166,8 @@ fn metrics_body() {
         r#"baton_upgrades_total{outcome="refused"} 2"#,
         r#"baton_upgrades_total{outcome="cancelled"} 0"#,
         r#"baton_iommu_faults_total{unit="0xfed90000"} 2"#,
+        r#"baton_iommu_device_faults_total{unit="0xfed90000",device="0000:05:00.0",access="read",reason="0x6"} 3"#,
+        "baton_iommu_faults_lost_total 1",
         r#"baton_guest_running{guest="a\"b\\c\nd"} 1"#,
         r#"baton_guest_exits_total{guest="a\"b\\c\nd",vcpu="0",reason="cpuid"} 3"#,
         r#"baton_guest_exits_total{guest="a\"b\\c\nd",vcpu="0",reason="io"} 7"#,

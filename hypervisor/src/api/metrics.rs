@@ -68,9 +68,21 @@ fn write(out: &mut String, control: &dyn Control) -> fmt::Result {
     }
 
     head(out, "baton_iommu_faults_total", "counter", "IOMMU faults since power-on.")?;
-    for unit in &control.iommu().units {
+    let iommu = control.iommu();
+    for unit in &iommu.units {
         writeln!(out, "baton_iommu_faults_total{{unit=\"{:#x}\"}} {}", unit.base.0, unit.faults_total)?;
     }
+
+    head(out, "baton_iommu_device_faults_total", "counter", "IOMMU faults by device, access and reason (VT-d 7.1).")?;
+    for fault in &iommu.faults {
+        writeln!(
+            out,
+            "baton_iommu_device_faults_total{{unit=\"{:#x}\",device=\"{}\",access=\"{}\",reason=\"{:#x}\"}} {}",
+            fault.unit.0, fault.source, fault.kind, fault.reason.0, fault.count
+        )?;
+    }
+    head(out, "baton_iommu_faults_lost_total", "counter", "Times a unit had no register left for a fault.")?;
+    writeln!(out, "baton_iommu_faults_lost_total {}", iommu.faults_lost)?;
 
     let guests = control.guests().guests;
     head(out, "baton_guest_running", "gauge", "1 while the guest runs.")?;

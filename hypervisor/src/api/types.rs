@@ -141,8 +141,10 @@ pub struct Iommu {
     pub devices: Vec<Device>,
     /// The remapped interrupts.
     pub interrupts: Vec<Interrupt>,
-    /// The last faults, oldest first.
+    /// The kinds of faults met, oldest first.
     pub faults: Vec<Fault>,
+    /// Times a unit ran out of registers for faults and lost some.
+    pub faults_lost: u64,
 }
 
 /// One IOMMU.
@@ -220,13 +222,21 @@ pub struct Fault {
     pub unit: Hex,
     /// The device, by segment:bus:device.function.
     pub source: String,
-    /// The address it used, page-aligned.
+    /// The address it used last, page-aligned.
     pub address: Hex,
-    /// Fault reason code of the manual.
+    /// Fault reason code (VT-d 7.1).
     pub reason: Hex,
-    /// `read`, `write` or `interrupt`.
+    /// `read`, `write`, `atomic`, `page_request` or `interrupt`.
     #[serde(rename = "type")]
     pub kind: String,
+    /// The guest that has the device, or `baton`; empty for nobody's.
+    pub owner: String,
+    /// The reason in words.
+    pub words: &'static str,
+    /// The PASID of the request, if it had one.
+    pub pasid: Option<u32>,
+    /// How often this was met, at whatever address.
+    pub count: u64,
 }
 
 /// GET /v1/upgrade.

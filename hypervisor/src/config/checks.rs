@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::message::line_of;
 use super::values::{self, Complaint};
-use super::{Config, ConfigWarning, Console, Guest, file};
+use super::{Config, ConfigWarning, Console, Guest, GuestDevice, file};
 
 /// Adds the guests that can be started; a warning names each of the others. The
 /// management network goes before the guests, an earlier guest before a later one.
@@ -48,11 +48,17 @@ fn conflict(guest: &Guest, config: &Config) -> Option<String> {
     if config.guests.iter().any(|other| other.name == guest.name) {
         return Some("another guest has this name; give it one of its own".into());
     }
-    for device in &guest.devices {
+    for GuestDevice { selector: device, .. } in &guest.devices {
         if config.management.as_ref().is_some_and(|management| management.nic == *device) {
             return Some(format!("device {device} is the management network's; remove it from devices"));
         }
-        if let Some(other) = config.guests.iter().find(|other| other.devices.contains(device)) {
+        if config.sriov.iter().any(|sriov| sriov.device == *device) {
+            return Some(format!(
+                "device {device} has virtual functions by [[sriov]] and stays with Baton; name one of these, {device}/vf0"
+            ));
+        }
+        let has = |other: &&Guest| other.devices.iter().any(|known| known.selector == *device);
+        if let Some(other) = config.guests.iter().find(has) {
             return Some(format!("device {device} is guest '{}''s already; remove it from one of them", other.name));
         }
     }

@@ -17,6 +17,8 @@ pub struct File {
     pub upgrade: Option<Upgrade>,
     pub iommu: Option<Iommu>,
     #[serde(default)]
+    pub sriov: Vec<Spanned<Sriov>>,
+    #[serde(default)]
     pub guest: Vec<Spanned<Guest>>,
 }
 
@@ -42,6 +44,15 @@ pub struct Upgrade {
 #[serde(deny_unknown_fields)]
 pub struct Iommu {
     pub mode: Field,
+    pub fault_limit: Field,
+}
+
+/// `[[sriov]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sriov {
+    pub device: Field,
+    pub vfs: Field,
 }
 
 /// `[[guest]]`

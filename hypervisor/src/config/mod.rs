@@ -2,6 +2,7 @@
 //!
 //! - `file`: the keys of the file, as serde reads them
 //! - `values`: from a value of the file to a checked, typed one
+//! - `devices`: likewise, what concerns devices and the IOMMU
 //! - `device`: how a device is named
 //! - `checks`: what concerns more than one entry
 //! - `placement`: which pCPU runs which vCPU
@@ -12,6 +13,7 @@
 
 mod checks;
 mod device;
+mod devices;
 mod file;
 mod message;
 mod placement;
@@ -26,7 +28,7 @@ use core::net::Ipv4Addr;
 
 use guest_loader::layout::GuestMap;
 
-pub use device::{DeviceSelector, SelectorError};
+pub use device::{DeviceSelector, FunctionSelector, SelectorError};
 pub use message::{ConfigError, ConfigWarning};
 
 /// The most bytes `baton.toml` may have.
@@ -35,6 +37,8 @@ pub const MAX_FILE_BYTES: usize = 1 << 20;
 pub const MAX_VCPUS: u32 = 255;
 /// The default of `upgrade.deadline_ms`.
 pub const DEFAULT_DEADLINE_MS: u32 = 50;
+/// The default of `iommu.fault_limit`: what a unit reports without a storm.
+pub const DEFAULT_FAULT_LIMIT: u32 = 100;
 /// The default of `management.port`.
 pub const DEFAULT_PORT: u16 = 80;
 
@@ -45,8 +49,10 @@ pub struct Config {
     pub management: Option<Management>,
     /// How upgrades behave.
     pub upgrade: Upgrade,
-    /// Whether the machine's IOMMU is used.
-    pub iommu: IommuMode,
+    /// How the machine's IOMMU is used.
+    pub iommu: Iommu,
+    /// Devices whose virtual functions Baton makes before guests start.
+    pub sriov: Vec<Sriov>,
     /// The guests to start, in the order of the file, their names unique.
     pub guests: Vec<Guest>,
 }
@@ -85,13 +91,46 @@ pub struct Upgrade {
     pub deadline_ms: u32,
 }
 
-/// Whether the machine's IOMMU is used.
+/// How the machine's IOMMU is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Iommu {
+    /// Whether, and by which tables.
+    pub mode: IommuMode,
+    /// Faults of one device within a second that quarantine it; 0: none ever does.
+    pub fault_limit: u32,
+}
+
+/// By which tables the machine's IOMMU works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IommuMode {
-    /// It is, if there is one.
+    /// By the best that each unit has.
     Auto,
-    /// It is not; guests get no devices.
+    /// By context tables without PASIDs.
+    Legacy,
+    /// By scalable-mode tables; a machine without them gives no devices away.
+    Scalable,
+    /// Not at all; guests get no devices.
     None,
+}
+
+/// A device whose virtual functions Baton makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sriov {
+    /// The physical function, which stays with Baton.
+    pub device: DeviceSelector,
+    /// How many virtual functions.
+    pub vfs: u16,
+}
+
+/// A device of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestDevice {
+    /// Which one.
+    pub selector: DeviceSelector,
+    /// Memory that the firmware reserved for it may be mapped for it, and hidden from the guest.
+    pub allow_rmrr: bool,
+    /// Its translation cache (ATS) is believed and used.
+    pub trusted_ats: bool,
 }
 
 /// A guest.
@@ -112,7 +151,7 @@ pub struct Guest {
     /// Its kernel's command line.
     pub command_line: String,
     /// The devices that are passed through to it.
-    pub devices: Vec<DeviceSelector>,
+    pub devices: Vec<GuestDevice>,
     /// What an upgrade does with it.
     pub on_upgrade: OnUpgrade,
     /// The machine's serial port that shows its console.
@@ -167,7 +206,8 @@ pub fn parse(text: &str) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
     let mut config = Config {
         management: values::management(text, file.management, &mut warnings),
         upgrade: values::upgrade(text, file.upgrade, &mut warnings),
-        iommu: values::iommu(text, file.iommu, &mut warnings),
+        iommu: devices::iommu(text, file.iommu, &mut warnings),
+        sriov: devices::sriov(text, &file.sriov, &mut warnings),
         guests: Vec::new(),
     };
     checks::add_guests(text, file.guest, &mut config, &mut warnings);

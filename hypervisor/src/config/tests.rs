@@ -19,7 +19,12 @@ port = 8080
 deadline_ms = 20
 
 [iommu]
-mode = "auto"
+mode = "scalable"
+fault_limit = 5
+
+[[sriov]]
+device = "8086:10c9"
+vfs = 2
 
 [[guest]]
 name = "debian"
@@ -29,7 +34,7 @@ pcpus = [1, 2]
 kernel = "vmlinuz"
 initrd = "initrd.cpio"
 command_line = "console=ttyS0"
-devices = ["1b36:0010", "0000:03:00.0", "8086:10c9#1"]
+devices = ["1b36:0010", { device = "0000:03:00.0", allow_rmrr = true, ats = "trusted" }, "8086:10c9/vf1"]
 on_upgrade = "stop"
 console = "com2"
 "#;
@@ -65,18 +70,29 @@ fn the_example_says_everything() {
     let (config, warnings) = parse(EXAMPLE).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     let management = config.management.unwrap();
-    assert_eq!(management.nic, DeviceSelector::Id { vendor: 0x8086, device: 0x10D3, nth: 0 });
+    assert_eq!(
+        management.nic,
+        DeviceSelector { function: FunctionSelector::Id { vendor: 0x8086, device: 0x10D3, nth: 0 }, vf: None }
+    );
     assert_eq!(
         management.address,
         Address::Static { address: Ipv4Addr::new(10, 0, 2, 15), prefix: 24, gateway: Some(Ipv4Addr::new(10, 0, 2, 2)) }
     );
-    assert_eq!((management.port, config.upgrade.deadline_ms, config.iommu), (8080, 20, IommuMode::Auto));
+    assert_eq!((management.port, config.upgrade.deadline_ms), (8080, 20));
+    assert_eq!(config.iommu, Iommu { mode: IommuMode::Scalable, fault_limit: 5 });
+    let sriov: Vec<_> = config.sriov.iter().map(|sriov| (sriov.device.to_string(), sriov.vfs)).collect();
+    assert_eq!(sriov, [("8086:10c9".to_string(), 2)]);
     let guest = &config.guests[0];
     assert_eq!((guest.memory.memory_bytes(), guest.vcpus, &guest.pcpus[..]), (512 << 20, 2, &[1, 2][..]));
     assert_eq!((guest.kernel.as_str(), guest.initrd.as_deref()), ("vmlinuz", Some("initrd.cpio")));
     assert_eq!(guest.command_line, "console=ttyS0");
-    let devices: Vec<_> = guest.devices.iter().map(ToString::to_string).collect();
-    assert_eq!(devices, ["1b36:0010", "0000:03:00.0", "8086:10c9#1"]);
+    let devices: Vec<_> = guest
+        .devices
+        .iter()
+        .map(|device| (device.selector.to_string(), device.allow_rmrr, device.trusted_ats))
+        .collect();
+    let expected = [("1b36:0010", false, false), ("0000:03:00.0", true, true), ("8086:10c9/vf1", false, false)];
+    assert_eq!(devices, expected.map(|(name, rmrr, ats)| (name.to_string(), rmrr, ats)));
     assert_eq!((guest.on_upgrade, guest.console), (OnUpgrade::Stop, Console::Com2));
 }
 
@@ -86,7 +102,9 @@ fn defaults() {
     assert!(warnings.is_empty());
     let management = config.management.unwrap();
     assert_eq!((management.address, management.port), (Address::Dhcp, 80));
-    assert_eq!((config.upgrade.deadline_ms, config.iommu), (50, IommuMode::Auto));
+    assert_eq!(config.upgrade.deadline_ms, 50);
+    assert_eq!(config.iommu, Iommu { mode: IommuMode::Auto, fault_limit: DEFAULT_FAULT_LIMIT });
+    assert!(config.sriov.is_empty());
     let guest = &config.guests[0];
     assert_eq!((guest.vcpus, guest.pcpus.len(), guest.initrd.as_deref()), (1, 0, None));
     assert_eq!((guest.command_line.as_str(), guest.devices.len()), ("", 0));
@@ -198,6 +216,38 @@ fn a_device_has_one_owner() {
 }
 
 #[test]
+fn entries_of_devices() {
+    let with = |entry: &str| complaint(&format!("name = \"b\"\nmemory_mib = 64\nkernel = \"k\"\ndevices = [{entry}]"));
+    assert!(with("{ device = \"03:00.0\", rmrr = true }").contains("with rmrr = true; a device has the keys device, "));
+    assert!(with("{ allow_rmrr = true }").contains("entry without device; write { device = "));
+    assert!(with("{ device = 3 }").contains("device = 3; write the device's name in quotes"));
+    assert!(with("{ device = \"03:00.0\", allow_rmrr = 1 }").contains("allow_rmrr = 1; write true or false"));
+    assert!(with("{ device = \"03:00.0\", ats = \"on\" }").contains("ats = \"on\"; write \"off\" or \"trusted\""));
+    assert!(with("\"03:00.0\", { device = \"3:0.0\" }").contains("0000:03:00.0 is in it twice"));
+}
+
+#[test]
+fn virtual_functions() {
+    let with = |lines: &str| {
+        let (config, warnings) = parse(&format!("{MANAGEMENT}[[sriov]]\n{lines}\n{}", guest("a", ""))).unwrap();
+        assert_eq!((config.sriov.len(), config.guests.len(), warnings.len()), (0, 1, 1), "{warnings:?}");
+        warnings[0].to_string()
+    };
+    assert!(with("vfs = 2").contains("line 4: no virtual functions are made: sriov.device is missing"));
+    assert!(with("device = \"8086:10c9\"").contains("sriov.vfs is missing; write how many"));
+    assert!(with("device = \"8086:10c9\"\nvfs = 0").contains("vfs = 0; write a whole number from 1 to 255"));
+    assert!(with("device = \"8086:10c9/vf0\"\nvfs = 1").contains("name the physical function, not one of its"));
+    let sriov = "[[sriov]]\ndevice = \"8086:10c9\"\nvfs = 2\n";
+    let text = format!("{MANAGEMENT}{sriov}{sriov}{}", guest("a", "devices = [\"8086:10c9\"]"));
+    let (names, warnings) = outcome(&text);
+    assert!(names.is_empty());
+    assert!(
+        warnings[0].contains("line 7: no virtual functions are made: sriov.device 8086:10c9 has an [[sriov]] already")
+    );
+    assert!(warnings[1].contains("stays with Baton; name one of these, 8086:10c9/vf0"), "{warnings:?}");
+}
+
+#[test]
 fn a_serial_port_shows_one_guest() {
     let text = format!("{MANAGEMENT}{}{}", guest("a", "console = \"com2\""), guest("b", "console = \"com2\""));
     let (config, warnings) = parse(&text).unwrap();
@@ -252,10 +302,10 @@ fn the_guides_example_is_good() {
 fn a_bad_choice_falls_back_to_the_safe_one() {
     let text = format!("{MANAGEMENT}[upgrade]\ndeadline_ms = 0\n[iommu]\nmode = \"off\"\n{}", guest("a", ""));
     let (config, warnings) = parse(&text).unwrap();
-    assert_eq!((config.upgrade.deadline_ms, config.iommu, config.guests.len()), (50, IommuMode::Auto, 1));
+    assert_eq!((config.upgrade.deadline_ms, config.iommu.mode, config.guests.len()), (50, IommuMode::Auto, 1));
     assert!(warnings[0].to_string().contains("line 5: the deadline of upgrades is 50 ms"));
     assert!(warnings[1].to_string().contains("line 7: the IOMMU is used if there is one: iommu.mode = \"off\""));
-    assert_eq!(parse("[iommu]\nmode = \"none\"\n").unwrap().0.iommu, IommuMode::None);
+    assert_eq!(parse("[iommu]\nmode = \"none\"\n").unwrap().0.iommu.mode, IommuMode::None);
 }
 
 #[test]
@@ -264,6 +314,12 @@ fn selectors() {
     assert_eq!(parse("03:00.0").as_deref(), Ok("0000:03:00.0"));
     assert_eq!(parse("0001:FF:1f.7").as_deref(), Ok("0001:ff:1f.7"));
     assert_eq!(parse("8086:10D3#12").as_deref(), Ok("8086:10d3#12"));
+    assert_eq!(parse("8086:10c9#1/vf3").as_deref(), Ok("8086:10c9#1/vf3"));
+    assert_eq!(parse("2:0.1/vf0").as_deref(), Ok("0000:02:00.1/vf0"));
+    for text in ["8086:10c9/vf", "8086:10c9/vf-1", "/vf0", "8086:10c9/vf0/vf1", "8086:10c9/vf0#1", "8086:10c9/vf65536"]
+    {
+        assert_eq!(parse(text), Err(SelectorError), "{text}");
+    }
     for text in
         ["", ":", "8086", "8086:10d3#", "8086:10d3#-1", "8086:10d3#65536", "8086:10d3#+1", "+086:10d3", "ffff:0000"]
     {

@@ -13,8 +13,8 @@ use toml::{Spanned, Value};
 use super::file::{self, Field};
 use super::message::line_of;
 use super::{
-    Address, ConfigWarning, Console, DEFAULT_DEADLINE_MS, DEFAULT_PORT, DeviceSelector, Guest, IommuMode, MAX_VCPUS,
-    Management, OnUpgrade, Upgrade,
+    Address, ConfigWarning, Console, DEFAULT_DEADLINE_MS, DEFAULT_PORT, DeviceSelector, Guest, MAX_VCPUS, Management,
+    OnUpgrade, Upgrade, devices,
 };
 
 const MIB: u64 = 1 << 20;
@@ -31,24 +31,24 @@ pub struct Complaint {
 }
 
 /// Reads the values of one table.
-struct Reader {
+pub(super) struct Reader {
     /// Where the table stands.
-    at: Option<core::ops::Range<usize>>,
+    pub at: Option<core::ops::Range<usize>>,
 }
 
 impl Reader {
-    fn missing(&self, key: &str, remedy: &str) -> Complaint {
+    pub fn missing(&self, key: &str, remedy: &str) -> Complaint {
         Complaint { at: self.at.clone(), text: format!("{key} is missing; {remedy}") }
     }
 }
 
 /// A complaint about a value that is there.
-fn wrong(value: &Spanned<Value>, key: &str, remedy: &str) -> Complaint {
+pub(super) fn wrong(value: &Spanned<Value>, key: &str, remedy: &str) -> Complaint {
     Complaint { at: Some(value.span()), text: format!("{key} = {}; {remedy}", shown(value.get_ref())) }
 }
 
 /// A value as the operator wrote it, kept short.
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     const LONGEST: usize = 40;
     match value {
         Value::String(text) => {
@@ -76,7 +76,7 @@ fn integer(value: &Spanned<Value>, key: &str, least: i64, most: i64) -> Result<i
 }
 
 /// A whole number in `least..=most` that fits 32 bits, or `default` where there is none.
-fn number(field: &Field, key: &str, least: u32, most: u32, default: u32) -> Result<u32, Complaint> {
+pub(super) fn number(field: &Field, key: &str, least: u32, most: u32, default: u32) -> Result<u32, Complaint> {
     let Some(value) = field else {
         return Ok(default);
     };
@@ -84,21 +84,21 @@ fn number(field: &Field, key: &str, least: u32, most: u32, default: u32) -> Resu
     u32::try_from(number).map_err(|_| wrong(value, key, "write a smaller number"))
 }
 
-fn text<'a>(value: &'a Spanned<Value>, key: &str, remedy: &str) -> Result<&'a str, Complaint> {
+pub(super) fn text<'a>(value: &'a Spanned<Value>, key: &str, remedy: &str) -> Result<&'a str, Complaint> {
     match value.get_ref() {
         Value::String(text) => Ok(text),
         _ => Err(wrong(value, key, remedy)),
     }
 }
 
-fn selector(value: &Spanned<Value>, key: &str) -> Result<DeviceSelector, Complaint> {
+pub(super) fn selector(value: &Spanned<Value>, key: &str) -> Result<DeviceSelector, Complaint> {
     let remedy = |error| format!("{error}");
     let name = text(value, key, &remedy(super::SelectorError))?;
     name.parse().map_err(|error| wrong(value, key, &remedy(error)))
 }
 
 /// One of a few words, or the first one where there is none.
-fn word<T: Copy>(field: &Field, key: &str, words: &[(&str, T)], default: T) -> Result<T, Complaint> {
+pub(super) fn word<T: Copy>(field: &Field, key: &str, words: &[(&str, T)], default: T) -> Result<T, Complaint> {
     let Some(value) = field else {
         return Ok(default);
     };
@@ -207,19 +207,6 @@ pub fn upgrade(text: &str, table: Option<file::Upgrade>, warnings: &mut Vec<Conf
     Upgrade { deadline_ms }
 }
 
-/// `[iommu]`; a bad mode is replaced by the safe one.
-pub fn iommu(text: &str, table: Option<file::Iommu>, warnings: &mut Vec<ConfigWarning>) -> IommuMode {
-    let field = table.and_then(|table| table.mode);
-    let words = [("auto", IommuMode::Auto), ("none", IommuMode::None)];
-    word(&field, "mode", &words, IommuMode::Auto).unwrap_or_else(|Complaint { at, text: why }| {
-        warnings.push(ConfigWarning {
-            line: at.map(|span| line_of(text, &span)),
-            message: format!("the IOMMU is used if there is one: iommu.{why}"),
-        });
-        IommuMode::Auto
-    })
-}
-
 /// The name of a `[[guest]]`, if it has a good one.
 pub fn guest_name(table: &Spanned<file::Guest>) -> Result<&str, Complaint> {
     const REMEDY: &str = "write 1 to 31 characters of a-z, 0-9 and '-'";
@@ -264,7 +251,7 @@ pub fn guest(name: &str, table: &Spanned<file::Guest>) -> Result<Guest, Complain
         kernel,
         initrd,
         command_line: command_line(&table.command_line)?,
-        devices: devices(&table.devices)?,
+        devices: devices::of_guest(&table.devices)?,
         on_upgrade: word(&table.on_upgrade, "on_upgrade", &on_upgrade, OnUpgrade::Preserve)?,
         console: word(&table.console, "console", &consoles, Console::None)?,
     })
@@ -303,22 +290,4 @@ fn command_line(field: &Field) -> Result<String, Complaint> {
         return Err(wrong(value, "command_line", "write it without zero bytes and line breaks"));
     }
     Ok(line.to_owned())
-}
-
-fn devices(field: &Field) -> Result<Vec<DeviceSelector>, Complaint> {
-    let Some(value) = field else {
-        return Ok(Vec::new());
-    };
-    let Value::Array(list) = value.get_ref() else {
-        return Err(wrong(value, "devices", "write a list like [\"0000:03:00.0\"]"));
-    };
-    let mut devices = Vec::new();
-    for entry in list {
-        let device = selector(&Spanned::new(value.span(), entry.clone()), "devices has an entry")?;
-        if devices.contains(&device) {
-            return Err(wrong(value, "devices", &format!("{device} is in it twice; remove one")));
-        }
-        devices.push(device);
-    }
-    Ok(devices)
 }

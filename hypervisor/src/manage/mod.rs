@@ -30,7 +30,7 @@ use self::keyboard::Keyboard;
 use self::link::Link;
 pub use self::settings::Settings;
 use crate::config::{Config, DEFAULT_DEADLINE_MS};
-use crate::passthrough::units;
+use crate::passthrough::{release, units};
 use crate::sched::Core;
 use crate::trap::dispatch::{IOMMU_FAULT, MANAGEMENT};
 use crate::upgrade::convert::management::ManagementState;
@@ -115,7 +115,11 @@ impl Manager {
         if IOMMU_FAULT.swap(false, Ordering::AcqRel) || now >= self.faults_due {
             units::service_faults();
             self.keyboard.find_guest();
+            release::run();
             self.faults_due = now.saturating_add(time::ms_to_ticks(FAULTS_MS));
+        }
+        if release::is_due() {
+            release::run();
         }
         let told = MANAGEMENT.swap(false, Ordering::AcqRel);
         let mut next = self.faults_due.min(self.keyboard.poll(now));
@@ -134,7 +138,8 @@ impl Manager {
 pub fn tend(core: &mut Core) -> Option<u64> {
     let now = cpu::tsc();
     let next = NEXT.load(Ordering::Relaxed);
-    if now < next && !MANAGEMENT.load(Ordering::Acquire) && !IOMMU_FAULT.load(Ordering::Acquire) {
+    let told = MANAGEMENT.load(Ordering::Acquire) || IOMMU_FAULT.load(Ordering::Acquire) || release::is_due();
+    if now < next && !told {
         return Some(next);
     }
     let (mut next, due) = {

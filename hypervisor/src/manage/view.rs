@@ -21,6 +21,7 @@ use crate::api::types::{
 };
 use crate::config::OnUpgrade;
 use crate::mem::regions::{Owner, RegionMap};
+use crate::passthrough::assign;
 use crate::passthrough::units::{self, Units};
 use crate::smp::pcpu;
 use crate::upgrade::{convert, report};
@@ -79,7 +80,7 @@ fn guest(vm: &Vm) -> Guest {
         reason: stopped.then(|| vm.reason()),
         memory_mib: vm.ram.bytes() >> 20,
         vcpus: (0..).zip(&vm.vcpus).map(|(index, shared)| vcpu(index, shared, stopped)).collect(),
-        devices: vm.devices.iter().map(|device| device.bdf.to_string()).collect(),
+        devices: vm.devices().iter().map(|device| device.bdf.to_string()).collect(),
         kernel: vm.kernel.clone(),
         on_upgrade: match vm.on_upgrade {
             OnUpgrade::Preserve => "preserve".into(),
@@ -159,7 +160,8 @@ fn shown(units: &Units, owners: &Owners) -> Iommu {
             })
             .collect(),
         interrupts: interrupts(&snapshot),
-        faults: units.faults().lines().iter().map(fault).collect(),
+        faults: units.faults().lines().iter().map(|line| fault(line, assign::owner(line.fault.device))).collect(),
+        faults_lost: units.faults().overflows,
     }
 }
 
@@ -226,7 +228,7 @@ fn interrupt(state: &IrteState, unit: &UnitState) -> Option<Interrupt> {
     })
 }
 
-fn fault(line: &FaultLine) -> Fault {
+fn fault(line: &FaultLine, owner: Option<String>) -> Fault {
     let fault = &line.fault;
     Fault {
         unit: Hex(fault.unit.get()),
@@ -241,6 +243,10 @@ fn fault(line: &FaultLine) -> Fault {
             Access::Interrupt(_) => "interrupt",
         }
         .into(),
+        owner: owner.unwrap_or_default(),
+        words: fault.reason.words(),
+        pasid: fault.pasid,
+        count: line.count,
     }
 }
 

@@ -4,6 +4,7 @@ use alloc::vec;
 
 use handover::phase::{END, Phase};
 use handover::state::name_field;
+use iommu::intel::spec::faults::Reason;
 use zerocopy::FromZeros;
 
 use super::*;
@@ -55,6 +56,23 @@ fn remapping_entries_in_both_apic_modes() {
     assert_eq!(x2apic[0], Interrupt { index: 5, source: "0000:01:00.0".into(), vector: 0xf3, destination: 1 });
     let xapic = interrupts(&snapshot(0x7f_d009));
     assert_eq!((xapic[1].destination, xapic[1].vector, xapic[1].index), (2, 0x31, 7));
+}
+
+/// A write that QEMU's unit blocked: FR 5, the page in FI.
+#[test]
+fn a_fault_in_words() {
+    let seen = iommu::Fault {
+        unit: HostPhys(0xfed9_0000),
+        device: Bdf::from_requester_id(0, 0x300),
+        reason: Reason(5),
+        access: Access::Write,
+        address: machine::addr::Iova(0x1234_5000),
+        pasid: Some(7),
+    };
+    let view = fault(&FaultLine { fault: seen, count: 3, reported: 1, reported_at: 9 }, Some("web".into()));
+    assert_eq!((view.source.as_str(), view.owner.as_str(), view.kind.as_str()), ("0000:03:00.0", "web", "write"));
+    assert_eq!((view.words, view.reason, view.address), ("no write permission", Hex(5), Hex(0x1234_5000)));
+    assert_eq!((view.count, view.pasid), (3, Some(7)));
 }
 
 fn record(outcome: u32, phases: &[(usize, u64)]) -> ReportV1 {

@@ -16,7 +16,7 @@ use machine::pci::{
 
 use super::hardware::{HostFunction, TablePlace};
 use super::units;
-use crate::config::{self, DeviceSelector};
+use crate::config::{self, DeviceSelector, FunctionSelector};
 use crate::guest::pci::access::BarDescription;
 use crate::guest::pci::{Passthrough, PciBus};
 use crate::host;
@@ -76,9 +76,9 @@ pub fn path_to(bdf: Bdf) -> Vec<Bdf> {
 pub fn select(selector: &DeviceSelector) -> Result<Function, String> {
     let found = FOUND.lock();
     let mut functions = found.iter().flat_map(|found| &found.functions);
-    let function = match selector {
-        DeviceSelector::Bdf(bdf) => functions.find(|function| function.bdf == *bdf),
-        DeviceSelector::Id { vendor, device, nth } => functions
+    let function = match &selector.function {
+        FunctionSelector::Bdf(bdf) => functions.find(|function| function.bdf == *bdf),
+        FunctionSelector::Id { vendor, device, nth } => functions
             .filter(|function| function.ids.vendor == *vendor && function.ids.device == *device)
             .nth(*nth as usize),
     };
@@ -116,8 +116,8 @@ pub fn disclaim(bdf: Bdf) {
 /// One of them is absent, another's, not isolated, or can't be reset; none is claimed then.
 pub fn find(guest: &config::Guest) -> Result<Vec<Candidate>, String> {
     let mut candidates: Vec<Candidate> = Vec::new();
-    let result = guest.devices.iter().try_for_each(|selector| {
-        let function = check(selector)?;
+    let result = guest.devices.iter().try_for_each(|device| {
+        let function = check(&device.selector)?;
         claim(function.bdf, &guest.name)?;
         candidates.push(Candidate { function });
         Ok(())

@@ -35,8 +35,11 @@ pub fn snapshot(vms: &[Arc<Vm>]) -> Result<Snapshot, String> {
     };
     let mut taken = taken.map_err(|error| error.to_string())?;
     let tokens: BTreeSet<u64> = vms.iter().map(|vm| vm::tokens::domain(vm.token)).collect();
-    let sources: BTreeSet<(u16, u16)> =
-        vms.iter().flat_map(|vm| &vm.devices).map(|device| (device.bdf.segment(), device.bdf.requester_id())).collect();
+    let sources: BTreeSet<(u16, u16)> = vms
+        .iter()
+        .flat_map(|vm| vm.devices())
+        .map(|device| (device.bdf.segment(), device.bdf.requester_id()))
+        .collect();
     taken.domains.retain(|domain| tokens.contains(&domain.token));
     taken.dids.retain(|did| tokens.contains(&did.token));
     taken.devices.retain(|device| tokens.contains(&device.token));
@@ -108,7 +111,7 @@ fn plan_guest(state: &mut State, vm: &Vm) -> Result<(), String> {
         space: space.token,
         memory_bytes: vm.ram.bytes(),
         vcpus: vm.vcpus.len() as u32,
-        devices: vm.devices.len() as u32,
+        devices: vm.devices().len() as u32,
         console: vm.console,
         on_upgrade: vm.on_upgrade,
     };
@@ -116,7 +119,7 @@ fn plan_guest(state: &mut State, vm: &Vm) -> Result<(), String> {
     convert::memory::save(state, vm.token, &space, &vm.ram);
     convert::platform::save_plan(state, vm.token, &vm.platform.save().cpuid);
     let functions = mapped(vm);
-    for device in &vm.devices {
+    for device in vm.devices() {
         let known = functions.iter().find(|function| function.device() == device.bdf);
         let plan = FunctionPlan {
             device: device.bdf,
@@ -138,7 +141,7 @@ fn plan_guest(state: &mut State, vm: &Vm) -> Result<(), String> {
 fn bridges(vms: &[Arc<Vm>]) -> Vec<BridgeState> {
     let ecam = &*host::get().ecam;
     let mut above: Vec<Bdf> =
-        vms.iter().flat_map(|vm| &vm.devices).flat_map(|device| assign::path_to(device.bdf)).collect();
+        vms.iter().flat_map(|vm| vm.devices()).flat_map(|device| assign::path_to(device.bdf)).collect();
     above.sort_unstable();
     above.dedup();
     let bridge = |bridge: &Bdf| BridgeState {

@@ -99,7 +99,7 @@ fn thaw(tokens: &[Token]) {
 /// Makes the guests' domains immutable.
 fn freeze(vms: &[Arc<Vm>]) -> Result<Vec<Token>, String> {
     let mut frozen = Vec::new();
-    for vm in vms.iter().filter(|vm| !vm.devices.is_empty()) {
+    for vm in vms.iter().filter(|vm| !vm.devices().is_empty()) {
         let token = Token(vm::tokens::domain(vm.token));
         match units::with(|units, _| units.freeze(token)) {
             Some(Ok(_)) => frozen.push(token),
@@ -170,7 +170,7 @@ pub fn dry_run(staged: &Staged) -> types::Plan {
             for vm in &vms {
                 object("guest", vm.name.clone(), None);
                 object("memory object", format!("{} MiB of {}", vm.ram.bytes() >> 20, vm.name), None);
-                for device in &vm.devices {
+                for device in vm.devices() {
                     object("device", device.bdf.to_string(), None);
                 }
             }

@@ -113,10 +113,12 @@ pub fn assemble(
                 pcpu: *pcpu,
                 exits: SpinMutex::default(),
                 halted: AtomicBool::new(false),
+                entered: AtomicBool::new(false),
                 snapshot: SpinMutex::new(None),
             })
             .collect(),
         devices,
+        released: AtomicBool::new(false),
         console: parts.console,
         state: AtomicU8::new(VmState::Running as u8),
         reason: SpinMutex::new(String::new()),

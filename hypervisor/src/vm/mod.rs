@@ -20,7 +20,7 @@ use hermit_sync::SpinMutex;
 use crate::config::OnUpgrade;
 use crate::guest::message::InterruptFabric;
 use crate::guest::platform::GuestPlatform;
-use crate::passthrough::Assigned;
+use crate::passthrough::{Assigned, release};
 use crate::vcpu::counters::ExitCounters;
 use memory::{AddressSpace, GuestRam};
 
@@ -58,8 +58,9 @@ pub struct Vm {
     pub platform: Arc<GuestPlatform>,
     /// Its virtual CPUs, by index.
     pub vcpus: Vec<VcpuShared>,
-    /// Its devices.
-    pub devices: Vec<Assigned>,
+    devices: Vec<Assigned>,
+    /// The devices were taken away from it, after its end.
+    released: AtomicBool,
     /// `console` of `baton.toml`.
     pub console: crate::config::Console,
     state: AtomicU8,
@@ -74,6 +75,8 @@ pub struct VcpuShared {
     pub exits: SpinMutex<ExitCounters>,
     /// Whether it waits in HLT.
     pub halted: AtomicBool,
+    /// Whether its pCPU is in the guest, or about to enter it.
+    pub entered: AtomicBool,
     /// What FREEZE took out of it.
     pub snapshot: SpinMutex<Option<runner::Snapshot>>,
 }
@@ -81,7 +84,7 @@ pub struct VcpuShared {
 impl Vm {
     /// What it does.
     pub fn state(&self) -> VmState {
-        if self.state.load(Ordering::Acquire) == VmState::Running as u8 { VmState::Running } else { VmState::Stopped }
+        if self.state.load(Ordering::SeqCst) == VmState::Running as u8 { VmState::Running } else { VmState::Stopped }
     }
 
     /// Why it stopped.
@@ -93,7 +96,20 @@ impl Vm {
     pub fn stop(&self, reason: String) {
         log::warn!("guest {} has stopped: {reason}", self.name);
         *self.reason.lock() = reason;
-        self.state.store(VmState::Stopped as u8, Ordering::Release);
+        self.state.store(VmState::Stopped as u8, Ordering::SeqCst);
+        if !self.devices().is_empty() {
+            release::due();
+        }
+    }
+
+    /// Its devices; none once they were taken away after its end.
+    pub fn devices(&self) -> &[Assigned] {
+        if self.released.load(Ordering::Acquire) { &[] } else { &self.devices }
+    }
+
+    /// The devices are its own no more.
+    pub fn forget_devices(&self) {
+        self.released.store(true, Ordering::Release);
     }
 }
 

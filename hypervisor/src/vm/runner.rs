@@ -96,6 +96,20 @@ impl Runner {
 
     /// Runs it until something concerns the pCPU.
     pub fn run(&mut self) -> Why {
+        // Either the guest's end is seen here, or whoever ended it sees that it is entered (`passthrough::release`).
+        self.set_entered(true);
+        let why = if self.vm.state() == VmState::Running { self.enter() } else { Why::Halted };
+        self.set_entered(false);
+        why
+    }
+
+    fn set_entered(&self, inside: bool) {
+        if let Some(shared) = self.vm.vcpus.get(self.index as usize) {
+            shared.entered.store(inside, Ordering::SeqCst);
+        }
+    }
+
+    fn enter(&mut self) -> Why {
         if !self.entered {
             self.entered = true;
             host::guest_entered(cpu::tsc());

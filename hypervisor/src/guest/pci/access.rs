@@ -16,6 +16,15 @@ pub enum ResetError {
     TimedOut,
 }
 
+impl fmt::Display for ResetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unsupported => "it has no reset of its own",
+            Self::TimedOut => "it did not come back from its reset in time; power-cycle the machine",
+        })
+    }
+}
+
 /// The physical function's configuration space. The integrator has set its BARs and its
 /// memory-enable bit; only what is said here is ever written.
 pub trait PhysicalFunction: Send {

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use machine::pci::Bdf;
 
 use super::PciCounters;
-use super::access::{BarDescription, Context, InterruptRouter, PassthroughHardware};
+use super::access::{BarDescription, Context, InterruptRouter, PassthroughHardware, ResetError};
 use super::bars::{BarMapping, Bars};
 use super::capabilities::{self, Capability, Kind, ListError};
 use super::config::{
@@ -260,17 +260,26 @@ impl Passthrough {
                 let control = masked(self.express_control, value, mask) & 0xFFFF;
                 self.express_control = control & !EXPRESS_INITIATE_FLR;
                 if control & EXPRESS_INITIATE_FLR != 0 && self.express_device & EXPRESS_FLR != 0 {
-                    self.reset(router, counters);
+                    // What could not be reset is counted: the guest sees a function that did not answer its reset.
+                    let _reset = self.reset(router, counters);
                 }
             }
             Kind::Express => {}
         }
     }
 
-    /// Resets the function, by the guest's wish or for its next life.
-    pub(super) fn reset(&mut self, router: &mut dyn InterruptRouter, counters: &mut PciCounters) {
+    /// Resets the function, by the guest's wish, for its next life or after its end.
+    ///
+    /// # Errors
+    /// The hardware was not reset; bus mastering and interrupts are off all the same.
+    pub(super) fn reset(
+        &mut self,
+        router: &mut dyn InterruptRouter,
+        counters: &mut PciCounters,
+    ) -> Result<(), ResetError> {
         self.quiesce(router, counters);
-        if self.hardware.reset().is_err() {
+        let result = self.hardware.reset();
+        if result.is_err() {
             counters.reset_failures = counters.reset_failures.saturating_add(1);
         }
         let mut context = Context { device: self.device, hardware: &mut *self.hardware, router, counters };
@@ -284,6 +293,7 @@ impl Passthrough {
         self.interrupt_line = 0xFF;
         self.express_control = if self.express_device == 0 { 0 } else { EXPRESS_CONTROL_RESET };
         self.bars.clear_registers();
+        result
     }
 
     /// Stops DMA and interrupts of the function and gives its routes back; the guest is gone.

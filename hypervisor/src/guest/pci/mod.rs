@@ -21,8 +21,9 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use guest_loader::layout::GuestRange;
+use machine::pci::Bdf;
 
-use self::access::{InterruptRouter, RouteError};
+use self::access::{InterruptRouter, ResetError, RouteError};
 pub use self::bars::{BARS, BarChange, BarMapping};
 use self::config::ones;
 pub use self::error::PciError;
@@ -347,11 +348,24 @@ impl PciBus {
         self.reconcile();
     }
 
+    /// Stops, resets and unplugs every function: the guest has ended, and the functions are its own no more. Returns those
+    /// that could not be reset.
+    pub fn retire(&mut self) -> Vec<(Bdf, ResetError)> {
+        let mut broken = Vec::new();
+        for mut function in core::mem::take(&mut self.functions) {
+            if let Err(error) = function.reset(&mut *self.router, &mut self.counters) {
+                broken.push((function.device(), error));
+            }
+        }
+        broken
+    }
+
     /// Resets every function and the bus, for the guest's next life.
     pub fn reset(&mut self) {
         self.latch = 0;
         for function in &mut self.functions {
-            function.reset(&mut *self.router, &mut self.counters);
+            // What could not be reset is counted.
+            let _reset = function.reset(&mut *self.router, &mut self.counters);
         }
         self.reconcile();
     }
@@ -392,6 +406,8 @@ const fn ecam(offset: u64) -> (u8, u8, u16) {
     ((offset >> 20) as u8, (offset >> 12) as u8, (offset & 0xFFF) as u16)
 }
 
+#[cfg(test)]
+mod isolation_tests;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

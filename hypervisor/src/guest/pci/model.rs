@@ -28,6 +28,8 @@ pub(crate) type Log = Arc<SpinMutex<Vec<Event>>>;
 pub(crate) struct ModelFunction {
     pub config: [u8; 256],
     pub log: Log,
+    /// What a reset answers.
+    pub reset: Result<(), ResetError>,
 }
 
 fn put(config: &mut [u8; 256], offset: usize, bytes: &[u8]) {
@@ -53,7 +55,7 @@ impl ModelFunction {
         put(&mut config, 0x60, &[0x01, 0x68, 0x23, 0xFE, 0x00, 0x01]);
         put(&mut config, 0x68, &[0x05, 0x80, 0x86, 0x01]);
         put(&mut config, 0x80, &[0x10, 0x00, 0x02, 0x00, 0x01, 0x80, 0x00, 0x10]);
-        Self { config, log: log.clone() }
+        Self { config, log: log.clone(), reset: Ok(()) }
     }
 }
 
@@ -75,7 +77,7 @@ impl PhysicalFunction for ModelFunction {
 
     fn reset(&mut self) -> Result<(), ResetError> {
         self.log.lock().push(Event::Reset);
-        Ok(())
+        self.reset
     }
 }
 
@@ -143,6 +145,11 @@ pub(crate) fn bed() -> Bed {
     bed_of(1)
 }
 
+/// The address of the `index`-th function of [`bed_of`].
+pub(crate) fn device(index: u16) -> Bdf {
+    Bdf::from_requester_id(0, DEVICE.requester_id() + index * 0x100)
+}
+
 pub(crate) fn bed_of(count: u16) -> Bed {
     let log = Log::default();
     let routes = Arc::new(SpinMutex::new(BTreeMap::new()));
@@ -150,8 +157,8 @@ pub(crate) fn bed_of(count: u16) -> Bed {
     let blocked = alloc::vec![window(0, 0x2000_0000), window(0xE000_0000, 0x10_0000), window(0xFEC0_0000, 0x1000)];
     let mut bus = PciBus::new(Box::new(router), blocked, 40);
     for index in 0..count {
-        let device = Bdf::from_requester_id(0, DEVICE.requester_id() + index * 0x100);
-        let function = Passthrough::new(device, Box::new(ModelFunction::nvme(&log)), &[BAR0]).expect("sound device");
+        let function =
+            Passthrough::new(device(index), Box::new(ModelFunction::nvme(&log)), &[BAR0]).expect("sound device");
         bus.add(function).expect("a slot");
     }
     bus.assign_bars(window(0xC000_0000, 0x2000_0000), window(0x40_0000_0000, 1 << 30)).expect("room");
