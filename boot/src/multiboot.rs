@@ -134,7 +134,7 @@ extern "C" fn multiboot_main(info: u32) -> ! {
         image: crate::image::layout(),
         ap_trampoline: crate::ap::trampoline(),
         note: crate::note::bytes(),
-        build_name: crate::note::BUILD_NAME,
+        build_name: crate::note::build_name(),
         origin: Origin::Cold(cold),
     })
 }

@@ -7,25 +7,21 @@ use core::arch::global_asm;
 use handover::note::{NOTE_BYTES, Note};
 use hypervisor::mem::layout::SLOT_BYTES;
 
-const fn number(text: Option<&str>) -> u32 {
-    let Some(text) = text else { return 0 };
+const fn number(text: &str) -> u32 {
     let bytes = text.as_bytes();
     let (mut index, mut value) = (0, 0u32);
     while index < bytes.len() {
-        assert!(bytes[index].is_ascii_digit(), "versions and BATON_BUILD_NUMBER are decimal numbers");
+        assert!(bytes[index].is_ascii_digit(), "versions are decimal numbers");
         value = value * 10 + (bytes[index] - b'0') as u32;
         index += 1;
     }
     value
 }
 
-/// The name people gave this build.
-pub const BUILD_NAME: &str = match option_env!("BATON_BUILD_NAME") {
-    Some(name) => name,
-    None => "dev",
-};
+/// Bytes of a build's name.
+const NAME_BYTES: usize = 32;
 
-// The fields of `Note` in order; zero is what sealing fills in.
+// The fields of `Note` in order; zero is what the build fills in when the file is complete.
 global_asm!(
     ".section .head.note, \"a\"",
     ".balign 16",
@@ -41,17 +37,23 @@ global_asm!(
     ".long 0",
     ".long {note_bytes}",
     ".long 0",                            // note offset
-    ".long {build_number}",
+    ".long 0",                            // build number
     ".long 0",                            // flags
     ".short {major}, {minor}, {patch}",
     ".short {reads_min}, {reads_max}, {writes_min}, {writes_max}, {jump}",
     ".skip 32",
+    // What only `./x image` knows of a build, in a place that it finds by these words: its name.
+    "baton_build:",
+    ".ascii \"BATON.BUILD.NAME\"",
+    ".asciz \"dev\"",
+    ".skip {name_bytes} - 4",
+    ".skip 16",
     slot = const SLOT_BYTES,
     note_bytes = const NOTE_BYTES,
-    build_number = const number(option_env!("BATON_BUILD_NUMBER")),
-    major = const number(Some(env!("CARGO_PKG_VERSION_MAJOR"))),
-    minor = const number(Some(env!("CARGO_PKG_VERSION_MINOR"))),
-    patch = const number(Some(env!("CARGO_PKG_VERSION_PATCH"))),
+    name_bytes = const NAME_BYTES,
+    major = const number(env!("CARGO_PKG_VERSION_MAJOR")),
+    minor = const number(env!("CARGO_PKG_VERSION_MINOR")),
+    patch = const number(env!("CARGO_PKG_VERSION_PATCH")),
     reads_min = const handover::version::READS_MIN,
     reads_max = const handover::version::READS_MAX,
     writes_min = const handover::version::WRITES_MIN,
@@ -62,6 +64,8 @@ global_asm!(
 unsafe extern "C" {
     #[link_name = "baton_note"]
     static NOTE: [u8; NOTE_BYTES];
+    #[link_name = "baton_build"]
+    static BUILD: [u8; 16 + NAME_BYTES];
 }
 
 const _: () = assert!(size_of::<Note>() == NOTE_BYTES);
@@ -70,4 +74,12 @@ const _: () = assert!(size_of::<Note>() == NOTE_BYTES);
 pub fn bytes() -> &'static [u8] {
     // SAFETY: the assembly above places NOTE_BYTES initialized bytes there, in memory that is only read.
     unsafe { &NOTE }
+}
+
+/// The name people gave this build.
+pub fn build_name() -> &'static str {
+    // SAFETY: as for the note; an extern static, so the compiler knows nothing of its bytes.
+    let build: &'static [u8; 16 + NAME_BYTES] = unsafe { &BUILD };
+    let name = build.get(16..).unwrap_or_default();
+    core::ffi::CStr::from_bytes_until_nul(name).ok().and_then(|name| name.to_str().ok()).unwrap_or("unnamed")
 }

@@ -41,7 +41,7 @@ extern "C" fn upgrade_main(jump_block: u64) -> ! {
         image: crate::image::layout(),
         ap_trampoline: crate::ap::trampoline(),
         note: crate::note::bytes(),
-        build_name: crate::note::BUILD_NAME,
+        build_name: crate::note::build_name(),
         origin: Origin::Upgrade(HostPhys(jump_block)),
     })
 }

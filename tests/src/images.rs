@@ -1,7 +1,29 @@
-//! Images that are wrong in a known way, made from a good one.
+//! Images made from a finished one: under another name, or wrong in a known way.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use handover::note;
+
+/// Stands before the build's name (`boot/src/note.rs`).
+const NAME_MAGIC: &[u8] = b"BATON.BUILD.NAME";
+/// Bytes of the name, one of them a zero behind it.
+const NAME_BYTES: usize = 32;
+
+/// Names an image and seals it: another name or number is another build.
+///
+/// # Errors
+/// The name is too long, or the image has no place for it, or no note.
+pub fn set_name(image: &mut [u8], name: &str, number: u32) -> Result<()> {
+    ensure!(name.len() < NAME_BYTES, "a build's name has {} bytes at most: {name}", NAME_BYTES - 1);
+    let at = image.windows(NAME_MAGIC.len()).position(|bytes| bytes == NAME_MAGIC).context("no place for a name")?;
+    let place =
+        image.get_mut(at + NAME_MAGIC.len()..).and_then(|rest| rest.get_mut(..NAME_BYTES)).context("cut off")?;
+    place.fill(0);
+    place[..name.len()].copy_from_slice(name.as_bytes());
+    // What the note says of entries and sizes, the linker has put there.
+    note::seal_with(image, |note| note.build_number = number)
+        .map_err(|error| anyhow::anyhow!("the image can't be sealed: {error} (its note lies in boot/src/note.rs)"))?;
+    Ok(())
+}
 
 /// A file that must be refused.
 pub struct Wrong {

@@ -6,9 +6,8 @@ use std::process::Command;
 use std::thread;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, bail, ensure};
-use baton_tests::paths;
-use handover::note;
+use anyhow::{Context, Result, ensure};
+use baton_tests::{images, paths};
 use object::read::elf::{ElfFile64, ProgramHeader};
 use object::{Endianness, elf};
 
@@ -39,19 +38,21 @@ pub const NEXT: [Variant; 3] = [
 const SOURCES: [&str; 9] =
     ["machine", "iommu", "handover", "guest-loader", "hypervisor", "boot", "Cargo.toml", "Cargo.lock", ".cargo"];
 
-/// Builds the image and those that it is upgraded to, where they are older than their sources: cargo would
-/// link each of them anew, because the one before had another name.
+/// Builds the image and those that it is upgraded to, where they are older than their sources.
 pub fn build_all() -> Result<()> {
     let sources = SOURCES.map(|source| newest(&paths::root().join(source)));
     let changed = sources.into_iter().collect::<Result<Vec<_>>>()?;
     let changed = changed.into_iter().max().context("no sources")?;
-    for variant in [&BATON].into_iter().chain(&NEXT) {
+    let fresh = |variant: &Variant| {
         let built = fs::metadata(paths::image(variant.name)).and_then(|image| image.modified());
-        if !built.is_ok_and(|built| built > changed) {
-            build(variant)?;
-        }
+        built.is_ok_and(|built| built > changed)
+    };
+    let all = || [&BATON].into_iter().chain(&NEXT);
+    if all().all(fresh) {
+        return Ok(());
     }
-    Ok(())
+    let flat = compile()?;
+    all().try_for_each(|variant| finish(flat.clone(), variant))
 }
 
 /// When a file, or anything in a directory, was changed last.
@@ -68,9 +69,12 @@ fn newest(path: &Path) -> Result<SystemTime> {
 
 /// Builds one image.
 pub fn build(variant: &Variant) -> Result<()> {
-    let elf = compile(variant)?;
-    let file = fs::read(&elf).with_context(|| format!("{} was not built", elf.display()))?;
-    let image = flatten(&file)?;
+    finish(compile()?, variant)
+}
+
+/// Names and seals a flat image.
+fn finish(mut image: Vec<u8>, variant: &Variant) -> Result<()> {
+    images::set_name(&mut image, variant.name, variant.number)?;
     let path = paths::image(variant.name);
     fs::create_dir_all(paths::target("image"))?;
     fs::write(&path, &image)?;
@@ -100,14 +104,15 @@ fn bare_cargo() -> Result<Command> {
     Ok(command)
 }
 
-fn compile(variant: &Variant) -> Result<PathBuf> {
-    let mut command = bare_cargo()?;
-    command.env("BATON_BUILD_NAME", variant.name).env("BATON_BUILD_NUMBER", variant.number.to_string());
-    tool::run(&mut command)?;
-    Ok(paths::target("bare").join(TARGET).join("release/boot"))
+/// The flat image, without a name and not sealed.
+fn compile() -> Result<Vec<u8>> {
+    tool::run(&mut bare_cargo()?)?;
+    let elf = paths::target("bare").join(TARGET).join("release/boot");
+    let file = fs::read(&elf).with_context(|| format!("{} was not built", elf.display()))?;
+    flatten(&file)
 }
 
-/// Lays the loadable segments out as in memory, up to the last byte that comes from the file, and seals the note.
+/// Lays the loadable segments out as in memory, up to the last byte that comes from the file, and leaves the rest zero.
 fn flatten(file: &[u8]) -> Result<Vec<u8>> {
     let parsed = ElfFile64::<Endianness>::parse(file).context("the linker's output is no ELF")?;
     let endian = parsed.endian();
@@ -125,10 +130,6 @@ fn flatten(file: &[u8]) -> Result<Vec<u8>> {
         let data = segment.data(endian, file).ok().context("a segment lies outside the ELF")?;
         let at = usize::try_from(*at)?;
         image[at..at + data.len()].copy_from_slice(data);
-    }
-    // What the note says of entries and sizes, the linker has put there.
-    if let Err(error) = note::seal(&mut image) {
-        bail!("the image can't be sealed: {error} (its note lies in boot/src/note.rs)");
     }
     Ok(image)
 }
