@@ -72,13 +72,23 @@ pub fn init_cold(units: &[Described], routes: Vec<Route>, apic_id: u32) -> Resul
     for unit in units {
         let regs = map_registers(unit.base)?;
         let frames = (16usize << INTERRUPT_ORDER) / 4096;
+        // Without 32-bit destinations the entries hold 8 bits, which is enough for processors with such ids: interrupts
+        // are never pointed at others (the driver refuses).
+        let x2apic = iommu::extended_interrupts(&regs);
+        if !x2apic {
+            log::warn!(
+                "the unit at {} sends interrupts to APIC ids below 256 only (ECAP.EIM is 0): devices of guests whose vCPUs \
+                 run on other processors get no interrupts",
+                unit.base
+            );
+        }
         let table = frames::allocate(frames, TAG).ok_or("the arena has no room for an interrupt remapping table")?;
         configs.push((
             UnitConfig {
                 base: unit.base,
                 segment: unit.segment,
                 register_bytes: regs.bytes(),
-                x2apic: true,
+                x2apic,
                 interrupts: Some(InterruptRegion { base: table, order: INTERRUPT_ORDER }),
                 fault_event: Some(fault_event(apic_id)),
             },

@@ -60,6 +60,13 @@ pub fn register_bytes(regs: &impl Registers) -> usize {
     REGISTER_BYTES.max(faults).max(iotlb).next_multiple_of(REGISTER_BYTES)
 }
 
+/// Whether a unit can send interrupts to processors by 32-bit APIC ids (ECAP.EIM): what
+/// [`UnitConfig::x2apic`] may ask of it.
+#[must_use]
+pub fn extended_interrupts(regs: &impl Registers) -> bool {
+    ExtendedCapability::from_bits(regs.read64(offset::ECAP)).extended_interrupts()
+}
+
 /// Byte offsets of the fault recording registers.
 pub(crate) fn fault_records(cap: Capability) -> core::ops::Range<usize> {
     let first = usize::from(cap.fault_offset()) * RECORD_BYTES;
