@@ -38,3 +38,12 @@ pub fn kernel() -> PathBuf {
 pub fn initrd() -> PathBuf {
     target("guest/initrd.cpio")
 }
+
+/// The guests of our own, by the names of their programs.
+pub const BARE_GUESTS: [&str; 1] = ["disk"];
+
+/// A guest of our own.
+#[must_use]
+pub fn bare_guest(name: &str) -> PathBuf {
+    target("guest").join(format!("{name}.elf"))
+}

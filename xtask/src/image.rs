@@ -82,8 +82,13 @@ fn finish(mut image: Vec<u8>, variant: &Variant) -> Result<()> {
     Ok(())
 }
 
-/// Cargo for the bare target: rustup's, where it has the target, else Debian's, which builds `core` from source.
-fn bare_cargo() -> Result<Command> {
+/// Where cargo leaves a program for the bare target.
+pub fn bare_program(name: &str) -> PathBuf {
+    paths::target("bare").join(TARGET).join("release").join(name)
+}
+
+/// Cargo that builds a package for the bare target: rustup's, where it has the target, else Debian's, which builds `core` from source.
+pub fn bare_cargo(package: &str) -> Result<Command> {
     let sysroot = tool::run(Command::new("rustc").args(["--print", "sysroot"]))?;
     let mut command = if PathBuf::from(sysroot.trim()).join("lib/rustlib").join(TARGET).is_dir() {
         let mut command = tool::cargo();
@@ -99,15 +104,15 @@ fn bare_cargo() -> Result<Command> {
         ]);
         command
     };
-    command.args(["--quiet", "--release", "--package", "boot", "--target", TARGET, "--target-dir"]);
+    command.args(["--quiet", "--release", "--package", package, "--target", TARGET, "--target-dir"]);
     command.arg(paths::target("bare"));
     Ok(command)
 }
 
 /// The flat image, without a name and not sealed.
 fn compile() -> Result<Vec<u8>> {
-    tool::run(&mut bare_cargo()?)?;
-    let elf = paths::target("bare").join(TARGET).join("release/boot");
+    tool::run(&mut bare_cargo("boot")?)?;
+    let elf = bare_program("boot");
     let file = fs::read(&elf).with_context(|| format!("{} was not built", elf.display()))?;
     flatten(&file)
 }
@@ -138,6 +143,8 @@ fn flatten(file: &[u8]) -> Result<Vec<u8>> {
 pub fn build_with_guest() -> Result<()> {
     let guest = thread::spawn(crate::guest::build);
     build_all()?;
+    // The same target directory and the same `core`: one after the other.
+    crate::guest::build_bare()?;
     guest.join().ok().context("the guest's build failed")?
 }
 

@@ -69,7 +69,7 @@ enum Command {
     },
     /// The project's own rules.
     Lint,
-    /// Builds the guest's initramfs.
+    /// Builds the guests: the initramfs of the Linux one, and our own.
     Guest,
     /// Downloads the guest's kernel.
     FetchKernel,
@@ -101,7 +101,10 @@ fn run(command: Command) -> Result<bool> {
         Command::Bench => bench::run()?,
         Command::Soak { upgrades } => return soak::run(upgrades),
         Command::Lint => return lint::run(),
-        Command::Guest => guest::build()?,
+        Command::Guest => {
+            guest::build()?;
+            guest::build_bare()?;
+        }
         Command::FetchKernel => guest::fetch_kernel()?,
     }
     Ok(true)

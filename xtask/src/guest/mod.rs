@@ -1,4 +1,5 @@
-//! The guest of the tests: an unmodified Debian kernel, and an initramfs of busybox and our load program.
+//! The guests of the tests: an unmodified Debian kernel with an initramfs of busybox and our load program, and
+//! guests of our own.
 
 mod initramfs;
 
@@ -9,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use baton_tests::paths;
 
-use crate::tool;
+use crate::{image, tool};
 
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 const HOST: &str = "x86_64-unknown-linux-gnu";
@@ -26,6 +27,17 @@ pub fn build() -> Result<()> {
         ("bin/ioload", fs::read(program)?),
     ])?;
     fs::write(paths::initrd(), archive)?;
+    Ok(())
+}
+
+/// The guests of our own: `tests/guests/bare`.
+pub fn build_bare() -> Result<()> {
+    tool::run(&mut image::bare_cargo("bareguest")?)?;
+    fs::create_dir_all(paths::target("guest"))?;
+    for name in paths::BARE_GUESTS {
+        fs::copy(image::bare_program(name), paths::bare_guest(name))
+            .with_context(|| format!("{name} was not built"))?;
+    }
     Ok(())
 }
 
