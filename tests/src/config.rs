@@ -2,7 +2,74 @@
 
 use std::fmt;
 
-/// What differs between the tests.
+/// A guest.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// Its name.
+    pub name: String,
+    /// Its memory.
+    pub memory_mib: u32,
+    /// The pCPU of its vCPU.
+    pub pcpu: u32,
+    /// Its devices.
+    pub devices: Vec<String>,
+    /// Its kernel.
+    pub kernel: String,
+    /// Its initrd, if it has one.
+    pub initrd: Option<String>,
+    /// What its kernel is told.
+    pub command_line: String,
+    /// The machine's port that its console is on.
+    pub console: String,
+}
+
+impl Guest {
+    /// A guest of our own, on pCPU 1 and COM2.
+    #[must_use]
+    pub fn bare(name: &str, kernel: &str, devices: &[&str]) -> Self {
+        Self {
+            name: name.into(),
+            memory_mib: 2,
+            pcpu: 1,
+            devices: devices.iter().map(|device| (*device).into()).collect(),
+            kernel: format!("{kernel}.elf"),
+            initrd: None,
+            command_line: String::new(),
+            console: "com2".into(),
+        }
+    }
+}
+
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, memory_mib, pcpu, devices, kernel, initrd, command_line, console } = self;
+        let initrd = initrd.as_ref().map_or_else(String::new, |name| format!("initrd = \"{name}\"\n"));
+        write!(
+            f,
+            r#"
+[[guest]]
+name = "{name}"
+memory_mib = {memory_mib}
+vcpus = 1
+pcpus = [{pcpu}]
+kernel = "{kernel}"
+{initrd}command_line = "{command_line}"
+devices = {devices:?}
+on_upgrade = "preserve"
+console = "{console}"
+"#
+        )
+    }
+}
+
+/// The file with these guests.
+#[must_use]
+pub fn toml(guests: &[Guest]) -> String {
+    let management = "[management]\nnic = \"8086:10d3\"\naddress = \"dhcp\"\nport = 80\n";
+    guests.iter().fold(management.into(), |text, guest| text + &guest.to_string())
+}
+
+/// The file with the Linux guest: what differs between the tests.
 #[derive(Clone)]
 pub struct Config {
     /// The guest's memory.
@@ -31,26 +98,15 @@ impl Default for Config {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { memory_mib, pcpu, devices, mode, kernel } = self;
-        write!(
-            f,
-            r#"[management]
-nic = "8086:10d3"
-address = "dhcp"
-port = 80
-
-[[guest]]
-name = "debian"
-memory_mib = {memory_mib}
-vcpus = 1
-pcpus = [{pcpu}]
-kernel = "{kernel}"
-initrd = "initrd.cpio"
-command_line = "console=ttyS0 panic=-1 mode={mode}"
-devices = {devices:?}
-on_upgrade = "preserve"
-console = "com2"
-"#
-        )
+        f.write_str(&toml(&[Guest {
+            name: "debian".into(),
+            memory_mib: self.memory_mib,
+            pcpu: self.pcpu,
+            devices: self.devices.clone(),
+            kernel: self.kernel.clone(),
+            initrd: Some("initrd.cpio".into()),
+            command_line: format!("console=ttyS0 panic=-1 mode={}", self.mode),
+            console: "com2".into(),
+        }]))
     }
 }

@@ -44,8 +44,8 @@ impl Count {
 
 /// The end-to-end cases, a line each.
 pub fn list() {
-    for Case { name, about, .. } in &cases::ALL {
-        println!("{name:<12} {about}");
+    for Case { name, about, .. } in cases::ALL {
+        println!("{name:<20} {about}");
     }
 }
 

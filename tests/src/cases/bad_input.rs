@@ -65,7 +65,7 @@ fn inputs() -> Vec<Wrong> {
             manageable: true,
             ..entry("too little memory", with(Config { memory_mib: 4096, ..good.clone() }), &["debian", "memory"])
         },
-        Wrong { manageable: true, ..entry("no IOMMU", Spec { iommu: false, ..spec() }, &["IOMMU"]) },
+        Wrong { manageable: true, ..entry("no IOMMU", Spec { iommu: None, ..spec() }, &["IOMMU"]) },
         entry("no SVM", Spec { cpu: "max,-svm".into(), ..spec() }, &["SVM"]),
     ]
 }

@@ -7,7 +7,9 @@ mod busy;
 mod io;
 mod ipxe;
 mod refused;
+mod switch;
 mod upgrade;
+mod variants;
 
 use std::path::PathBuf;
 
@@ -17,6 +19,7 @@ use crate::log::Log;
 use crate::machine::Machine;
 use crate::paths;
 use crate::spec::Spec;
+use variants::Variant;
 
 /// One case.
 pub struct Case {
@@ -28,7 +31,7 @@ pub struct Case {
 }
 
 /// All of them, in the order they are run: those that change the shared machine last.
-pub const ALL: [Case; 8] = [
+pub const ALL: &[Case] = &[
     Case { name: "boot", about: "a direct boot brings Linux with its NVMe disk to user space", run: boot::run },
     Case { name: "io", about: "the guest's disk I/O is right, its clock goes forward", run: io::run },
     Case { name: "api", about: "what the API says agrees with QEMU", run: api::run },
@@ -41,6 +44,46 @@ pub const ALL: [Case; 8] = [
     Case { name: "upgrade", about: "three upgrades in a row under I/O, watched from outside", run: upgrade::run },
     Case { name: "ipxe", about: "a network boot by the NIC's ROM and TFTP", run: ipxe::run },
     Case { name: "bad-input", about: "each wrong input costs one clear line on the console", run: bad_input::run },
+    Case {
+        name: "iommu-scalable",
+        about: "upgrades under I/O where the unit offers scalable mode",
+        run: |bed| variants::run(bed, Variant::Scalable),
+    },
+    Case {
+        name: "iommu-first-stage",
+        about: "upgrades under I/O where the unit offers first-stage tables",
+        run: |bed| variants::run(bed, Variant::FirstStage),
+    },
+    Case {
+        name: "iommu-caching",
+        about: "upgrades under I/O where the unit caches what is not present",
+        run: |bed| variants::run(bed, Variant::Caching),
+    },
+    Case {
+        name: "iommu-39-bits",
+        about: "upgrades under I/O where I/O addresses have 39 bits",
+        run: |bed| variants::run(bed, Variant::Bits39),
+    },
+    Case {
+        name: "iommu-no-device-tlb",
+        about: "upgrades under I/O where the unit knows no TLBs of devices",
+        run: |bed| variants::run(bed, Variant::NoDeviceTlb),
+    },
+    Case {
+        name: "iommu-no-eim",
+        about: "upgrades under I/O where interrupt destinations have 8 bits",
+        run: |bed| variants::run(bed, Variant::NoExtendedInterrupts),
+    },
+    Case {
+        name: "second-root",
+        about: "upgrades under I/O with the disk below a second root complex",
+        run: |bed| variants::run(bed, Variant::SecondRoot),
+    },
+    Case {
+        name: "switch",
+        about: "a disk behind a switch that can't keep peers apart is refused by name",
+        run: switch::run,
+    },
 ];
 
 /// What cases share.

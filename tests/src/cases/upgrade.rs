@@ -7,21 +7,25 @@ use anyhow::{Context, Result, ensure};
 use batonctl::upgrade;
 
 use super::Bed;
+use crate::machine::Machine;
 use crate::paths;
 use crate::witness::{self, Witness};
 
 pub fn run(bed: &mut Bed) -> Result<()> {
     let machine = bed.linux()?;
+    ["baton-next1", "baton-next2", "baton-next3"].iter().try_for_each(|name| to(machine, name))
+}
+
+/// One upgrade under the guest's I/O, with everything that has to hold.
+pub fn to(machine: &Machine, name: &str) -> Result<()> {
     let api = machine.wait_api(30)?;
-    for name in ["baton-next1", "baton-next2", "baton-next3"] {
-        let image = fs::read(paths::image(name)).context("./x image --all builds it")?;
-        let watch = Witness::begin(machine)?;
-        let accepted = upgrade::send(&api, &mut image.as_slice(), image.len() as u64)?;
-        let report = upgrade::wait(&api, accepted.id, Duration::from_secs(120), &mut |_| ())?;
-        let watched = watch.end()?;
-        witness::all_hold(&witness::committed(&watched, &report)).with_context(|| format!("upgrade to {name}"))?;
-        witness::all_hold(&watched.checks).with_context(|| format!("upgrade to {name}"))?;
-        ensure!(watched.after.build_name == name, "{} runs instead of {name}", watched.after.build_name);
-    }
+    let image = fs::read(paths::image(name)).context("./x image --all builds it")?;
+    let watch = Witness::begin(machine)?;
+    let accepted = upgrade::send(&api, &mut image.as_slice(), image.len() as u64)?;
+    let report = upgrade::wait(&api, accepted.id, Duration::from_secs(120), &mut |_| ())?;
+    let watched = watch.end()?;
+    witness::all_hold(&witness::committed(&watched, &report)).with_context(|| format!("upgrade to {name}"))?;
+    witness::all_hold(&watched.checks).with_context(|| format!("upgrade to {name}"))?;
+    ensure!(watched.after.build_name == name, "{} runs instead of {name}", watched.after.build_name);
     Ok(())
 }

@@ -1,12 +1,21 @@
 //! A QEMU machine before it is started: what it has, and the command line that makes it (TESTBEDS.md).
+//!
+//! - `iommu`: the variants of its IOMMU
+//! - `devices`: what guests may get, and where it is plugged in
 
-use std::fs::{self, File};
+mod devices;
+mod iommu;
+
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// Bytes of the disk that is passed through.
-const DISK_BYTES: u64 = 64 << 20;
+use crate::config::{self, Guest};
+use crate::paths;
+
+pub use devices::{Device, Kind, Place};
+pub use iommu::{Iommu, Offer};
 
 /// What QEMU writes down about the IOMMU and the disk.
 const TRACES: [&str; 9] = [
@@ -47,10 +56,10 @@ pub struct Spec {
     pub cpus: u32,
     /// QEMU's CPU model.
     pub cpu: String,
-    /// Whether there is an IOMMU.
-    pub iommu: bool,
-    /// Whether there is an NVMe disk to be passed through.
-    pub disk: bool,
+    /// Its IOMMU, if it has one.
+    pub iommu: Option<Iommu>,
+    /// Devices to be passed through.
+    pub devices: Vec<Device>,
     /// Whether time is counted in instructions: one tick of the TSC each.
     pub deterministic: bool,
     /// Whether the guest's console and the keyboard are this terminal.
@@ -60,17 +69,29 @@ pub struct Spec {
 impl Default for Spec {
     fn default() -> Self {
         Self {
-            image: crate::paths::image("baton"),
-            modules: vec![crate::paths::kernel(), crate::paths::initrd()],
-            texts: vec![("baton.toml".into(), crate::config::Config::default().to_string())],
+            image: paths::image("baton"),
+            modules: vec![paths::kernel(), paths::initrd()],
+            texts: vec![("baton.toml".into(), config::Config::default().to_string())],
             boot: Boot::Direct,
             memory_mib: 1024,
             cpus: 2,
             cpu: "max".into(),
-            iommu: true,
-            disk: true,
+            iommu: Some(Iommu::default()),
+            devices: vec![Device::DISK],
             deterministic: false,
             interactive: false,
+        }
+    }
+}
+
+impl Spec {
+    /// A machine whose guests run programs of our own.
+    #[must_use]
+    pub fn bare(programs: &[&str], guests: &[Guest]) -> Self {
+        Self {
+            modules: programs.iter().map(|name| paths::bare_guest(name)).collect(),
+            texts: vec![("baton.toml".into(), config::toml(guests))],
+            ..Self::default()
         }
     }
 }
@@ -90,7 +111,7 @@ fn text(path: &Path) -> Result<&str> {
         .with_context(|| format!("QEMU can't take this path: {}", path.display()))
 }
 
-/// The command line of TESTBEDS.md. Management on rp1, the disk on rp3.
+/// The command line of TESTBEDS.md. Management on rp1, the first device on rp3.
 pub(crate) fn arguments(spec: &Spec, directory: &Path, port: u16) -> Result<Vec<String>> {
     let mut modules = spec.modules.clone();
     for (name, content) in &spec.texts {
@@ -121,12 +142,11 @@ pub(crate) fn arguments(spec: &Spec, directory: &Path, port: u16) -> Result<Vec<
         add(format!("-serial file:{}", text(&directory.join("guest.log"))?));
         add("-chardev stdio,id=qmp,signal=off -mon chardev=qmp,mode=control".into());
     }
-    if spec.iommu {
-        add("-device intel-iommu,intremap=on,eim=on,aw-bits=48,device-iotlb=on".into());
+    if let Some(iommu) = &spec.iommu {
+        add(iommu.argument());
     }
     add("-device pcie-root-port,id=rp1,chassis=1,slot=1,addr=0x2.0,multifunction=on".into());
     add("-device pcie-root-port,id=rp2,chassis=2,slot=2,addr=0x2.1".into());
-    add("-device pcie-root-port,id=rp3,chassis=3,slot=3,addr=0x2.2".into());
     let (network, first) = match spec.boot {
         Boot::Direct => (String::new(), ""),
         Boot::Ipxe => {
@@ -135,13 +155,7 @@ pub(crate) fn arguments(spec: &Spec, directory: &Path, port: u16) -> Result<Vec<
     };
     add(format!("-netdev user,id=mg,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:80{network}"));
     add(format!("-device e1000e,netdev=mg,bus=rp1{first}"));
-    if spec.disk {
-        let disk = directory.join("disk.img");
-        File::create(&disk)?.set_len(DISK_BYTES)?;
-        add(format!("-drive if=none,id=d0,file={},format=raw,cache=unsafe", text(&disk)?));
-        add("-device nvme,id=nv0,serial=pt0,bus=rp3,max_ioqpairs=6,msix_qsize=6 -device nvme-ns,drive=d0,bus=nv0"
-            .into());
-    }
+    devices::arguments(&spec.devices, directory)?.into_iter().for_each(&mut add);
     for event in TRACES {
         add(format!("-trace enable={event}"));
     }

@@ -1,0 +1,93 @@
+//! What is plugged in, and where.
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::text;
+
+/// Bytes of a disk.
+const DISK_BYTES: u64 = 64 << 20;
+
+/// Where a device is plugged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A root port of its own on bus 0.
+    RootPort,
+    /// A root port of its own on a second root bus.
+    SecondRoot,
+    /// A downstream port of a switch that it shares with nobody.
+    Switch,
+}
+
+/// What a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An NVMe disk.
+    Nvme,
+    /// QEMU's device for teaching: a DMA engine that goes wherever it is told.
+    Edu,
+}
+
+/// A device that a guest may get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// What.
+    pub kind: Kind,
+    /// Where.
+    pub place: Place,
+}
+
+impl Device {
+    /// An NVMe disk on a root port.
+    pub const DISK: Self = Self { kind: Kind::Nvme, place: Place::RootPort };
+}
+
+/// The function number of the first root port that is left for the devices: bus 0, device 2.
+const FIRST_PORT: usize = 2;
+/// Bus number of the second root bus: far beyond what firmware gives the first.
+const SECOND_ROOT: u8 = 0x40;
+
+/// The options of all devices, in order: the first gets the port named rp3.
+pub(super) fn arguments(devices: &[Device], directory: &Path) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    if devices.iter().any(|device| device.place == Place::SecondRoot) {
+        lines.push(format!("-device pxb-pcie,id=root2,bus=pcie.0,bus_nr={SECOND_ROOT}"));
+    }
+    for (index, device) in devices.iter().enumerate() {
+        let slot = index + FIRST_PORT + 1;
+        lines.push(match device.place {
+            Place::RootPort | Place::Switch => {
+                let function = FIRST_PORT + index;
+                format!("-device pcie-root-port,id=rp{slot},chassis={slot},slot={slot},addr=0x2.{function:x}")
+            }
+            Place::SecondRoot => format!("-device pcie-root-port,id=rp{slot},chassis={slot},slot={slot},bus=root2"),
+        });
+        let mut bus = format!("rp{slot}");
+        if device.place == Place::Switch {
+            lines.push(format!("-device x3130-upstream,id=up{slot},bus={bus}"));
+            bus = format!("down{slot}");
+            lines.push(format!(
+                "-device xio3130-downstream,id={bus},bus=up{slot},chassis={},slot={}",
+                slot + 16,
+                slot + 16
+            ));
+        }
+        match device.kind {
+            Kind::Nvme => {
+                // The first has no number: it is the disk of every case that has one.
+                let name = if index == 0 { "disk.img".into() } else { format!("disk{index}.img") };
+                let disk = directory.join(name);
+                File::create(&disk)?.set_len(DISK_BYTES)?;
+                lines.push(format!("-drive if=none,id=d{index},file={},format=raw,cache=unsafe", text(&disk)?));
+                lines.push(format!(
+                    "-device nvme,id=nv{index},serial=pt{index},bus={bus},max_ioqpairs=6,msix_qsize=6 \
+                     -device nvme-ns,drive=d{index},bus=nv{index}"
+                ));
+            }
+            Kind::Edu => lines.push(format!("-device edu,id=edu{index},bus={bus},dma_mask=0xffffffffffffffff")),
+        }
+    }
+    Ok(lines)
+}
