@@ -201,7 +201,7 @@ impl Modules {
 fn guests(cold: &ColdBoot, firmware: &Firmware, apic_id: u32) {
     let modules = Modules::map(cold);
     let Some(config) = read_config(&modules) else { return };
-    assign::enumerate();
+    assign::enumerate(true);
     assign::silence_all();
     iommu(&config, firmware, apic_id);
     manage::init(&config);

@@ -11,7 +11,7 @@ use iommu::Token;
 use machine::addr::Iova;
 use machine::paging::Permissions;
 use machine::pci::{
-    self, Bar, BarKind, Bdf, Buses, Command, ConfigSpace, Enumeration, Express, Function, HeaderKind, Msi, Msix,
+    self, Bar, BarKind, Bdf, Buses, Command, ConfigSpace, Enumeration, Express, Function, Groups, HeaderKind, Msi, Msix,
 };
 
 use super::hardware::{HostFunction, TablePlace};
@@ -35,10 +35,11 @@ struct Claim {
 }
 
 static FOUND: SpinMutex<Option<Enumeration>> = SpinMutex::new(None);
+static GROUPS: SpinMutex<Option<Groups>> = SpinMutex::new(None);
 static CLAIMS: SpinMutex<Vec<Claim>> = SpinMutex::new(Vec::new());
 
-/// Looks at every bus, once.
-pub fn enumerate() {
+/// Looks at every bus, once. At power-on ports are told to keep devices apart; after an upgrade nothing is written.
+pub fn enumerate(power_on: bool) {
     let host = host::get();
     let ranges: Vec<Buses> = host
         .ecam
@@ -49,6 +50,12 @@ pub fn enumerate() {
     for oddity in &found.oddities {
         log::warn!("PCI: {oddity}");
     }
+    if power_on {
+        for port in pci::enable_acs(&*host.ecam, &found) {
+            log::warn!("PCI: ACS of {port} stays off although it says it has it; it counts as without");
+        }
+    }
+    *GROUPS.lock() = Some(Groups::compute(&*host.ecam, &found));
     *FOUND.lock() = Some(found);
 }
 
@@ -158,15 +165,12 @@ fn check(selector: &DeviceSelector) -> Result<Function, String> {
 }
 
 fn isolate(candidates: &[Candidate]) -> Result<(), String> {
-    let ecam = &*host::get().ecam;
-    let together: Vec<Bdf> = candidates.iter().map(|candidate| candidate.function.bdf).collect();
-    let found = FOUND.lock();
-    let Some(found) = found.as_ref() else { return Ok(()) };
-    for bdf in &together {
-        let isolation = pci::isolation(ecam, found, *bdf, &together).map_err(|error| error.to_string())?;
-        pci::enable_acs(ecam, &isolation).map_err(|error| error.to_string())?;
-    }
-    Ok(())
+    let groups = GROUPS.lock();
+    let Some(groups) = groups.as_ref() else { return Ok(()) };
+    let together = |bdf| candidates.iter().any(|candidate| candidate.function.bdf == bdf);
+    candidates
+        .iter()
+        .try_for_each(|candidate| groups.check(candidate.function.bdf, together).map_err(|error| error.to_string()))
 }
 
 fn describe(bars: &[Bar], bdf: Bdf) -> Result<Vec<BarDescription>, String> {
@@ -201,6 +205,8 @@ pub fn assign(
         return Ok(assigned);
     }
     let ecam = host::get().ecam.clone();
+    let devices: Vec<Bdf> = candidates.iter().map(|candidate| candidate.function.bdf).collect();
+    let aliases = GROUPS.lock().as_ref().map(|groups| groups.sources(&devices)).unwrap_or_default();
     create_domain(token, ram)?;
     for candidate in candidates {
         let bdf = candidate.function.bdf;
@@ -229,7 +235,7 @@ pub fn assign(
         };
         let slot = function.put_on(bus)?;
         assigned.push(Assigned { slot, ..function });
-        attach(bdf, token)?;
+        attach(bdf, aliases.iter().find(|(of, _)| *of == bdf).map_or(&[], |(_, ids)| ids), token)?;
         log::info!("{bdf} is in the domain {token:#x}");
     }
     Ok(assigned)
@@ -291,8 +297,8 @@ fn create_domain(token: u64, ram: &GuestRam) -> Result<(), String> {
     }
 }
 
-fn attach(bdf: Bdf, token: u64) -> Result<(), String> {
-    match units::with(|units, platform| units.attach(platform, bdf, &[], Token(token), None)) {
+fn attach(bdf: Bdf, aliases: &[u16], token: u64) -> Result<(), String> {
+    match units::with(|units, platform| units.attach(platform, bdf, aliases, Token(token), None)) {
         Some(Ok(())) => Ok(()),
         Some(Err(error)) => Err(error.to_string()),
         None => Err("the machine has no IOMMU in use".into()),

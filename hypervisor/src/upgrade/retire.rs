@@ -84,7 +84,7 @@ pub fn run() {
     own.interrupts_delivered = delivered(own.interrupts_pending);
     let own = report::end(own, Outcome::Committed, None, BLAME_NONE, "");
     log::info!("upgrade {}: generation {} runs, pause {} ticks", own.sequence, own.generation, report::pause(&own));
-    assign::enumerate();
+    assign::enumerate(false);
     if let Some(management) = leftover.management {
         manage::init_after_upgrade(&management);
     }

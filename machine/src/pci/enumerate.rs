@@ -39,6 +39,8 @@ pub struct Function {
     pub multifunction: bool,
     /// The bridges above it, the one at the root first; empty on a root bus.
     pub path: Vec<Bdf>,
+    /// Of a virtual function: the physical one it is part of.
+    pub physical: Option<Bdf>,
 }
 
 /// Something wrong with the bus numbers that firmware left.
@@ -168,7 +170,8 @@ impl<C: ConfigSpace + ?Sized> Walk<'_, C> {
         if let HeaderKind::Bridge { secondary, subordinate } = header {
             self.bridge(bdf, secondary, subordinate, here, todo);
         }
-        self.found.functions.push(Function { bdf, ids, class, header, multifunction, path: here.path.clone() });
+        let path = here.path.clone();
+        self.found.functions.push(Function { bdf, ids, class, header, multifunction, path, physical: None });
     }
 
     fn bridge(&mut self, bridge: Bdf, secondary: u8, subordinate: u8, here: &Todo, todo: &mut Vec<Todo>) {

@@ -18,6 +18,10 @@ mod at {
 
 /// Device capabilities: function level reset.
 const FLR_CAPABLE: u32 = 1 << 28;
+/// Device capabilities: bits of the function number that can be tags, from bit 3.
+const PHANTOM_SHIFT: u32 = 3;
+/// Device control: phantom functions.
+const PHANTOM_ENABLE: u16 = 1 << 9;
 /// Device control: initiate function level reset.
 const INITIATE_FLR: u16 = 1 << 15;
 /// Device status: transactions pending.
@@ -117,6 +121,14 @@ impl Express {
         let flags = config.read16(bdf, offset + at::FLAGS);
         let flr = config.read32(bdf, offset + at::DEVICE_CAPABILITIES) & FLR_CAPABLE != 0;
         Some(Self { bdf, offset, version: (flags & 0xf) as u8, port_type: PortType((flags >> 4 & 0xf) as u8), flr })
+    }
+
+    /// How many upper bits of the function number (0 to 3) in its requests are tags now: phantom functions.
+    #[must_use]
+    pub fn phantom_bits(&self, config: &(impl ConfigSpace + ?Sized)) -> u8 {
+        let enabled = config.read16(self.bdf, self.offset + at::DEVICE_CONTROL) & PHANTOM_ENABLE != 0;
+        let bits = config.read32(self.bdf, self.offset + at::DEVICE_CAPABILITIES) >> PHANTOM_SHIFT & 3;
+        if enabled { bits as u8 } else { 0 }
     }
 
     /// Whether requests of the function still wait for completion.

@@ -12,8 +12,8 @@ mod ecam;
 mod enumerate;
 mod express;
 mod extended;
+mod groups;
 mod header;
-mod isolation;
 mod legacy;
 #[cfg(test)]
 pub(crate) mod model;
@@ -30,7 +30,7 @@ pub use ecam::{Ecam, EcamRegion};
 pub use enumerate::{Buses, Enumeration, Function, Oddity, enumerate};
 pub use express::{Express, FlrError, PortType, SavedHeader};
 pub use extended::{Acs, Ari, Ats, Sriov};
+pub use groups::{Group, GroupError, Groups, InterruptSource, Why, enable_acs};
 pub use header::{Class, Command, HeaderKind, Ids};
-pub use isolation::{Isolation, IsolationError, enable_acs, isolation};
 pub use legacy::LegacyConfig;
 pub use msi::{Location, Msi, Msix};

@@ -232,70 +232,6 @@ fn function_level_reset() {
     assert!(express.reset(&model, &clock).is_err());
 }
 
-#[test]
-fn isolated_behind_root_ports() {
-    let model = Model::q35();
-    let found = enumerate(&model, &ALL);
-    let nvme = bdf("03:00.0");
-    let needs = isolation(&model, &found, nvme, &[]).unwrap();
-    assert_eq!(needs.enable, [bdf("00:02.2")]);
-    enable_acs(&model, &needs).unwrap();
-    model.edit("00:02.2", |port| assert_eq!(port.get(0x14e, 2), 0x1d));
-    assert_eq!(isolation(&model, &found, nvme, &[]).unwrap(), Isolation::default());
-    // A control that does not stay.
-    model.edit("00:02.1", |port| port.writable(0x14e, 2, 0x01));
-    let needs = isolation(&model, &found, bdf("02:00.0"), &[]).unwrap();
-    assert_eq!(enable_acs(&model, &needs), Err(IsolationError::Stuck { port: bdf("00:02.1") }));
-    // No ACS at all.
-    model.edit("00:02.0", |port| port.extended(0x100, 1, 0));
-    let error = isolation(&model, &found, bdf("01:00.0"), &[]).unwrap_err();
-    assert!(matches!(error, IsolationError::NoAcs { port, .. } if port == bdf("00:02.0")));
-    assert!(error.to_string().contains("0000:00:02.0"));
-    // On the root bus: alone in its device, or with siblings.
-    assert_eq!(isolation(&model, &found, bdf("00:05.0"), &[]), Ok(Isolation::default()));
-    let ahci = isolation(&model, &found, bdf("00:1f.2"), &[]);
-    assert!(matches!(ahci, Err(IsolationError::Sibling { sibling, .. }) if sibling == bdf("00:1f.0")));
-    assert!(isolation(&model, &found, bdf("00:1f.2"), &[bdf("00:1f.0"), bdf("00:1f.3")]).is_ok());
-    assert!(matches!(isolation(&model, &found, bdf("00:02.0"), &[]), Err(IsolationError::Bridge { .. })));
-    assert!(matches!(isolation(&model, &found, bdf("00:0a.0"), &[]), Err(IsolationError::Absent { .. })));
-}
-
-#[test]
-fn switches_and_conventional_bridges() {
-    let model = Model::q35();
-    let mut port = Device::new(0x104c, 0x8232, 0x06_0400);
-    port.bridge(3, 5);
-    model.edit("00:02.2", |root| root.bridge(3, 6));
-    port.bridge(4, 6);
-    port.express(0x40, 5, false);
-    model.add("03:00.0", port);
-    let mut down = Device::new(0x104c, 0x8233, 0x06_0400);
-    down.bridge(5, 5);
-    down.express(0x40, 6, false);
-    down.acs(0x100, 0x1d);
-    model.add("04:00.0", down.clone());
-    down.bridge(6, 6);
-    down.acs(0x100, 0x0d);
-    model.add("04:01.0", down);
-    let endpoint = Device::new(0x1b36, 0x0010, 0x01_0802);
-    model.add("05:00.0", endpoint.clone());
-    model.add("06:00.0", endpoint);
-    let found = enumerate(&model, &ALL);
-    assert_eq!(found.oddities, []);
-    let needs = isolation(&model, &found, bdf("05:00.0"), &[]).unwrap();
-    assert_eq!(needs.enable, [bdf("00:02.2"), bdf("04:00.0")]);
-    // A downstream port must have all four.
-    let lacks = Acs::UPSTREAM_FORWARDING;
-    let error = IsolationError::NoAcs { device: bdf("06:00.0"), port: bdf("04:01.0"), lacks };
-    assert_eq!(isolation(&model, &found, bdf("06:00.0"), &[]), Err(error));
-    // The switch's place taken by a bridge to conventional PCI, with and without a capability saying so.
-    model.edit("03:00.0", |bridge| bridge.bytes[0x42] = 0x72);
-    let refused = Err(IsolationError::Conventional { device: bdf("05:00.0"), bridge: bdf("03:00.0") });
-    assert_eq!(isolation(&model, &found, bdf("05:00.0"), &[]), refused);
-    model.edit("03:00.0", |bridge| bridge.bytes[6] = 0);
-    assert_eq!(isolation(&model, &found, bdf("05:00.0"), &[]), refused);
-}
-
 proptest! {
     /// Whatever configuration space holds, walks end and nothing panics.
     #[test]
@@ -315,15 +251,18 @@ proptest! {
         }
         let clock = Ticker::default();
         let found = enumerate(&model, &ALL);
+        let _ = enable_acs(&model, &found);
+        let groups = Groups::compute(&model, &found);
         for function in &found.functions {
+            prop_assert_eq!(groups.requester_ids(function.bdf).first(), Some(&function.bdf.requester_id()));
+            let group = groups.of(function.bdf).unwrap();
+            prop_assert!(group.members.contains(&function.bdf) != group.bridges.contains(&function.bdf));
+            let _ = groups.check(function.bdf, |_| false);
             let _ = bars(&model, function.bdf, function.header);
             let _ = (Msi::find(&model, function.bdf), Msix::find(&model, function.bdf));
             let _ = (Ari::find(&model, function.bdf), Ats::find(&model, function.bdf));
             if let Some(sriov) = Sriov::find(&model, function.bdf) {
                 prop_assert!((0..=sriov.count).all(|index| sriov.function(index).is_none_or(|vf| vf != function.bdf)));
-            }
-            if let Ok(needs) = isolation(&model, &found, function.bdf, &[]) {
-                let _ = enable_acs(&model, &needs);
             }
             if let Some(express) = Express::find(&model, function.bdf) {
                 let saved = SavedHeader::save(&model, function.bdf);
