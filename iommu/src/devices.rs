@@ -65,10 +65,9 @@ impl<R: Registers> Iommu<R> {
         }
         // With caching mode, absence is cached, tagged with domain id 0 (VT-d 6.1).
         let drain = unit.drain_bits();
-        let mut fresh: Vec<Descriptor> =
+        let contexts: Vec<Descriptor> =
             attachment.sources(device).map(|source| Descriptor::context_device(0, source)).collect();
-        fresh.push(Descriptor::iotlb_domain(did, drain));
-        let seen = unit.after_first_mapping(platform, &fresh);
+        let seen = unit.after_first_mapping(platform, &[&contexts, &[Descriptor::iotlb_domain(did, drain)]]);
 
         // From here on the device is attached, whatever `seen` says: hardware may have
         // the entries, so they are taken back only by `detach`, which invalidates.
@@ -126,16 +125,14 @@ impl<R: Registers> Iommu<R> {
         for source in attachment.sources(device) {
             unit.tables.set_context(platform, source, ContextEntry::new());
         }
-        if unit.cap.write_buffer() {
-            unit.window.flush_write_buffer(platform.clock)?;
-        }
         let contexts: Vec<Descriptor> =
             attachment.sources(device).map(|source| Descriptor::context_device(did, source)).collect();
         unit.submit(platform, &contexts)?;
         let drain = unit.drain_bits();
         unit.submit(platform, &[Descriptor::iotlb_domain(did, drain)])?;
         if let Some(depth) = attachment.ats {
-            unit.submit(platform, &[Descriptor::device_tlb(device.requester_id(), depth, Iova(0), ALL_PAGES)])?;
+            let tlb = unit.device_tlb(device.requester_id(), depth);
+            unit.submit(platform, &[Descriptor::device_tlb(tlb, Iova(0), ALL_PAGES)])?;
         }
         Ok(())
     }
@@ -196,9 +193,8 @@ impl<R: Registers> Iommu<R> {
         let with_tlb = self.devices.iter().filter(|(_, attachment)| of_domain(attachment));
         with_tlb
             .filter_map(|(device, attachment)| {
-                attachment
-                    .ats
-                    .map(|depth| Descriptor::device_tlb(device.requester_id(), depth, Iova(range.start), mask))
+                let tlb = self.units.get(unit.0)?.device_tlb(device.requester_id(), attachment.ats?);
+                Some(Descriptor::device_tlb(tlb, Iova(range.start), mask))
             })
             .collect()
     }

@@ -1,6 +1,7 @@
 //! What can go wrong, who is to blame, and what to do about it.
 
 use crate::Token;
+use crate::intel::spec::registers::QueueErrorInfo;
 use core::fmt;
 use machine::addr::HostPhys;
 use machine::paging::PagingError;
@@ -21,9 +22,10 @@ pub enum Error {
     Timeout { unit: HostPhys, wait: &'static str },
     /// The unit rejected a descriptor, twice. Caches may be stale: nothing that the
     /// invalidation was for may be reused.
-    DescriptorRejected { unit: HostPhys, descriptor: [u64; 2] },
-    /// A device with a TLB did not confirm its invalidation, twice. As above.
-    DeviceTlbTimeout { unit: HostPhys },
+    DescriptorRejected { unit: HostPhys, descriptor: [u64; 2], info: QueueErrorInfo },
+    /// A device with a TLB did not confirm its invalidation, twice. As above. `source` is its
+    /// requester id, 0 when the unit does not say.
+    DeviceTlbTimeout { unit: HostPhys, source: u16 },
     /// An earlier invalidation for the domain failed; pages may still be reachable by DMA.
     Stale { token: Token },
 
@@ -64,6 +66,9 @@ pub enum Error {
     Paging { token: Token, cause: PagingError },
     /// The address is beyond what the units accept.
     AddressTooWide { token: Token, end: u64, bits: u8 },
+    /// A mapping for writes only, and a unit would block the zero-length reads by which
+    /// devices flush them (CAP.ZLR).
+    WriteOnly { token: Token },
     /// The interrupt remapping entry is not allocated.
     NoSuchInterrupt { unit: HostPhys, index: u16 },
     /// The destination does not fit the unit's mode.
@@ -102,14 +107,22 @@ impl fmt::Display for Error {
             Self::Timeout { unit, wait } => {
                 write!(f, "the VT-d unit at {unit} is stuck: {wait} did not happen in time; power-cycle the machine")
             }
-            Self::DescriptorRejected { unit, descriptor: [low, high] } => write!(
+            Self::DescriptorRejected { unit, descriptor: [low, high], info } => write!(
                 f,
-                "the VT-d unit at {unit} rejects the invalidation descriptor {low:#x} {high:#x}; memory it was for is kept back"
+                "the VT-d unit at {unit} rejects the invalidation descriptor {low:#x} {high:#x}: {}; memory it was for is kept back",
+                info.words()
             ),
-            Self::DeviceTlbTimeout { unit } => write!(
-                f,
-                "a device behind the VT-d unit at {unit} does not confirm invalidations of its TLB; reset the device, memory it could reach is kept back"
-            ),
+            Self::DeviceTlbTimeout { unit, source } => {
+                f.write_str("device ")?;
+                match source {
+                    0 => f.write_str("(the unit does not say which)")?,
+                    _ => write!(f, "{}", Bdf::from_requester_id(0, source))?,
+                }
+                write!(
+                    f,
+                    " behind the VT-d unit at {unit} does not confirm invalidations of its TLB; reset the device, memory it could reach is kept back"
+                )
+            }
             Self::Stale { token } => {
                 write!(f, "domain {token} may be stale in hardware, an invalidation failed earlier; detach its devices")
             }
@@ -149,6 +162,9 @@ impl fmt::Display for Error {
             Self::Paging { token, cause } => write!(f, "domain {token}: {cause}"),
             Self::AddressTooWide { token, end, bits } => {
                 write!(f, "domain {token}: the range ends at {end:#x}, devices here reach only {bits} address bits")
+            }
+            Self::WriteOnly { token } => {
+                write!(f, "domain {token}: an IOMMU here cannot map for writes only (CAP.ZLR); allow reads as well")
             }
             Self::NoSuchInterrupt { unit, index } => {
                 write!(f, "interrupt remapping entry {index} of the VT-d unit at {unit} is not allocated")

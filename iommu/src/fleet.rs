@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::ids::{Token, UnitIndex};
 use crate::intel::cold::UnitConfig;
 use crate::intel::fault::FaultLog;
+use crate::intel::queue::QueueErrors;
 use crate::intel::unit::Unit;
 use crate::platform::{Platform, Walked};
 use crate::routes::{Route, Routes};
@@ -46,6 +47,8 @@ pub struct Geometry {
     pub coherent: bool,
     /// Every unit can force snooping of devices' requests (SNP).
     pub snoop: bool,
+    /// Every unit lets zero-length reads through where only writes are allowed (ZLR).
+    pub zero_length_reads: bool,
 }
 
 /// All units of the machine. There are two ways to one: [`init_cold`](Self::init_cold)
@@ -187,6 +190,12 @@ impl<R: Registers> Iommu<R> {
         self.units.iter_mut().try_for_each(|unit| unit.queue.drain(&unit.window, platform))
     }
 
+    /// What a unit's invalidation queue has met and got over.
+    #[must_use]
+    pub fn queue_errors(&self, unit: UnitIndex) -> Option<QueueErrors> {
+        self.units.get(unit.0).map(|unit| unit.queue.errors)
+    }
+
     pub(crate) fn must_be_live(&self) -> Result<(), Error> {
         if self.live { Ok(()) } else { Err(Error::NotAdopted) }
     }
@@ -234,5 +243,6 @@ fn geometry<R: Registers>(units: &[Unit<R>]) -> Geometry {
         address_bits: units.iter().map(Unit::address_bits).min().unwrap_or(0),
         coherent: all(&|unit| unit.ecap.coherent()),
         snoop: all(&|unit| unit.ecap.snoop_control()),
+        zero_length_reads: all(&|unit| unit.cap.zero_length_reads()),
     }
 }

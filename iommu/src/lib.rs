@@ -51,6 +51,7 @@ pub use fleet::{Geometry, Iommu};
 pub use ids::{Token, UnitIndex};
 pub use intel::cold::{InterruptRegion, UnitConfig, extended_interrupts, register_bytes};
 pub use intel::fault::{Access, Fault, FaultLine, FaultLog};
+pub use intel::queue::QueueErrors;
 pub use intel::remap::{InterruptTarget, msi_message, redirection_entry};
 pub use intel::unit::FaultEvent;
 pub use interrupts::InterruptRange;

@@ -63,6 +63,9 @@ impl<R: Registers> Iommu<R> {
         if bits < 64 && end > 1 << bits {
             return Err(Error::AddressTooWide { token, end, bits });
         }
+        if permissions.write && !permissions.read && !self.geometry.zero_length_reads {
+            return Err(Error::WriteOnly { token });
+        }
         let mut walked = self.walked(platform);
         let domain = self.domain_mut(token)?;
         domain.mutable("mapping")?;
@@ -81,7 +84,7 @@ impl<R: Registers> Iommu<R> {
             let unit = self.unit_mut(id.unit)?;
             let descriptors = unit.forget_range(id.did, Iova(range.start), range.end - range.start, false);
             let descriptors: Vec<Descriptor> = descriptors.into_iter().flatten().collect();
-            unit.after_first_mapping(platform, &descriptors)?;
+            unit.after_first_mapping(platform, &[&descriptors])?;
         }
         flush.complete(platform.mem);
         Ok(())

@@ -100,7 +100,8 @@ impl<R: Registers> Iommu<R> {
         for unit in &mut self.units {
             let state = snapshot.units.iter().find(|state| state.base == unit.base().0);
             let state = state.ok_or(Error::UnknownUnit { unit: unit.base() })?;
-            unit.queue.tail = (state.iqt >> 4) as u16;
+            let tail = unit.queue.index_at(state.iqt);
+            unit.queue.tail = tail.ok_or(Error::BadRecord { what: "IQT", value: state.iqt })?;
             unit.queue.sequence = state.sequence;
             unit.faults_masked = state.fectl & EVENT_MASK != 0;
         }
@@ -134,11 +135,13 @@ fn adopt_unit<R: Registers>(window: Window<R>, state: &UnitState, ledger: &mut L
     let (cap, ecap) = (Capability::from_bits(state.cap), ExtendedCapability::from_bits(state.ecap));
     let coherent = ecap.coherent();
     let root = RootTableAddress(state.rtaddr).table();
-    let ring = QueueAddress(state.iqa).queue();
-    let status = HostPhys(state.status);
+    let address = QueueAddress(state.iqa);
+    let mut queue = Queue::new(address.queue(), HostPhys(state.status), cap, ecap, address.wide());
+    queue.tail = queue.index_at(state.iqt).ok_or(Error::BadRecord { what: "IQT", value: state.iqt })?;
+    queue.sequence = state.sequence;
     ledger.claim("a root table", root)?;
-    ledger.claim("an invalidation queue", ring)?;
-    ledger.claim("invalidation status words", status)?;
+    ledger.claim("an invalidation queue", queue.ring)?;
+    ledger.claim("invalidation status words", queue.status)?;
     let irta = InterruptTableAddress(state.irta);
     let interrupts = ecap.interrupt_remapping().then(|| InterruptTable {
         base: irta.table(),
@@ -165,7 +168,7 @@ fn adopt_unit<R: Registers>(window: Window<R>, state: &UnitState, ledger: &mut L
         cap,
         ecap,
         tables: Tables { root, coherent },
-        queue: Queue { ring, status, tail: (state.iqt >> 4) as u16, sequence: state.sequence, coherent },
+        queue,
         interrupts,
         dids: DomainIds::new(cap),
         fault_event: (state.fault_event == 1).then_some(event),

@@ -82,9 +82,6 @@ impl<R: Registers> Unit<R> {
         let window = Window { base: config.base, regs };
         let (version, cap, ecap) = probe(&window, config)?;
         quiet(&window, platform)?;
-        if cap.protected_low() || cap.protected_high() {
-            window.disable_protected_memory(platform.clock)?;
-        }
         let mut unit = Self::build(window, platform, config, version, cap, ecap)?;
         match unit.enable(platform) {
             Ok(()) => Ok(unit),
@@ -134,7 +131,7 @@ impl<R: Registers> Unit<R> {
             cap,
             ecap,
             tables: Tables { root, coherent },
-            queue: Queue { ring, status, tail: 0, sequence: 0, coherent },
+            queue: Queue::new(ring, status, cap, ecap, false),
             interrupts: interrupts.map(|(base, order)| InterruptTable {
                 base,
                 order,
@@ -158,7 +155,7 @@ impl<R: Registers> Unit<R> {
         if self.cap.write_buffer() {
             window.flush_write_buffer(clock)?;
         }
-        window.regs.write64(offset::IQT, 0);
+        window.set_tail(0);
         window.regs.write64(offset::IQA, self.expected_queue().0);
         window.switch(clock, Global::QIE, true, "queued invalidation going on (GSTS.QIES)")?;
         if window.head() != 0 {
@@ -170,19 +167,24 @@ impl<R: Registers> Unit<R> {
 
         window.regs.write64(offset::RTADDR, self.expected_root().0);
         window.fire(clock, Global::SRTP, true, "the root table being taken (GSTS.RTPS)")?;
-        // In this order: translations are looked up through context entries (VT-d 6.5.3.3).
-        self.submit(platform, &[Descriptor::context_global()])?;
-        let drain = self.drain_bits();
-        self.submit(platform, &[Descriptor::iotlb_global(drain)])?;
+        if !self.cap.enhanced_srtp() {
+            self.forget_all(platform)?;
+        }
 
         if let Some(table) = &self.interrupts {
             let window = &self.window;
             window.regs.write64(offset::IRTA, table.register().0);
             window.fire(clock, Global::SIRTP, true, "the interrupt remapping table being taken (GSTS.IRTPS)")?;
-            self.submit(platform, &[Descriptor::interrupt_global()])?;
+            if !self.cap.enhanced_sirtp() {
+                self.submit(platform, &[Descriptor::interrupt_global()])?;
+            }
             self.window.switch(clock, Global::IRE, true, "interrupt remapping going on (GSTS.IRES)")?;
         }
         self.window.switch(clock, Global::TE, true, "translation going on (GSTS.TES)")?;
+        // What firmware protected stays protected until every DMA is blocked anyhow.
+        if self.cap.protected_low() || self.cap.protected_high() {
+            self.window.disable_protected_memory(clock)?;
+        }
         if self.fault_event.is_some() {
             self.mask_faults(false);
         }

@@ -210,6 +210,7 @@ impl<R: Registers> Unit<R> {
         for _ in 0..PASSES {
             let raw = self.window.regs.read32(offset::FSTS);
             let status = FaultStatus::from_bits_truncate(raw);
+            self.queue.note_unasked(&self.window, status);
             if status.contains(FaultStatus::PFO) {
                 log.overflows = log.overflows.saturating_add(1);
             }

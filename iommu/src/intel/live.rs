@@ -26,7 +26,7 @@ impl<R: Registers> Unit<R> {
             rtaddr: self.expected_root().0,
             irta: self.interrupts.as_ref().map_or(0, |table| table.register().0),
             iqa: self.expected_queue().0,
-            iqt: u64::from(self.queue.tail) << 4,
+            iqt: self.queue.position(),
             status: self.queue.status.0,
             sequence: self.queue.sequence,
             fectl: if self.faults_masked { EVENT_MASK } else { 0 },
@@ -107,8 +107,8 @@ pub(crate) fn check_state<R: Registers>(window: &Window<R>, state: &UnitState) -
     if queue.shape() != 0 {
         return bad("IQA", state.iqa);
     }
-    if state.iqt & !0xff0 != 0 {
-        return bad("IQT", state.iqt);
+    if queue.wide() && !ecap.scalable_mode() {
+        return bad("IQA", state.iqa);
     }
     let irta = InterruptTableAddress(state.irta);
     if ecap.interrupt_remapping() {

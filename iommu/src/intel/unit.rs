@@ -4,7 +4,7 @@ use super::dids::DomainIds;
 use super::queue::Queue;
 use super::remap::InterruptTable;
 use super::spec::interrupts::InterruptEntry;
-use super::spec::invalidation::{Descriptor, Drain};
+use super::spec::invalidation::{Descriptor, DeviceTlb, Drain};
 use super::spec::registers::{Capability, ExtendedCapability, Global, QueueAddress, RootTableAddress};
 use super::tables::Tables;
 use super::window::Window;
@@ -57,7 +57,7 @@ impl<R: Registers> Unit<R> {
     }
 
     pub(crate) fn expected_queue(&self) -> QueueAddress {
-        QueueAddress::new(self.queue.ring)
+        self.queue.register()
     }
 
     /// Which requests an IOTLB invalidation drains.
@@ -80,24 +80,42 @@ impl<R: Registers> Unit<R> {
         self.cap.max_width() + 1
     }
 
+    /// Has the unit forget what `batch` names; see [`Queue::submit`].
     pub(crate) fn submit(&mut self, platform: &mut Platform<'_>, batch: &[Descriptor]) -> Result<(), Error> {
         self.queue.submit(&self.window, platform, batch)
     }
 
-    /// Makes a not-present entry that became present visible, where that takes more
-    /// than the store: VT-d 6.8 (write buffers), 6.1 (caching mode).
+    /// Makes a not-present entry that became present visible, where that takes more than
+    /// the store: VT-d 6.8 (write buffers), 6.1 (caching mode). `descriptors`, in the order of
+    /// VT-d 6.5.3.3, each complete before the next.
     pub(crate) fn after_first_mapping(
         &mut self,
         platform: &mut Platform<'_>,
-        descriptors: &[Descriptor],
+        descriptors: &[&[Descriptor]],
     ) -> Result<(), Error> {
         if self.cap.caching_mode() {
-            descriptors.iter().try_for_each(|one| self.submit(platform, core::slice::from_ref(one)))
+            descriptors.iter().try_for_each(|batch| self.submit(platform, batch))
         } else if self.cap.write_buffer() {
             self.window.flush_write_buffer(platform.clock)
         } else {
             Ok(())
         }
+    }
+
+    /// Forgets every context entry, PASID table entry and translation: in this order, each
+    /// complete before the next, since translations are looked up through the former (VT-d 6.5.3.3).
+    pub(crate) fn forget_all(&mut self, platform: &mut Platform<'_>) -> Result<(), Error> {
+        self.submit(platform, &[Descriptor::context_global()])?;
+        if self.expected_root().mode() != 0 {
+            self.submit(platform, &[Descriptor::pasid_cache_global()])?;
+        }
+        let drain = self.drain_bits();
+        self.submit(platform, &[Descriptor::iotlb_global(drain)])
+    }
+
+    /// A device's TLB as descriptors for this unit name it. Devices with a TLB are physical functions.
+    pub(crate) fn device_tlb(&self, source: u16, depth: u8) -> DeviceTlb {
+        DeviceTlb { source, depth, physical: self.ecap.invalidation_throttle().then_some(source) }
     }
 
     /// The descriptors that make the unit forget `bytes` from `start` for `did`: one or

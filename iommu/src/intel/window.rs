@@ -1,7 +1,8 @@
 //! The registers of one unit, typed, and the bounded waits on them.
 
 use super::spec::registers::{
-    Capability, ExtendedCapability, FaultStatus, Global, PMEN_ENABLE, PMEN_STATUS, QUEUE_INDEX_MASK, offset,
+    Capability, ExtendedCapability, FaultStatus, Global, PMEN_ENABLE, PMEN_STATUS, QUEUE_OFFSET_MASK, QueueError,
+    offset,
 };
 use crate::error::Error;
 use machine::access::{Clock, Registers};
@@ -44,18 +45,23 @@ impl<R: Registers> Window<R> {
         self.regs.write32(offset::FSTS, bits.bits());
     }
 
-    /// Head of the queue, as an index.
-    pub(crate) fn head(&self) -> u16 {
-        ((self.regs.read64(offset::IQH) & QUEUE_INDEX_MASK) >> 4) as u16
+    /// IQERCD; zero on units that do not have it.
+    pub(crate) fn queue_error(&self) -> QueueError {
+        QueueError::from_bits(self.regs.read64(offset::IQERCD))
     }
 
-    /// Tail of the queue, as an index.
-    pub(crate) fn tail(&self) -> u16 {
-        ((self.regs.read64(offset::IQT) & QUEUE_INDEX_MASK) >> 4) as u16
+    /// Head of the queue: the next descriptor's offset in bytes.
+    pub(crate) fn head(&self) -> u64 {
+        self.regs.read64(offset::IQH) & QUEUE_OFFSET_MASK
     }
 
-    pub(crate) fn set_tail(&self, index: u16) {
-        self.regs.write64(offset::IQT, u64::from(index) << 4);
+    /// Tail of the queue, likewise.
+    pub(crate) fn tail(&self) -> u64 {
+        self.regs.read64(offset::IQT) & QUEUE_OFFSET_MASK
+    }
+
+    pub(crate) fn set_tail(&self, offset: u64) {
+        self.regs.write64(offset::IQT, offset);
     }
 
     /// Turns one persistent bit of GCMD on or off and waits until GSTS shows it.
@@ -91,7 +97,7 @@ impl<R: Registers> Window<R> {
         if off { Ok(()) } else { Err(self.timeout("protected memory regions going off (PMEN.PRS clear)")) }
     }
 
-    /// Waits until every descriptor is consumed.
+    /// Waits until every descriptor of whoever had the queue is consumed.
     pub(crate) fn wait_idle(&self, clock: &dyn Clock, ms: u64) -> bool {
         clock.wait_for(ms, &mut || self.head() == self.tail())
     }

@@ -35,6 +35,13 @@ pub(super) fn shift(level: u32) -> u32 {
 }
 
 impl Caches {
+    /// Everything but interrupts.
+    pub(super) fn forget_translations(&mut self) {
+        self.contexts.clear();
+        self.pages.clear();
+        self.links.clear();
+    }
+
     pub(super) fn forget_context_of(&mut self, did: u16, source: u16) {
         // Absence is tagged with domain id 0.
         let tag = |entry: &Option<Context>| entry.map_or(0, |context| context.did);

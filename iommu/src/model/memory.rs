@@ -1,7 +1,8 @@
-//! Memory with two views: what the CPU wrote, and what was written back from its caches.
+//! Memory with two views: what the CPU wrote, and what was written back from its caches. Behind
+//! a write buffer (CAP.RWBF) units see of either only what there was at its last flush.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
@@ -14,11 +15,16 @@ const POISON: u64 = 0x0000_00de_adbe_e003;
 const LINE: u64 = 64;
 
 type Frame = Box<[u64; 512]>;
+type Frames = BTreeMap<u64, Frame>;
 
 #[derive(Debug, Default)]
 struct Inner {
-    cpu: BTreeMap<u64, Frame>,
-    written_back: BTreeMap<u64, Frame>,
+    cpu: Frames,
+    written_back: Frames,
+    /// What left the write buffer, of either; `None` without one.
+    settled: Option<[Frames; 2]>,
+    /// Frames with something in the write buffer.
+    buffered: BTreeSet<u64>,
     allocated: BTreeMap<u64, ()>,
     free: Vec<u64>,
     next: u64,
@@ -63,17 +69,42 @@ impl ModelMemory {
         self.inner.borrow().writes
     }
 
+    /// From here on what the CPU writes stays in a buffer until [`settle`](Self::settle).
+    pub(crate) fn buffer(&self) {
+        self.inner.borrow_mut().settled.get_or_insert_default();
+        self.settle();
+    }
+
+    /// Flushes the write buffer.
+    pub(crate) fn settle(&self) {
+        let Inner { cpu, written_back, settled, buffered, .. } = &mut *self.inner.borrow_mut();
+        let Some(settled) = settled else { return };
+        for frame in core::mem::take(buffered) {
+            for (to, from) in settled.iter_mut().zip([&*cpu, &*written_back]) {
+                if let Some(words) = from.get(&frame) {
+                    to.insert(frame, words.clone());
+                }
+            }
+        }
+    }
+
     /// What a walker reads.
     pub(crate) fn walker_read(&self, at: u64, snoops: bool) -> u64 {
         let inner = self.inner.borrow();
-        let view = if snoops { &inner.cpu } else { &inner.written_back };
+        let view = match (&inner.settled, snoops) {
+            (Some([cpu, _]), true) => cpu,
+            (Some([_, written_back]), false) => written_back,
+            (None, true) => &inner.cpu,
+            (None, false) => &inner.written_back,
+        };
         view.get(&(at & !(PAGE_SIZE - 1))).map_or(u64::MAX, |frame| frame[(at % PAGE_SIZE / 8) as usize])
     }
 
     /// A write of 4 bytes by a device; it is seen by all.
     pub(crate) fn device_write32(&self, at: u64, value: u32) {
         let inner = &mut *self.inner.borrow_mut();
-        for view in [&mut inner.cpu, &mut inner.written_back] {
+        let settled = inner.settled.iter_mut().flatten();
+        for view in [&mut inner.cpu, &mut inner.written_back].into_iter().chain(settled) {
             if let Some(frame) = view.get_mut(&(at & !(PAGE_SIZE - 1))) {
                 let word = &mut frame[(at % PAGE_SIZE / 8) as usize];
                 let shift = at % 8 * 8;
@@ -94,6 +125,7 @@ impl TableMemory for ModelMemory {
         inner.cpu.insert(frame, Box::new([0; 512]));
         inner.written_back.insert(frame, Box::new([POISON; 512]));
         inner.allocated.insert(frame, ());
+        inner.buffered.insert(frame);
         inner.writes += 1;
         Some(HostPhys(frame))
     }
@@ -103,18 +135,22 @@ impl TableMemory for ModelMemory {
         assert!(inner.allocated.remove(&frame.0).is_some(), "{frame} is freed, but not in use");
         inner.cpu.insert(frame.0, Box::new([POISON; 512]));
         inner.written_back.insert(frame.0, Box::new([POISON; 512]));
+        inner.buffered.insert(frame.0);
         inner.free.insert(0, frame.0);
         inner.writes += 1;
     }
 
     fn read(&self, entry: HostPhys) -> u64 {
-        self.walker_read(entry.0, true)
+        let frame = entry.0 & !(PAGE_SIZE - 1);
+        let inner = self.inner.borrow();
+        inner.cpu.get(&frame).map_or(u64::MAX, |frame| frame[(entry.0 % PAGE_SIZE / 8) as usize])
     }
 
     fn write(&mut self, entry: HostPhys, value: u64) {
         let inner = &mut *self.inner.borrow_mut();
         assert!(entry.is_aligned(8), "entry {entry} is not aligned");
         inner.writes += 1;
+        inner.buffered.insert(entry.0 & !(PAGE_SIZE - 1));
         let frame = inner.cpu.get_mut(&(entry.0 & !(PAGE_SIZE - 1)));
         frame.expect("a write to memory that is not there")[(entry.0 % PAGE_SIZE / 8) as usize] = value;
     }
@@ -132,6 +168,7 @@ impl TableMemory for ModelMemory {
             let (page, word) = (at & !(PAGE_SIZE - 1), (at % PAGE_SIZE / 8) as usize);
             if let (Some(from), Some(to)) = (inner.cpu.get(&page), inner.written_back.get_mut(&page)) {
                 to[word..word + 8].copy_from_slice(&from[word..word + 8]);
+                inner.buffered.insert(page);
             }
             at += LINE;
         }

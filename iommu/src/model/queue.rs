@@ -2,55 +2,76 @@
 
 use super::unit::{ICE, IQE, ITE, QIE, State};
 
-/// Descriptors in the queue (QS = 0).
-const LENGTH: u64 = 256;
+/// Bytes of the queue (QS = 0).
+const BYTES: u64 = 4096;
+
+/// Why a descriptor is bad: IQEI.
+const BAD_TAIL: u64 = 1;
+const BAD_TYPE: u64 = 3;
+const RESERVED: u64 = 4;
+const BAD_WIDTH: u64 = 5;
 
 impl State {
     pub(super) fn set_tail(&mut self, value: u64) {
-        self.tail = value >> 4 & 0x7fff;
-        if self.tail >= LENGTH {
-            let tail = self.tail;
-            self.violation(format_args!("tail {tail:#x} is outside the queue"));
+        self.tail = (value & 0x7_fff0) >> self.queue_shift();
+        if self.gsts & QIE == 0 {
+            return;
         }
-        if self.gsts & QIE != 0 {
-            self.submissions += 1;
-            self.run_queue();
+        self.submissions += 1;
+        if self.tail >= BYTES >> self.queue_shift() || value & ((1 << self.queue_shift()) - 1) != 0 {
+            self.violation(format_args!("tail {value:#x} is no place in the queue"));
+            self.queue_error(BAD_TAIL);
+            return;
         }
+        self.kick();
+    }
+
+    fn queue_error(&mut self, info: u64) {
+        self.fsts |= IQE;
+        self.queue_error = self.queue_error & !0xf | info;
     }
 
     /// Works until the queue is empty or stands still.
     pub(super) fn run_queue(&mut self) {
-        if self.failures.dead_queue || self.tail >= LENGTH || self.gsts & QIE == 0 {
+        let length = BYTES >> self.queue_shift();
+        if self.failures.dead_queue || self.tail >= length || self.gsts & QIE == 0 {
             return;
         }
         while self.head != self.tail && self.fsts & (IQE | ITE) == 0 {
-            let at = (self.iqa & !0xfff) + self.head * 16;
+            if self.iqa & 1 << 11 == 0 && self.root >> 10 & 3 == 1 {
+                return self.queue_error(BAD_WIDTH);
+            }
+            let at = (self.iqa & !0xfff) + (self.head << self.queue_shift());
             let snoops = self.snoops();
             let [low, high] = [at, at + 8].map(|at| self.memory.walker_read(at, snoops));
-            if !self.perform(low, high) {
-                self.fsts |= IQE;
-                return;
+            if self.queue_shift() == 5 && [at + 16, at + 24].iter().any(|at| self.memory.walker_read(*at, snoops) != 0)
+            {
+                return self.queue_error(RESERVED);
+            }
+            if let Err(info) = self.perform(low, high) {
+                return self.queue_error(info);
             }
             self.last_was_wait = low & 0xf == 5;
-            self.head = (self.head + 1) % LENGTH;
+            self.head = (self.head + 1) % length;
         }
         if self.head == self.tail {
             self.abort_waits = false;
         }
     }
 
-    fn perform(&mut self, low: u64, high: u64) -> bool {
+    fn perform(&mut self, low: u64, high: u64) -> Result<(), u64> {
         if self.failures.reject > 0 {
             if self.failures.reject_after == 0 {
                 self.failures.reject -= 1;
                 self.failures.reject_after = self.failures.reject_gap;
-                return false;
+                return Err(RESERVED);
             }
             self.failures.reject_after -= 1;
         }
         if self.failures.spurious_completions > 0 {
             self.failures.spurious_completions -= 1;
             self.fsts |= ICE;
+            self.queue_error = self.queue_error & !(0xffff << 48) | 0x0666 << 48;
         }
         let (did, source) = ((low >> 16) as u16, (low >> 32) as u16);
         match (low & 0xe0f, low >> 4 & 3) {
@@ -65,7 +86,7 @@ impl State {
             (2, 3) => {
                 let (mask, max) = ((high & 0x3f) as u32, (self.cap >> 48 & 0x3f) as u32);
                 if mask > max || self.cap >> 39 & 1 == 0 {
-                    return false;
+                    return Err(RESERVED);
                 }
                 let address = high & !0xfff;
                 if address >> 12 & ((1 << mask) - 1) != 0 {
@@ -75,13 +96,14 @@ impl State {
             }
             (3, _) => {
                 if self.ecap & 4 == 0 {
-                    return false;
+                    return Err(BAD_TYPE);
                 }
                 if self.failures.device_timeouts > 0 {
                     self.failures.device_timeouts -= 1;
                     self.fsts |= ITE;
                     self.abort_waits = true;
-                    return true;
+                    self.queue_error = self.queue_error & !(0xffff << 32) | u64::from(source) << 32;
+                    return Ok(());
                 }
                 self.device_tlb.push((source, high));
             }
@@ -90,6 +112,9 @@ impl State {
                     self.caches.interrupts.clear();
                 } else {
                     let (first, mask) = ((low >> 32) as u16, low >> 27 & 0x1f);
+                    if mask > self.ecap >> 20 & 0xf {
+                        return Err(RESERVED);
+                    }
                     self.caches.interrupts.retain(|index, _| index >> mask != first >> mask);
                 }
             }
@@ -98,14 +123,14 @@ impl State {
                     self.violation(format_args!("a wait descriptor with an interrupt"));
                 }
                 if flags & 2 == 0 || high & 3 != 0 {
-                    return false;
+                    return Err(RESERVED);
                 }
                 if !self.abort_waits {
                     self.memory.device_write32(high, (low >> 32) as u32);
                 }
             }
-            _ => return false,
+            _ => return Err(BAD_TYPE),
         }
-        true
+        Ok(())
     }
 }

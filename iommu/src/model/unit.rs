@@ -17,6 +17,9 @@ pub(super) const QIE: u32 = 1 << 26;
 pub(super) const IRE: u32 = 1 << 25;
 pub(super) const SIRTP: u32 = 1 << 24;
 pub(super) const CFI: u32 = 1 << 23;
+const RWBF: u64 = 1 << 4;
+const ESRTPS: u64 = 1 << 63;
+const ESIRTPS: u64 = 1 << 62;
 const ONE_SHOT: u32 = SRTP | WBF | SIRTP | 1 << 29;
 pub(super) const PFO: u32 = 1;
 pub(super) const PPF: u32 = 2;
@@ -43,6 +46,10 @@ pub struct Failures {
     pub device_timeouts: u32,
     /// So many completions come unasked (ICE).
     pub spurious_completions: u32,
+    /// GSTS shows a command's result only when it was read so often.
+    pub slow: u32,
+    /// The queue is looked at only when FSTS was read so often after the tail was written.
+    pub slow_queue: u32,
 }
 
 #[derive(Debug)]
@@ -75,6 +82,12 @@ pub(super) struct State {
     pub(super) submissions: u64,
     pub(super) device_tlb: Vec<(u16, u64)>,
     pub(super) write_buffer_flushes: u64,
+    /// IQERCD.
+    pub(super) queue_error: u64,
+    /// What GSTS will be, and after how many more reads.
+    pending: Option<(u32, u32)>,
+    /// Reads of FSTS until the queue is looked at.
+    queue_delay: u32,
 }
 
 /// A unit. Clones are the same unit, as a mapping of its registers is.
@@ -123,7 +136,13 @@ impl ModelUnit {
             submissions: 0,
             device_tlb: Vec::new(),
             write_buffer_flushes: 0,
+            queue_error: 0,
+            pending: None,
+            queue_delay: 0,
         };
+        if cap & RWBF != 0 {
+            memory.buffer();
+        }
         Self { state: Rc::new(RefCell::new(state)) }
     }
 
@@ -200,8 +219,8 @@ impl ModelUnit {
             0x3c => state.event[0] = low,
             0x40 => state.event[1] = low,
             0x44 => state.event[2] = low,
-            0x80 => state.head = value >> 4,
-            0x88 => state.tail = value >> 4,
+            0x80 => state.head = value >> state.queue_shift(),
+            0x88 => state.tail = value >> state.queue_shift(),
             0x90 => state.iqa = value,
             0xa0 => state.iectl = low,
             0xb8 => state.irta = value,
@@ -219,6 +238,37 @@ impl State {
 
     pub(super) fn snoops(&self) -> bool {
         self.ecap & 1 != 0
+    }
+
+    /// Log2 of the bytes of a descriptor: DW of IQA.
+    pub(super) fn queue_shift(&self) -> u32 {
+        if self.iqa & 1 << 11 != 0 { 5 } else { 4 }
+    }
+
+    /// A register that is looked at again and again: things happen meanwhile.
+    fn watch(&mut self, offset: usize) {
+        if offset == 0x1c
+            && let Some((gsts, reads)) = self.pending
+        {
+            self.pending = (reads > 1).then_some((gsts, reads.saturating_sub(1)));
+            if self.pending.is_none() {
+                self.gsts = gsts;
+            }
+        }
+        if offset == 0x34 && self.queue_delay > 0 {
+            self.queue_delay -= 1;
+            if self.queue_delay == 0 {
+                self.run_queue();
+            }
+        }
+    }
+
+    /// The tail was written: the queue runs now, or when the unit gets to it.
+    pub(super) fn kick(&mut self) {
+        match self.failures.slow_queue {
+            0 => self.run_queue(),
+            reads => self.queue_delay = reads,
+        }
     }
 
     fn records_at(&self) -> usize {
@@ -239,10 +289,11 @@ impl State {
             0x40 => u64::from(self.event[1]),
             0x44 => u64::from(self.event[2]),
             0x64 => u64::from(self.pmen),
-            0x80 => self.head << 4,
-            0x88 => self.tail << 4,
+            0x80 => self.head << self.queue_shift(),
+            0x88 => self.tail << self.queue_shift(),
             0x90 => self.iqa,
             0xa0 => u64::from(self.iectl),
+            0xb0 => self.queue_error,
             0xb8 => self.irta,
             at if at >= first => {
                 let [low, high] = self.records.get((at - first) / 16).copied().unwrap_or_default();
@@ -283,6 +334,9 @@ impl State {
             // Without x2APIC support the upper address is reserved.
             0x44 => self.event[2] = if self.ecap & 1 << 4 != 0 { low } else { 0 },
             0x64 => {
+                if self.gsts & TE == 0 && self.pmen & 1 != 0 && low >> 31 == 0 {
+                    self.violation(format_args!("protected memory off before translation is on"));
+                }
                 let keep = self.failures.stuck_protection;
                 self.pmen = low & 1 << 31 | u32::from(keep || low & 1 << 31 != 0);
             }
@@ -312,6 +366,18 @@ impl State {
 
     /// GCMD.
     fn command(&mut self, value: u32) {
+        if let Some((gsts, _)) = self.pending.take() {
+            self.violation(format_args!("GCMD {value:#x} written before GSTS showed the last command"));
+            self.gsts = gsts;
+        }
+        let before = self.gsts;
+        self.obey(value);
+        if self.failures.slow > 0 && self.gsts != before {
+            self.pending = Some((core::mem::replace(&mut self.gsts, before), self.failures.slow));
+        }
+    }
+
+    fn obey(&mut self, value: u32) {
         let changed = (self.gsts ^ value) & !ONE_SHOT | value & ONE_SHOT;
         if changed.count_ones() > 1 {
             self.violation(format_args!("GCMD {value:#x} changes {changed:#x} at once"));
@@ -319,9 +385,18 @@ impl State {
         let may = changed & !self.failures.stuck;
         if may & SRTP != 0 {
             self.root = self.rtaddr;
+            if self.cap & ESRTPS != 0 {
+                self.caches.forget_translations();
+            }
         }
         if may & SIRTP != 0 {
             self.interrupt_table = self.irta;
+            if self.cap & ESIRTPS != 0 {
+                self.caches.interrupts.clear();
+            }
+        }
+        if may & WBF != 0 {
+            self.memory.settle();
         }
         if changed & WBF != 0 {
             self.write_buffer_flushes += 1;
@@ -382,7 +457,9 @@ impl State {
 
 impl Registers for ModelUnit {
     fn read32(&self, offset: usize) -> u32 {
-        self.state.borrow().read(offset) as u32
+        let mut state = self.state.borrow_mut();
+        state.watch(offset);
+        state.read(offset) as u32
     }
     fn write32(&self, offset: usize, value: u32) {
         self.state.borrow_mut().write(offset, u64::from(value));

@@ -32,6 +32,23 @@ fn read_only_means_read_only() {
     assert_eq!(rig.access(0, DISK, 0x1000, true), Err(0x05));
 }
 
+/// Devices flush their writes by zero-length reads, which only units with CAP.ZLR let through to
+/// a page for writes only.
+#[test]
+fn write_only_needs_zero_length_reads() {
+    let write = Permissions { read: false, write: true, execute: false };
+    let (iova, to) = (Iova(0x1000), HostPhys(0x9000));
+    let mut rig = Rig::with(&[(cap(|cap| cap.with_zero_length_reads(true)), ModelUnit::ECAP)]);
+    rig.create(GUEST);
+    rig.attach(DISK, GUEST).unwrap();
+    rig.iommu.map(platform!(rig), GUEST, iova, to, 0x1000, write).unwrap();
+    assert_eq!((rig.access(0, DISK, 0x1000, true), rig.read(DISK, 0x1000)), (Ok(0x9000), Err(0x06)));
+    let mut rig = Rig::with(&[(cap(|cap| cap.with_zero_length_reads(false)), ModelUnit::ECAP)]);
+    rig.create(GUEST);
+    let refused = rig.iommu.map(platform!(rig), GUEST, iova, to, 0x1000, write);
+    assert_eq!(refused, Err(Error::WriteOnly { token: GUEST }));
+}
+
 #[test]
 fn unmapped_memory_is_out_of_reach_at_once() {
     let mut rig = Rig::with_guest();

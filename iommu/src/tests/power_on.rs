@@ -78,6 +78,38 @@ fn a_start_forgets_what_was_cached() {
     assert_eq!(rig.read(DISK, 0x1000), Err(0x06));
 }
 
+/// Units that invalidate by themselves when they take a table (ESRTPS, ESIRTPS) are not asked to do it again;
+/// what they held is forgotten either way.
+#[test]
+fn no_invalidation_that_the_unit_does_by_itself() {
+    let start = |enhanced: bool| {
+        let cap = cap(|cap| cap.with_enhanced_srtp(enhanced).with_enhanced_sirtp(enhanced));
+        let mut rig = Rig::with(&[(cap, ModelUnit::ECAP)]);
+        let submissions = rig.units[0].submissions();
+        rig.create(GUEST);
+        rig.attach(DISK, GUEST).unwrap();
+        rig.map(GUEST, 0x1000, 0x9000, 0x1000).unwrap();
+        assert_eq!(rig.read(DISK, 0x1000), Ok(0x9000));
+        let again = vec![(config(0), rig.units[0].clone())];
+        rig.iommu = Iommu::init_cold(again, routes(1), platform!(rig)).unwrap();
+        assert_eq!(rig.read(DISK, 0x1000), Err(0x01));
+        rig.assert_clean();
+        submissions
+    };
+    assert_eq!((start(true), start(false)), (0, 3));
+}
+
+/// Units that take their time get it.
+#[test]
+fn slow_units() {
+    let mut bare = Bare::new(cap(|cap| cap.with_protected_low(true).with_write_buffer(true)), ModelUnit::ECAP);
+    bare.unit.firmware_left(0xc700_0000 | 1 << 23, true);
+    bare.unit.fail(Failures { slow: 50, slow_queue: 50, ..Failures::default() });
+    bare.start().unwrap();
+    assert_eq!(bare.unit.status(), 0xc700_0000);
+    assert!(bare.unit.violations().is_empty(), "{:?}", bare.unit.violations());
+}
+
 /// Each wait of the start is bounded, names what did not happen, and leaves no frame behind.
 #[test]
 fn every_wait_ends() {

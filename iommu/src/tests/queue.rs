@@ -1,8 +1,15 @@
 //! The invalidation queue: wrapping, errors, recovery, and how much is submitted.
 
-use super::rig::{BASE, DISK, GUEST, Rig, cap, platform};
-use crate::model::{Failures, ModelUnit};
-use crate::{Error, Platform};
+use super::rig::{BASE, DISK, GUEST, NIC, Rig, cap, platform};
+use super::std::string::ToString;
+use crate::intel::queue::Queue;
+use crate::intel::spec::invalidation::Descriptor;
+use crate::intel::spec::registers::{Capability, ExtendedCapability, Global, QueueErrorInfo};
+use crate::intel::tables::frame;
+use crate::intel::window::Window;
+use crate::model::{Failures, ModelClock, ModelMemory, ModelUnit};
+use crate::{Error, Platform, QueueErrors, UnitIndex};
+use machine::access::Registers;
 use machine::addr::HostPhys;
 
 #[test]
@@ -67,7 +74,8 @@ fn a_descriptor_rejected_twice_is_reported() {
     let twice = Failures { reject: 2, reject_gap: 2, ..Failures::default() };
     rig.fail(twice);
     let error = rig.unmap(GUEST, 0x1000, 0x1000).unwrap_err();
-    let Error::DescriptorRejected { unit: HostPhys(BASE), descriptor } = error else { panic!("{error}") };
+    let Error::DescriptorRejected { unit: HostPhys(BASE), descriptor, info } = error else { panic!("{error}") };
+    assert!(info == QueueErrorInfo(4) && error.to_string().contains("reserved bits"), "{error}");
     // Page-selective, domain 1, drains; page 0x1000, upper levels too.
     assert_eq!(descriptor, [0x1_00f2, 0x1000]);
     assert!(matches!(rig.map(GUEST, 0x5000, 0, 0x1000), Err(Error::Stale { .. })));
@@ -85,6 +93,76 @@ fn a_queue_that_rejects_everything_is_given_up() {
     rig.fail(Failures { reject: u32::MAX, ..Failures::default() });
     let error = rig.unmap(GUEST, 0x1000, 0x1000).unwrap_err();
     assert!(matches!(error, Error::Timeout { wait, .. } if wait.contains("past its errors")), "{error}");
+}
+
+/// Descriptors of 256 bits, as scalable mode wants them: 128 places, and the unit refuses narrow ones.
+#[test]
+fn wide_descriptors() {
+    let (mut mem, clock) = (ModelMemory::default(), ModelClock::default());
+    let ecap = ModelUnit::ECAP | 1 << 43;
+    let unit = ModelUnit::new(&mem, ModelUnit::CAP, ecap);
+    let window = Window { base: HostPhys(BASE), regs: unit.clone() };
+    let platform = &mut Platform { mem: &mut mem, clock: &clock };
+    let frames: [HostPhys; 3] = core::array::from_fn(|_| frame(platform, false, "a frame").unwrap());
+    window.regs.write64(0x20, frames[2].0 | 1 << 10);
+    window.fire(&clock, Global::SRTP, true, "").unwrap();
+    for wide in [true, false] {
+        let (cap, ecap) = (Capability::from_bits(ModelUnit::CAP), ExtendedCapability::from_bits(ecap));
+        let mut queue = Queue::new(frames[0], frames[1], cap, ecap, wide);
+        window.set_tail(0);
+        window.regs.write64(0x90, queue.register().0);
+        window.switch(&clock, Global::QIE, true, "").unwrap();
+        if wide {
+            for _ in 0..100 {
+                queue
+                    .submit(&window, platform, &[Descriptor::context_global(), Descriptor::interrupt_global()])
+                    .unwrap();
+                assert_eq!(queue.index_at(window.head()), Some(queue.tail));
+            }
+            // Three places a time, of 128.
+            assert_eq!(
+                (queue.tail, queue.position(), queue.errors),
+                (300 % 128, 300 % 128 * 32, QueueErrors::default())
+            );
+            assert_eq!((queue.index_at(0x10), queue.index_at(0x1000)), (None, None));
+            queue.drain(&window, platform).unwrap();
+            window.switch(&clock, Global::QIE, false, "").unwrap();
+        } else {
+            let error = queue.submit(&window, platform, &[Descriptor::context_global()]).unwrap_err();
+            assert!(error.to_string().contains("past its errors") || error.to_string().contains("width"), "{error}");
+        }
+    }
+    assert!(unit.violations().is_empty(), "{:?}", unit.violations());
+}
+
+/// What was got over is counted; what nobody asked for does not hold back fault events.
+#[test]
+fn recovered_errors_are_counted() {
+    let errors = |rig: &Rig| rig.iommu.queue_errors(UnitIndex(0)).unwrap();
+    let mut rig = warm();
+    assert_eq!(errors(&rig), QueueErrors::default());
+    rig.fail(Failures { reject: 1, ..Failures::default() });
+    rig.unmap(GUEST, 0x1000, 0x1000).unwrap();
+    assert_eq!(errors(&rig).rejected, 1);
+    rig.fail(Failures { spurious_completions: 1, ..Failures::default() });
+    rig.map(GUEST, 0x1000, 0x9000, 0x1000).unwrap();
+    rig.unmap(GUEST, 0x1000, 0x1000).unwrap();
+    rig.service_faults();
+    assert_eq!((errors(&rig).unasked, errors(&rig).unasked_source), (1, 0x0666));
+    assert_eq!(rig.units[0].read32(0x34), 0);
+    assert!(rig.read(NIC, 0).is_err());
+    assert_eq!(rig.units[0].events(), 1);
+}
+
+/// A unit that works after a while is waited for; the fast way looks at memory first.
+#[test]
+fn a_slow_queue() {
+    let mut rig = warm();
+    rig.fail(Failures { slow_queue: 100, ..Failures::default() });
+    rig.unmap(GUEST, 0x1000, 0x1000).unwrap();
+    assert_eq!(rig.read(DISK, 0x1000), Err(0x06));
+    rig.iommu.drain(platform!(rig)).unwrap();
+    rig.assert_clean();
 }
 
 #[test]
@@ -116,7 +194,8 @@ fn device_tlbs() {
     rig.map(GUEST, 0x4000, 0x9000, 0x4000).unwrap();
     rig.fail(Failures { device_timeouts: 2, ..Failures::default() });
     let error = rig.unmap(GUEST, 0x4000, 0x4000).unwrap_err();
-    assert_eq!(error, Error::DeviceTlbTimeout { unit: HostPhys(BASE) });
+    assert_eq!(error, Error::DeviceTlbTimeout { unit: HostPhys(BASE), source: 0x0300 });
+    assert!(error.to_string().contains("0000:03:00.0"), "{error}");
     rig.detach(DISK).unwrap();
     assert_eq!(rig.units[0].device_tlb().last(), Some(&(0x0300, 0x7fff_ffff_ffff_f001)));
     rig.assert_clean();

@@ -133,6 +133,13 @@ proptest! {
         run(&steps, cap(|cap| cap.with_caching_mode(true)), ModelUnit::ECAP | 1)?;
     }
 
+    /// Nothing reaches the unit that was not flushed from the write buffer.
+    #[test]
+    fn behind_a_write_buffer(steps in prop::collection::vec(step(), 1..24)) {
+        run(&steps, cap(|cap| cap.with_write_buffer(true)), ModelUnit::ECAP)?;
+        run(&steps, cap(|cap| cap.with_write_buffer(true).with_caching_mode(true)), ModelUnit::ECAP | 1)?;
+    }
+
     #[test]
     fn without_page_selection_or_large_pages(steps in prop::collection::vec(step(), 1..12)) {
         run(&steps, cap(|cap| cap.with_page_selective(false).with_large_pages(1)), ModelUnit::ECAP)?;

@@ -101,7 +101,8 @@ pub struct Capability {
     pub max_width: u8,
     /// ZLR: zero-length reads of write-only pages work.
     pub zero_length_reads: bool,
-    __: bool,
+    /// ISOCH: the unit serves isochronous devices. Deprecated.
+    pub isochronous: bool,
     /// FRO: offset of the first fault recording register, in units of 16 bytes.
     #[bits(10)]
     pub fault_offset: u16,
@@ -164,12 +165,101 @@ pub struct ExtendedCapability {
     /// MHMV: the largest index mask of an interrupt entry cache invalidation.
     #[bits(4)]
     pub max_index_mask: u8,
-    #[bits(19)]
-    __: u32,
+    __: bool,
+    /// MTS: memory types in first-stage and extended memory-type fields.
+    pub memory_types: bool,
+    /// NEST: nested translation.
+    pub nested: bool,
+    #[bits(2)]
+    __: u8,
+    /// PRS: page requests.
+    pub page_requests: bool,
+    /// ERS: execute requests.
+    pub execute_requests: bool,
+    /// SRS: supervisor requests.
+    pub supervisor_requests: bool,
+    __: bool,
+    /// NWFS: the no-write flag of translation requests counts.
+    pub no_write_flag: bool,
+    /// EAFS: the extended-accessed bit of first-stage entries.
+    pub extended_accessed: bool,
+    /// PSS: PASIDs have so many bits, minus one.
+    #[bits(5)]
+    pub pasid_size: u8,
+    /// PASID: requests with PASID.
+    pub pasid: bool,
+    /// DIT: device-TLB invalidations are throttled by physical function (PFSID counts).
+    pub invalidation_throttle: bool,
+    /// PDS: wait descriptors can drain page requests.
+    pub page_request_drain: bool,
     /// SMTS: scalable mode.
     pub scalable_mode: bool,
-    #[bits(20)]
+    /// VCS: virtual commands.
+    pub virtual_commands: bool,
+    /// SSADS: accessed and dirty bits in the second stage.
+    pub second_stage_dirty: bool,
+    /// SSTS: second stage in scalable mode.
+    pub second_stage: bool,
+    /// FSTS: first stage in scalable mode.
+    pub first_stage: bool,
+    /// SMPWCS: the unit snoops when it walks what PASID table entries lead to.
+    pub scalable_coherent: bool,
+    /// RPS: the RID_PASID field of scalable context entries counts.
+    pub rid_pasid: bool,
+    __: bool,
+    /// PMS: performance monitoring.
+    pub performance: bool,
+    /// ADMS: abort-DMA mode of the root table address.
+    pub abort_mode: bool,
+    /// RPRIVS: the RID_PRIV field of scalable context entries counts.
+    pub rid_privileged: bool,
+    #[bits(10)]
+    __: u16,
+}
+
+/// IQERCD: why the queue stopped, on units that say so (zero on others). VT-d 11.4.9.9.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq)]
+pub struct QueueError {
+    /// IQEI: valid with FSTS.IQE.
+    #[bits(4)]
+    pub info: QueueErrorInfo,
+    #[bits(28)]
     __: u32,
+    /// ITESID: the device that did not answer. Valid with FSTS.ITE.
+    pub timeout_source: u16,
+    /// ICESID: the device that answered unasked. Valid with FSTS.ICE.
+    pub completion_source: u16,
+}
+
+/// IQEI: what is wrong with a descriptor, or with the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct QueueErrorInfo(pub u8);
+
+impl QueueErrorInfo {
+    const fn from_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+
+    const fn into_bits(self) -> u8 {
+        self.0
+    }
+
+    /// In words.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self.0 {
+            0 => "the unit does not say why",
+            1 => "the tail is outside the queue",
+            2 => "the descriptor could not be fetched",
+            3 => "its type is unknown",
+            4 => "reserved bits are set in it",
+            5 => "the queue has the wrong descriptor width",
+            6 => "the tail is not aligned to the descriptor width",
+            7 => "the root table's mode is invalid",
+            _ => "for a reason that VT-d 11.4.9 does not list",
+        }
+    }
 }
 
 bitflags! {
@@ -258,6 +348,12 @@ impl RootTableAddress {
         Self(table.0 & FRAME)
     }
 
+    /// Scalable mode (TTM = 01b) with the root table at `table`, a frame.
+    #[must_use]
+    pub const fn scalable(table: HostPhys) -> Self {
+        Self((table.0 & FRAME) | 1 << 10)
+    }
+
     /// TTM, the translation table mode: 0 legacy, 1 scalable, 3 abort.
     #[must_use]
     pub const fn mode(self) -> u8 {
@@ -310,10 +406,19 @@ impl InterruptTableAddress {
 pub struct QueueAddress(pub u64);
 
 impl QueueAddress {
-    /// One frame at `queue`: 256 descriptors of 128 bits (DW = 0, QS = 0).
+    /// DW: descriptors have 256 bits, as scalable mode needs.
+    const WIDE: u64 = 1 << 11;
+
+    /// One frame at `queue` (QS = 0): 256 descriptors of 128 bits, or with `wide` 128 of 256 bits.
     #[must_use]
-    pub const fn new(queue: HostPhys) -> Self {
-        Self(queue.0 & FRAME)
+    pub const fn new(queue: HostPhys, wide: bool) -> Self {
+        Self((queue.0 & FRAME) | if wide { Self::WIDE } else { 0 })
+    }
+
+    /// DW: descriptors of 256 bits.
+    #[must_use]
+    pub const fn wide(self) -> bool {
+        self.0 & Self::WIDE != 0
     }
 
     /// The queue's first frame.
@@ -322,15 +427,15 @@ impl QueueAddress {
         HostPhys(self.0 & FRAME)
     }
 
-    /// QS and DW, zero for the queues that this driver uses.
+    /// QS and what is reserved; zero for the queues that this driver uses.
     #[must_use]
     pub const fn shape(self) -> u64 {
-        self.0 & !FRAME
+        self.0 & !(FRAME | Self::WIDE)
     }
 }
 
-/// Mask of IQH and IQT: bits 18:4 are the index of a 128-bit descriptor (VT-d 11.4.8).
-pub const QUEUE_INDEX_MASK: u64 = 0x7_fff0;
+/// Mask of IQH and IQT: bits 18:4 are the offset of a descriptor in the queue (VT-d 11.4.9).
+pub const QUEUE_OFFSET_MASK: u64 = 0x7_fff0;
 
 #[cfg(test)]
 mod tests {
@@ -371,12 +476,56 @@ mod tests {
         assert!(ExtendedCapability::from_bits(1 << 2).device_tlb());
         assert!(ExtendedCapability::from_bits(1 << 7).snoop_control());
         assert!(ExtendedCapability::from_bits(1 << 43).scalable_mode());
+        // Linux's ecap_*(): each flag and its bit.
+        type Flag = fn(&ExtendedCapability) -> bool;
+        let flags: [(Flag, u32); 22] = [
+            (ExtendedCapability::memory_types, 25),
+            (ExtendedCapability::nested, 26),
+            (ExtendedCapability::page_requests, 29),
+            (ExtendedCapability::execute_requests, 30),
+            (ExtendedCapability::supervisor_requests, 31),
+            (ExtendedCapability::no_write_flag, 33),
+            (ExtendedCapability::extended_accessed, 34),
+            (ExtendedCapability::pasid, 40),
+            (ExtendedCapability::invalidation_throttle, 41),
+            (ExtendedCapability::page_request_drain, 42),
+            (ExtendedCapability::scalable_mode, 43),
+            (ExtendedCapability::virtual_commands, 44),
+            (ExtendedCapability::second_stage_dirty, 45),
+            (ExtendedCapability::second_stage, 46),
+            (ExtendedCapability::first_stage, 47),
+            (ExtendedCapability::scalable_coherent, 48),
+            (ExtendedCapability::rid_pasid, 49),
+            (ExtendedCapability::performance, 51),
+            (ExtendedCapability::abort_mode, 52),
+            (ExtendedCapability::rid_privileged, 53),
+            (ExtendedCapability::pass_through, 6),
+            (ExtendedCapability::queued_invalidation, 1),
+        ];
+        for (flag, bit) in flags {
+            assert!(
+                flag(&ExtendedCapability::from_bits(1 << bit)) && !flag(&ExtendedCapability::from_bits(!(1 << bit)))
+            );
+        }
+        assert_eq!(ExtendedCapability::from_bits(0x13 << 35).pasid_size(), 0x13);
     }
 
     /// VT-d 11.4.4.1 gives the mask of persistent bits: GSTS & 0x96FF_FFFF.
     #[test]
     fn persistent_bits() {
         assert_eq!(Global::PERSISTENT.bits(), 0x96ff_ffff & Global::all().bits());
+    }
+
+    /// Linux: IQEI 3:0, ITESID 47:32, ICESID 63:48.
+    #[test]
+    fn queue_errors() {
+        let error = QueueError::from_bits(0x0108_0300_0000_0004);
+        assert_eq!(
+            (error.completion_source(), error.timeout_source(), error.info()),
+            (0x0108, 0x0300, QueueErrorInfo(4))
+        );
+        assert!(error.info().words().contains("reserved"));
+        assert!(QueueErrorInfo(9).words().contains("does not list"));
     }
 
     /// Linux writes `addr | EIME(1 << 11) | size 0xf` for 65,536 entries.
@@ -389,7 +538,10 @@ mod tests {
         assert!(InterruptTableAddress(0x1_2345_680f).x2apic());
         assert_eq!(RootTableAddress::legacy(table).0, 0x1_2345_6000);
         assert_eq!(RootTableAddress(0x1_2345_6400).mode(), 1);
-        assert_eq!(QueueAddress::new(table).0, 0x1_2345_6000);
-        assert_eq!(QueueAddress(0x1_2345_6801).shape(), 0x801);
+        assert_eq!(RootTableAddress::scalable(table).0, 0x1_2345_6400);
+        assert_eq!(QueueAddress::new(table, false).0, 0x1_2345_6000);
+        // Linux: (1 << 11) for 256-bit descriptors.
+        assert_eq!(QueueAddress::new(table, true).0, 0x1_2345_6800);
+        assert_eq!((QueueAddress(0x1_2345_6801).shape(), QueueAddress(0x1_2345_6801).wide()), (1, true));
     }
 }
