@@ -1,5 +1,5 @@
-//! Writes the golden blobs of the running release into a folder, once: a file that is there is never
-//! overwritten. To be run by hand when a format version is new, and the result committed:
+//! Writes the golden blob of the newest format into a folder, once: a file that is there is never
+//! overwritten. To be run by hand when a format is released (`version::RELEASED`), and the result committed:
 //! `cargo run -p handover --example golden -- handover/golden`
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a tool run by hand")]
 

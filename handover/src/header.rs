@@ -248,7 +248,10 @@ mod tests {
         assert!(matches!(check(Header { header_bytes: 72, ..empty() }), Err(HeaderError::Shape { .. })));
         assert!(matches!(check(Header { reserved: [0, 1], ..empty() }), Err(HeaderError::Shape { .. })));
         assert!(matches!(check(Header { version: 0, ..empty() }), Err(HeaderError::Version { .. })));
-        assert!(matches!(check(Header { version: 9, minimum_reader: 2, ..empty() }), Err(HeaderError::Version { .. })));
+        assert!(matches!(
+            check(Header { version: 9, minimum_reader: version::READS_MAX + 1, ..empty() }),
+            Err(HeaderError::Version { .. })
+        ));
         assert!(matches!(check(Header { region_base: 8, ..empty() }), Err(HeaderError::Region { .. })));
         assert!(matches!(check(Header { region_bytes: 72, ..empty() }), Err(HeaderError::Region { .. })));
         assert!(matches!(check(Header { payload_bytes: 8, ..empty() }), Err(HeaderError::Payload { .. })));

@@ -18,6 +18,7 @@
 //! - [`header`], [`record`]: the frozen 64-byte header, the framing of a record
 //! - [`writer`], [`reader`]: the stream, written in two steps and read in two steps
 //! - [`state`]: the record types, V1, one file per subject, and the decoded set
+//! - [`abi`]: the layouts of all types as text, by which a released one is kept
 //! - [`graph`]: whether a decoded set makes sense as a whole
 //! - [`note`]: what an image file says about itself, its digest, and who can follow whom
 //! - [`jump`]: the machine state at the new image's entry, and the block both images share
@@ -34,6 +35,7 @@ extern crate std;
 #[cfg(not(target_endian = "little"))]
 compile_error!("records are little-endian in memory; a big-endian reader would need a byte-swapping layer");
 
+pub mod abi;
 mod checksum;
 pub mod graph;
 pub mod header;

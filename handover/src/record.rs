@@ -10,6 +10,7 @@ use core::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::header::ALIGNMENT;
+use crate::version;
 
 /// Bytes of a [`Frame`].
 pub const FRAME_BYTES: usize = 16;
@@ -45,22 +46,48 @@ pub enum Part {
     Any,
 }
 
+/// One version of a type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Format of the stream that it came with.
+    pub format: u16,
+    /// Its bytes: those of the version before and what was appended.
+    pub bytes: usize,
+}
+
+/// The newest of a type's versions. Versions rise, in formats that this build knows and in bytes that keep the stream aligned.
+#[must_use]
+pub const fn newest(layouts: &[Layout]) -> Layout {
+    let mut newest = Layout { format: 0, bytes: 0 };
+    let mut index = 0;
+    while index < layouts.len() {
+        let next = layouts[index];
+        assert!(next.format > newest.format && next.bytes > newest.bytes, "each version has its format and its tail");
+        assert!(next.format <= version::NEWEST, "a format that this build does not know");
+        newest = next;
+        index += 1;
+    }
+    newest
+}
+
 /// A type of record.
 ///
 /// Implemented by the `record!` macro in [`crate::state`] only, so that no type escapes its rules.
 pub trait Record: FromBytes + IntoBytes + Immutable + KnownLayout + Copy + fmt::Debug + PartialEq {
     /// Number in [`Frame::kind`], never given to another type.
     const KIND: u32;
-    /// Version that this layout is.
-    const VERSION: u16;
-    /// Bytes of version 1 of this type: no writer ever wrote less.
-    const FIRST_BYTES: usize;
+    /// The versions of this type, the first one first. The last is this type as it is.
+    const LAYOUTS: &'static [Layout];
+    /// The newest version.
+    const VERSION: u16 = Self::LAYOUTS.len() as u16;
     /// Whether a reader that does not know it must refuse.
     const CRITICAL: bool;
     /// When it is written.
     const PART: Part;
     /// What errors call it.
     const NAME: &'static str;
+    /// Name, type and offset of each field, for [`crate::abi`].
+    const FIELDS: &'static [(&'static str, &'static str, usize)];
 
     /// Identity among the records of its kind; they are written in strictly ascending order of it.
     fn key(&self) -> [u64; 2];
@@ -174,25 +201,50 @@ impl fmt::Display for BodyError {
 
 impl core::error::Error for BodyError {}
 
+/// How a record is written in a stream of an older format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoded<'a> {
+    /// Version of the type.
+    pub version: u16,
+    /// The body.
+    pub body: &'a [u8],
+    /// Whether nothing is said by fields that came later, where the reader takes zero.
+    pub whole: bool,
+}
+
+/// The bytes of a record in a stream of format `format`; `None` when that format has no such kind.
+#[must_use]
+pub fn encode<T: Record>(record: &T, format: u16) -> Option<Encoded<'_>> {
+    fn cut<'a>(layouts: &[Layout], bytes: &'a [u8], format: u16) -> Option<Encoded<'a>> {
+        let version = layouts.iter().take_while(|layout| layout.format <= format).count();
+        let layout = layouts.get(version.checked_sub(1)?)?;
+        let (body, late) = bytes.split_at_checked(layout.bytes)?;
+        Some(Encoded { version: version as u16, body, whole: late.iter().all(|byte| *byte == 0) })
+    }
+    cut(T::LAYOUTS, record.as_bytes(), format)
+}
+
 /// Decodes the body of a record of version `version`.
 ///
 /// An older version is shorter: what is missing reads as zero. A newer one may be longer: the tail this
-/// image does not know is ignored. The same version has the same length.
+/// image does not know is ignored. A version that this image knows has its length.
 pub fn decode<T: Record>(version: u16, body: &[u8]) -> Result<T, BodyError> {
-    let known = size_of::<T>();
-    let plausible = match version.cmp(&T::VERSION) {
-        core::cmp::Ordering::Less => version > 0 && (T::FIRST_BYTES..=known).contains(&body.len()),
-        core::cmp::Ordering::Equal => body.len() == known,
-        core::cmp::Ordering::Greater => body.len() >= known,
-    };
-    let mut record = T::new_zeroed();
-    let taken = body.len().min(known);
-    match (record.as_mut_bytes().get_mut(..taken), body.get(..taken)) {
-        (Some(target), Some(source)) if plausible => target.copy_from_slice(source),
-        _ => {
-            return Err(BodyError::Length { kind: T::NAME, version, length: body.len() });
-        }
+    fn fill(layouts: &[Layout], version: u16, record: &mut [u8], body: &[u8]) -> Option<()> {
+        let known = usize::from(version).checked_sub(1)?;
+        let plausible = match layouts.get(known) {
+            Some(layout) => body.len() == layout.bytes,
+            None => body.len() >= record.len(),
+        };
+        let taken = body.len().min(record.len());
+        record.get_mut(..taken)?.copy_from_slice(body.get(..taken)?);
+        plausible.then_some(())
     }
+    let mut record = T::new_zeroed();
+    fill(T::LAYOUTS, version, record.as_mut_bytes(), body).ok_or(BodyError::Length {
+        kind: T::NAME,
+        version,
+        length: body.len(),
+    })?;
     if record.padding_is_zero() { Ok(record) } else { Err(BodyError::Padding { record: record.name() }) }
 }
 
@@ -221,8 +273,8 @@ mod tests {
 
     impl Record for Grown {
         const KIND: u32 = 0xffff_0001;
-        const VERSION: u16 = 2;
-        const FIRST_BYTES: usize = 8;
+        const LAYOUTS: &'static [Layout] = &[Layout { format: 1, bytes: 8 }, Layout { format: 2, bytes: 16 }];
+        const FIELDS: &'static [(&'static str, &'static str, usize)] = &[];
         const CRITICAL: bool = false;
         const PART: Part = Part::Any;
         const NAME: &'static str = "grown";
@@ -246,8 +298,21 @@ mod tests {
     }
 
     #[test]
+    fn an_older_format_carries_what_it_can() {
+        let record = Grown { id: 5, reserved: [0; 4], late: 0 };
+        let old = [5, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(encode(&record, 1), Some(Encoded { version: 1, body: &old, whole: true }));
+        assert_eq!(encode(&record, 2).map(|encoded| (encoded.version, encoded.body.len())), Some((2, 16)));
+        assert_eq!(encode(&record, 9).map(|encoded| encoded.version), Some(2));
+        assert_eq!(encode(&record, 0), None);
+        let says_more = Grown { late: 1, ..record };
+        assert_eq!(encode(&says_more, 1), Some(Encoded { version: 1, body: &old, whole: false }));
+        assert!(encode(&says_more, 2).is_some_and(|encoded| encoded.whole));
+    }
+
+    #[test]
     fn lengths_no_release_wrote_are_refused() {
-        for (version, length) in [(0, 8), (1, 0), (1, 7), (1, 17), (2, 8), (2, 15), (2, 24), (3, 8)] {
+        for (version, length) in [(0, 8), (1, 0), (1, 7), (1, 12), (1, 16), (1, 17), (2, 8), (2, 15), (2, 24), (3, 8)] {
             assert!(
                 matches!(decode::<Grown>(version, &[0; 24][..length]), Err(BodyError::Length { .. })),
                 "{version} {length}"

@@ -18,8 +18,9 @@ use zerocopy::IntoBytes;
 
 use crate::checksum::{self, Running};
 use crate::header::{ALIGNMENT, HEADER_BYTES, Header, MAGIC, REGION_MAX};
-use crate::record::{CRITICAL, Frame, Part, Record, stride};
+use crate::record::{self, CRITICAL, Frame, Part, Record, RecordName, stride};
 use crate::state::stream::{EndV1, MarkV1};
+use crate::state::trial;
 use crate::version;
 
 /// Why the stream cannot be written.
@@ -35,6 +36,13 @@ pub enum WriteError {
     /// The next image wants a format this one does not write.
     Version {
         /// The format wanted.
+        version: u16,
+    },
+    /// The format that the next image reads can't say what this record says.
+    Format {
+        /// The record.
+        record: RecordName,
+        /// The format.
         version: u16,
     },
     /// The region is full.
@@ -67,6 +75,10 @@ impl fmt::Display for WriteError {
                 "handover format {version} is not written by this image (it writes {} to {}); upgrade by way of a release between the two",
                 version::WRITES_MIN,
                 version::WRITES_MAX
+            ),
+            Self::Format { record, version } => write!(
+                f,
+                "{record} cannot be handed over in format {version}, the newest that the other image reads: it is in use in a way that came later; end that use, or take a newer image"
             ),
             Self::Full { kind, bytes } => write!(
                 f,
@@ -137,7 +149,7 @@ impl<'a> Writer<'a> {
         Ok(Self { region, progress })
     }
 
-    /// Appends one record.
+    /// Appends one record, as the stream's format has it. What came later than that format is left out if it is not critical.
     pub fn put<T: Record>(&mut self, record: &T) -> Result<(), WriteError> {
         let in_time = match T::PART {
             Part::Plan => self.progress.mark.is_none(),
@@ -147,13 +159,22 @@ impl<'a> Writer<'a> {
         if !in_time {
             return Err(WriteError::Part { kind: T::NAME });
         }
-        self.append(T::KIND, T::VERSION, if T::CRITICAL { CRITICAL } else { 0 }, record.as_bytes(), T::NAME)
+        let flags = if T::CRITICAL { CRITICAL } else { 0 };
+        match record::encode(record, self.progress.version) {
+            Some(encoded) if encoded.whole || !T::CRITICAL => {
+                let tail = trial::tail(T::KIND, self.progress.version);
+                let version = encoded.version + u16::from(!tail.is_empty());
+                self.append(T::KIND, version, flags, [encoded.body, tail], T::NAME)
+            }
+            None if !T::CRITICAL => Ok(()),
+            _ => Err(WriteError::Format { record: record.name(), version: self.progress.version }),
+        }
     }
 
     /// Appends a record whose type this crate does not know. Only for tests of how readers meet
     /// the records of later releases.
     pub fn put_raw(&mut self, kind: u32, version: u16, flags: u16, body: &[u8]) -> Result<(), WriteError> {
-        self.append(kind, version, flags, body, "raw")
+        self.append(kind, version, flags, [body, &[]], "raw")
     }
 
     fn append(
@@ -161,18 +182,22 @@ impl<'a> Writer<'a> {
         kind: u32,
         version: u16,
         flags: u16,
-        body: &[u8],
+        body: [&[u8]; 2],
         name: &'static str,
     ) -> Result<(), WriteError> {
         let full = WriteError::Full { kind: name, bytes: self.region.len() };
-        let length = u32::try_from(body.len()).map_err(|_| full)?;
-        let end = stride(body.len()).and_then(|bytes| self.progress.at.checked_add(bytes)).ok_or(full)?;
+        let [body, tail] = body;
+        let bytes = body.len().checked_add(tail.len()).ok_or(full)?;
+        let length = u32::try_from(bytes).map_err(|_| full)?;
+        let end = stride(bytes).and_then(|bytes| self.progress.at.checked_add(bytes)).ok_or(full)?;
         let target = self.region.get_mut(self.progress.at..end).ok_or(full)?;
         let frame = Frame { kind, version, flags, length, reserved: 0 };
         let (head, rest) = target.split_at_mut_checked(size_of::<Frame>()).ok_or(full)?;
-        let (content, padding) = rest.split_at_mut_checked(body.len()).ok_or(full)?;
+        let (content, rest) = rest.split_at_mut_checked(body.len()).ok_or(full)?;
+        let (content_tail, padding) = rest.split_at_mut_checked(tail.len()).ok_or(full)?;
         head.copy_from_slice(frame.as_bytes());
         content.copy_from_slice(body);
+        content_tail.copy_from_slice(tail);
         padding.fill(0);
         self.progress.running.update(target);
         self.progress.at = end;
@@ -224,6 +249,12 @@ impl<'a> Writer<'a> {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.progress.at
+    }
+
+    /// The stream's format.
+    #[must_use]
+    pub const fn version(&self) -> u16 {
+        self.progress.version
     }
 }
 

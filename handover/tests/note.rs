@@ -120,7 +120,7 @@ fn lies_in_a_note_are_refused_at_the_seal_and_at_the_parse() {
         |note| note.entry_upgrade = 0,
         |note| note.entry_upgrade = 100_000,
         |note| note.entry_ap = u32::MAX,
-        |note| note.reads_min = 2,
+        |note| note.reads_min = note.reads_max + 1,
         |note| note.flags = 1,
         |note| note.reserved[3] = 1,
     ];

@@ -157,7 +157,7 @@ fn the_writer_keeps_records_in_their_part_and_in_their_region() {
     assert_eq!(unmarked.finish(), Err(WriteError::Unmarked));
     assert!(matches!(Writer::new(&mut region, BASE + 4, 1, 1), Err(WriteError::Region { .. })));
     assert!(matches!(Writer::new(&mut region[..63], BASE, 1, 1), Err(WriteError::Region { .. })));
-    assert!(matches!(Writer::new(&mut region, BASE, 1, 2), Err(WriteError::Version { version: 2 })));
+    assert!(matches!(Writer::new(&mut region, BASE, 1, 9), Err(WriteError::Version { version: 9 })));
 }
 
 fn store_ok(header: Result<[u8; HEADER_BYTES], WriteError>) {

@@ -69,6 +69,8 @@ enum Command {
     },
     /// The project's own rules.
     Lint,
+    /// Writes the layouts of records in formats that were not released yet to handover/abi/.
+    Abi,
     /// Builds the guests: the initramfs of the Linux one, and our own.
     Guest,
     /// Downloads the guest's kernel.
@@ -101,6 +103,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Bench => bench::run()?,
         Command::Soak { upgrades } => return soak::run(upgrades),
         Command::Lint => return lint::run(),
+        Command::Abi => lint::abi::write()?,
         Command::Guest => {
             guest::build()?;
             guest::build_bare()?;

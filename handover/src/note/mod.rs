@@ -296,8 +296,8 @@ impl fmt::Display for Refusal {
 
 impl core::error::Error for Refusal {}
 
-/// The format in which the image `ours` can hand over to the image `theirs`: the newest that the one
-/// writes and the other reads.
+/// The format in which the running image `ours` can hand over to the image `theirs`: the newest that it writes and the
+/// other reads, or that the other may read although it came later ([`version::minimum_reader`]).
 pub const fn compatible(ours: &Note, theirs: &Note) -> Result<u16, Refusal> {
     if ours.jump != theirs.jump {
         return Err(Refusal::Jump { ours: ours.jump, theirs: theirs.jump });
@@ -305,8 +305,12 @@ pub const fn compatible(ours: &Note, theirs: &Note) -> Result<u16, Refusal> {
     if theirs.reads_min > ours.writes_max {
         return Err(Refusal::TooNew { writes: ours.writes_max, reads: theirs.reads_min });
     }
-    if theirs.reads_max < ours.writes_min {
-        return Err(Refusal::TooOld { writes: ours.writes_min, reads: theirs.reads_max });
+    let mut format = ours.writes_max;
+    while format >= ours.writes_min && format >= theirs.reads_min && format > 0 {
+        if version::minimum_reader(format) <= theirs.reads_max {
+            return Ok(format);
+        }
+        format -= 1;
     }
-    Ok(if ours.writes_max < theirs.reads_max { ours.writes_max } else { theirs.reads_max })
+    Err(Refusal::TooOld { writes: ours.writes_min, reads: theirs.reads_max })
 }

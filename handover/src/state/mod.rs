@@ -12,6 +12,7 @@
 //! - [`platform`]: the guest's I/O APIC, UART, PCI host, legacy ports
 //! - [`management`]: address, fault log
 //! - [`report`]: what became of upgrades
+//! - [`trial`]: what a later release might add, for tests of upgrades between releases
 //! - [`set`]: all of them together, [`State`]
 //!
 //! Rules, kept by the `record!` macro and the compiler: little-endian, `repr(C)`, largest field
@@ -20,18 +21,36 @@
 //! A PCI function is a `u32`, see [`crate::record::Bdf`]. A token is a `u64`, zero for none.
 //! Kind numbers are `0xSSNN`, subject and number, and are never used twice.
 
-/// Declares a record type with its layout asserted.
+/// Declares a record type with its layouts asserted.
 ///
-/// `Name [kind number, "name in errors", part, critical?, bytes] key |record| key; { fields }`
+/// `Name [kind number, "name in errors", part, critical?, {format: bytes, ...}] key |record| key; { fields } late { fields }`
+///
+/// Each pair of the layouts is one version of the type: since which format of the stream, and how many bytes it has. A single
+/// number stands for `{1: bytes}`. Fields that came after the first version stand in `late`.
 macro_rules! record {
     (
         $(#[$doc:meta])*
         $name:ident [$kind:literal, $label:literal, $part:ident, $critical:literal, $bytes:literal]
+        $($rest:tt)*
+    ) => {
+        record! {
+            $(#[$doc])*
+            $name [$kind, $label, $part, $critical, {1: $bytes}]
+            $($rest)*
+        }
+    };
+    (
+        $(#[$doc:meta])*
+        $name:ident [$kind:literal, $label:literal, $part:ident, $critical:literal, {$($format:literal: $bytes:literal),+}]
         key |$record:ident| $key:expr;
         {
             $( $(#[$field_doc:meta])* pub $field:ident: $type:ty, )*
             $( reserved: [u8; $pad:literal], )?
         }
+        $( late {
+            $( $(#[$late_doc:meta])* pub $late:ident: $late_type:ty, )*
+            $( reserved_late: [u8; $late_pad:literal], )?
+        } )?
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,18 +62,36 @@ macro_rules! record {
                 /// Padding; zero.
                 pub reserved: [u8; $pad],
             )?
+            $(
+                $( $(#[$late_doc])* pub $late: $late_type, )*
+                $(
+                    /// Padding; zero.
+                    pub reserved_late: [u8; $late_pad],
+                )?
+            )?
         }
 
-        const _: () = assert!(size_of::<$name>() == $bytes, concat!("size of ", stringify!($name)));
-        const _: () = assert!(align_of::<$name>() <= $crate::header::ALIGNMENT);
+        const _: () = {
+            use $crate::record::{Record, newest};
+            assert!(newest(<$name as Record>::LAYOUTS).bytes == size_of::<$name>(), concat!("size of ", stringify!($name)));
+            assert!(align_of::<$name>() <= $crate::header::ALIGNMENT);
+        };
 
         impl $crate::record::Record for $name {
             const KIND: u32 = $kind;
-            const VERSION: u16 = 1;
-            const FIRST_BYTES: usize = $bytes;
+            const LAYOUTS: &'static [$crate::record::Layout] =
+                &[$( $crate::record::Layout { format: $format, bytes: $bytes } ),+];
             const CRITICAL: bool = $critical;
             const PART: $crate::record::Part = $crate::record::Part::$part;
             const NAME: &'static str = $label;
+            const FIELDS: &'static [(&'static str, &'static str, usize)] = &[
+                $( (stringify!($field), stringify!($type), core::mem::offset_of!($name, $field)), )*
+                $( ("reserved", concat!("[u8; ", $pad, "]"), core::mem::offset_of!($name, reserved)), )?
+                $(
+                    $( (stringify!($late), stringify!($late_type), core::mem::offset_of!($name, $late)), )*
+                    $( ("reserved_late", concat!("[u8; ", $late_pad, "]"), core::mem::offset_of!($name, reserved_late)), )?
+                )?
+            ];
 
             fn key(&self) -> [u64; 2] {
                 let $record = self;
@@ -63,6 +100,7 @@ macro_rules! record {
 
             fn padding_is_zero(&self) -> bool {
                 $( if self.reserved != [0; $pad] { return false; } )?
+                $( $( if self.reserved_late != [0; $late_pad] { return false; } )? )?
                 true
             }
         }
@@ -80,6 +118,7 @@ pub mod platform;
 pub mod report;
 pub mod set;
 pub mod stream;
+pub mod trial;
 pub mod unit;
 pub mod vcpu;
 

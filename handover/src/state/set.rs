@@ -13,6 +13,7 @@ use super::memory::{ExtentV1, ObjectV1, SpaceObjectV1, SpaceV1};
 use super::platform::{IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE, UartInputV1, UartV1};
 use super::report::ReportV1;
 use super::stream::{EndV1, MarkV1};
+use super::trial;
 use super::unit::{DomainIdV1, DomainV1, UnitRestV1, UnitV1};
 use super::vcpu::{VcpuMsrsV1, VcpuV1, XsaveV1};
 use crate::reader::{ReadError, Stream};
@@ -92,6 +93,13 @@ macro_rules! state {
             $( (<$type>::KIND, <$type>::NAME), )*
         ];
 
+        /// Describes each type, as [`crate::abi`] says.
+        pub(crate) fn describe(text: &mut alloc::string::String, format: u16) {
+            crate::abi::describe::<MarkV1>(text, format);
+            crate::abi::describe::<EndV1>(text, format);
+            $( crate::abi::describe::<$type>(text, format); )*
+        }
+
         impl State {
             /// Decodes a whole stream.
             pub fn decode(stream: &Stream<'_>) -> Result<Self, ReadError> {
@@ -107,6 +115,7 @@ macro_rules! state {
                             $( state.planned.$field = state.$field.len(); )*
                         }
                         EndV1::KIND => {}
+                        kind if trial::is_known(kind) => {}
                         $( <$type>::KIND => {
                             in_part::<$type>(planned)?;
                             state.$field.push(record.decode()?);
@@ -195,7 +204,7 @@ macro_rules! state {
                     Part::Freeze => &[],
                     Part::Any => self.$field.get(..self.planned.$field).unwrap_or_default(),
                 })?; )*
-                Ok(())
+                trial::write(writer)
             }
 
             /// Writes the rest.

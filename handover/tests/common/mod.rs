@@ -449,17 +449,22 @@ fn management(state: &mut State) {
     });
 }
 
-/// Writes a set as an image does: planned part, rest, header last.
+/// Writes a set as an image does: planned part, rest, header last. In the newest format.
 pub fn write(state: &State) -> Vec<u8> {
+    write_as(state, handover::version::WRITES_MAX)
+}
+
+/// Likewise, in a certain format.
+pub fn write_as(state: &State, format: u16) -> Vec<u8> {
     let mut region = vec![0; REGION];
-    write_to(state, &mut region);
+    write_to(state, &mut region, format);
     region
 }
 
 /// Likewise, into a region of the caller's.
-pub fn write_to(state: &State, region: &mut [u8]) {
+pub fn write_to(state: &State, region: &mut [u8], format: u16) {
     let generation = state.machine.first().map_or(GENERATION, |machine| machine.generation);
-    let mut writer = Writer::new(region, BASE, generation, 1).unwrap();
+    let mut writer = Writer::new(region, BASE, generation, format).unwrap();
     state.write_plan(&mut writer).unwrap();
     let draft = writer.mark().unwrap();
     let mut writer = draft.resume(region).unwrap();

@@ -1,9 +1,11 @@
 //! The project's own rules, which no other tool knows.
 //!
+//! - `abi`: a released record never changes (HANDOVER.md, format)
 //! - `arrows`: who may depend on whom (DESIGN.md, layout)
 //! - `words`: what must not stand in a tracked file
 //! - sizes: a file is one idea, mostly under 400 lines; more is only mentioned
 
+pub mod abi;
 mod arrows;
 mod words;
 
@@ -21,6 +23,7 @@ const LONG: usize = 400;
 pub fn run() -> Result<bool> {
     let files = tracked()?;
     let mut wrong = arrows::check()?;
+    wrong.extend(abi::check());
     for (path, text) in &files {
         wrong.extend(words::check(path, text));
         let lines = text.lines().count();

@@ -30,7 +30,7 @@ fn the_machine_arrives_whole_and_valid() {
     machine.save_plan(&mut state).unwrap();
     state.sort();
     state.set_planned();
-    let mut writer = Writer::new(&mut region, base, 3, 1).unwrap();
+    let mut writer = Writer::new(&mut region, base, 3, handover::version::WRITES_MAX).unwrap();
     state.write_plan(&mut writer).unwrap();
     let draft = writer.mark().unwrap();
     machine.save_rest(&mut state).unwrap();
