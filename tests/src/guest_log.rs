@@ -52,6 +52,13 @@ pub fn samples(console: &Log) -> Vec<Sample> {
     console.lines().iter().filter_map(|line| Sample::parse(line)).collect()
 }
 
+/// All lines so far of the guest whose console is Baton's log: there its name stands before them.
+#[must_use]
+pub fn samples_in_log(log: &Log) -> Vec<Sample> {
+    let lines = log.lines();
+    lines.iter().filter_map(|line| Sample::parse(&line[line.find(": ioload t=")? + 2..])).collect()
+}
+
 /// What is wrong with a guest that should have worked without pause; empty when nothing is.
 #[must_use]
 pub fn complaints(samples: &[Sample]) -> Vec<String> {

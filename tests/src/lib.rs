@@ -8,6 +8,7 @@
 //! - `config`: the `baton.toml` of the tests
 //! - `guest_log`: what the guest's load program prints
 //! - `outside`: what QEMU says about the IOMMU and the disk, against what Baton says
+//! - `tables`: the IOMMU's structures in memory, read from outside
 //! - `images`: images that are wrong in a known way
 //! - `witness`: one upgrade, watched from all sides
 //! - `cases`: the end-to-end cases
@@ -23,4 +24,5 @@ pub mod outside;
 pub mod paths;
 pub mod qmp;
 pub mod spec;
+pub mod tables;
 pub mod witness;

@@ -1,15 +1,18 @@
 //! A QEMU machine, from command line to kill.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
-use std::path::Path;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use batonctl::client::Client;
+use serde_json::json;
 
+use crate::guest_log::{self, Sample};
 use crate::log::{Log, wait_for};
 use crate::qmp::Qmp;
 use crate::spec::{Spec, arguments, quote};
@@ -19,6 +22,8 @@ pub struct Machine {
     child: Mutex<Child>,
     qmp: Option<Arc<Qmp>>,
     port: u16,
+    directory: PathBuf,
+    keyboard: Option<Mutex<TcpStream>>,
     /// Baton's log.
     pub baton: Log,
     /// The guest's console.
@@ -37,8 +42,8 @@ impl Machine {
             fs::remove_dir_all(directory).with_context(|| format!("{} can't be emptied", directory.display()))?;
         }
         fs::create_dir_all(directory)?;
-        let port = free_port()?;
-        let arguments = arguments(spec, directory, port)?;
+        let (port, keyboard) = (free_port()?, free_port()?);
+        let arguments = arguments(spec, directory, port, keyboard)?;
         let line = format!("qemu-system-x86_64 {}", quote(&arguments));
         fs::write(directory.join("command"), format!("{line}\n"))?;
         let errors = directory.join("qemu.log");
@@ -63,6 +68,8 @@ impl Machine {
             child: Mutex::new(child),
             qmp,
             port,
+            directory: directory.to_path_buf(),
+            keyboard: if spec.typed { Some(Mutex::new(TcpStream::connect(("127.0.0.1", keyboard))?)) } else { None },
             baton: Log::new(directory.join("baton.log")),
             guest: Log::new(directory.join("guest.log")),
             trace: Log::new(directory.join("trace.log")),
@@ -87,6 +94,33 @@ impl Machine {
     /// An interactive machine has none.
     pub fn qmp(&self) -> Result<&Arc<Qmp>> {
         self.qmp.as_ref().context("an interactive machine has no monitor")
+    }
+
+    /// What the guest that loads its disk has told so far, on whichever console.
+    #[must_use]
+    pub fn samples(&self) -> Vec<Sample> {
+        if self.keyboard.is_some() { guest_log::samples_in_log(&self.baton) } else { guest_log::samples(&self.guest) }
+    }
+
+    /// Types a line on the guest's console.
+    ///
+    /// # Errors
+    /// The machine was started without a keyboard, or has ended.
+    pub fn type_line(&self, line: &str) -> Result<()> {
+        let keyboard = self.keyboard.as_ref().context("this machine's Spec is not `typed`")?;
+        let mut keyboard = keyboard.lock().map_err(|_| anyhow!("another thread failed while it typed"))?;
+        keyboard.write_all(format!("{line}\n").as_bytes()).context("the guest's console is gone")
+    }
+
+    /// Physical memory of the machine, as it is now.
+    ///
+    /// # Errors
+    /// When QEMU doesn't answer.
+    pub fn memory(&self, base: u64, bytes: u64) -> Result<Vec<u8>> {
+        let file = self.directory.join("memory");
+        let arguments = json!({"val": base, "size": bytes, "filename": file});
+        self.qmp()?.execute("pmemsave", &arguments)?;
+        Ok(fs::read(&file)?)
     }
 
     /// Fails once the emulator has ended.

@@ -13,8 +13,10 @@ use crate::qmp::Qmp;
 /// Registers of QEMU's only unit (VT-d 11.4).
 pub const UNIT: u64 = 0xfed9_0000;
 const GSTS: u64 = UNIT + 0x1c;
-const RTADDR: u64 = UNIT + 0x20;
-const IRTA: u64 = UNIT + 0xb8;
+/// Root table address, invalidation queue address, interrupt remapping table address.
+pub(crate) const RTADDR: u64 = UNIT + 0x20;
+pub(crate) const IQA: u64 = UNIT + 0x90;
+pub(crate) const IRTA: u64 = UNIT + 0xb8;
 /// Global status: translation enabled, interrupt remapping enabled (VT-d 11.4.4.2).
 pub const TES: u32 = 1 << 31;
 const IRES: u32 = 1 << 25;

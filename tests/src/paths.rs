@@ -40,7 +40,7 @@ pub fn initrd() -> PathBuf {
 }
 
 /// The guests of our own, by the names of their programs.
-pub const BARE_GUESTS: [&str; 1] = ["disk"];
+pub const BARE_GUESTS: [&str; 2] = ["disk", "attacker"];
 
 /// A guest of our own.
 #[must_use]

@@ -112,14 +112,14 @@ impl<'a> Witness<'a> {
     /// # Errors
     /// When somebody doesn't answer any more.
     pub fn end(self) -> Result<Watched> {
-        let now = guest_log::samples(&self.machine.guest).len();
+        let now = self.machine.samples().len();
         more_lines(self.machine, now)?;
         let passed = self.seen.elapsed();
         let samples = self.sampler.finish()?;
         let after = self.machine.api().status()?;
         let tables = Tables::read(self.machine)?;
         let trace = Trace::read(&self.machine.trace).since(&self.trace);
-        let all = guest_log::samples(&self.machine.guest);
+        let all = self.machine.samples();
         let io = all[self.lines.saturating_sub(1)..].to_vec();
         let wrong = guest_log::complaints(&io);
         let guest_passed = clock_between(&io);
@@ -175,7 +175,7 @@ fn same(a: &Tables, b: &Tables) -> bool {
 
 /// Waits for two lines of the guest more than `before`; the number there are then.
 fn more_lines(machine: &Machine, before: usize) -> Result<usize> {
-    let lines = || Some(guest_log::samples(&machine.guest).len()).filter(|lines| *lines >= before + 2);
+    let lines = || Some(machine.samples().len()).filter(|lines| *lines >= before + 2);
     wait_for("further line of the guest's load", Duration::from_secs(60), || machine.healthy(), lines)
 }
 

@@ -1,6 +1,7 @@
 //! The end-to-end cases, a file each. A case that leaves the machine as it was shares its boot with others.
 
 mod api;
+mod attack;
 mod bad_input;
 mod boot;
 mod busy;
@@ -44,6 +45,41 @@ pub const ALL: &[Case] = &[
     Case { name: "upgrade", about: "three upgrades in a row under I/O, watched from outside", run: upgrade::run },
     Case { name: "ipxe", about: "a network boot by the NIC's ROM and TFTP", run: ipxe::run },
     Case { name: "bad-input", about: "each wrong input costs one clear line on the console", run: bad_input::run },
+    Case {
+        name: "attack-dma",
+        about: "a disk told to reach Baton, its neighbour, the tables and registers is blocked, each time with its line",
+        run: attack::dma::run,
+    },
+    Case {
+        name: "attack-interrupts",
+        about: "interrupt messages through entries of nobody's are blocked and told",
+        run: attack::interrupts::window,
+    },
+    Case {
+        name: "attack-bars",
+        about: "a BAR over RAM, APICs and configuration space is nowhere; the machine's BARs stay",
+        run: attack::config::bars,
+    },
+    Case {
+        name: "attack-config",
+        about: "writes to every byte of a function's configuration space stay in the guest",
+        run: attack::config::every_byte,
+    },
+    Case {
+        name: "attack-storm",
+        about: "a device that does nothing but fault disturbs nobody",
+        run: attack::storm::run,
+    },
+    Case {
+        name: "attack-toggle",
+        about: "bus mastering toggled all through an upgrade disturbs nobody",
+        run: attack::toggle::run,
+    },
+    Case {
+        name: "attack-leave",
+        about: "a guest that ends with DMA under way leaves nothing behind",
+        run: attack::leave::run,
+    },
     Case {
         name: "iommu-scalable",
         about: "upgrades under I/O where the unit offers scalable mode",
@@ -89,7 +125,7 @@ pub const ALL: &[Case] = &[
 /// What cases share.
 #[derive(Default)]
 pub struct Bed {
-    shared: Option<Machine>,
+    shared: Option<(&'static str, Machine)>,
     used: Option<PathBuf>,
 }
 
@@ -108,14 +144,24 @@ impl Bed {
 
     /// The machine with a Linux guest under load, booted once.
     fn linux(&mut self) -> Result<&Machine> {
-        if self.shared.as_ref().is_none_or(|machine| machine.healthy().is_err()) {
+        self.shared("linux", Spec::default, |machine| machine.wait_guest("ioload t=", 120).map(drop))
+    }
+
+    /// A machine that cases share, booted by the first of them. There is one at a time: cases that share stand together.
+    fn shared(
+        &mut self,
+        name: &'static str,
+        spec: impl FnOnce() -> Spec,
+        ready: impl FnOnce(&Machine) -> Result<()>,
+    ) -> Result<&Machine> {
+        if self.shared.as_ref().is_none_or(|(known, machine)| *known != name || machine.healthy().is_err()) {
             self.shared = None;
-            let machine = self.start("linux", &Spec::default())?;
-            machine.wait_guest("ioload t=", 120)?;
-            self.shared = Some(machine);
+            let machine = self.start(name, &spec())?;
+            ready(&machine)?;
+            self.shared = Some((name, machine));
         }
-        self.used = Some(paths::target("runs/linux"));
-        self.shared.as_ref().context("it was just started")
+        self.used = Some(paths::target("runs").join(name));
+        Ok(&self.shared.as_ref().context("it was just started")?.1)
     }
 
     /// A machine for this case alone.

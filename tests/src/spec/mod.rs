@@ -64,6 +64,8 @@ pub struct Spec {
     pub deterministic: bool,
     /// Whether the guest's console and the keyboard are this terminal.
     pub interactive: bool,
+    /// Whether the case types on the guest's console: see [`crate::machine::Machine::type_line`].
+    pub typed: bool,
 }
 
 impl Default for Spec {
@@ -80,6 +82,7 @@ impl Default for Spec {
             devices: vec![Device::DISK],
             deterministic: false,
             interactive: false,
+            typed: false,
         }
     }
 }
@@ -112,7 +115,7 @@ fn text(path: &Path) -> Result<&str> {
 }
 
 /// The command line of TESTBEDS.md. Management on rp1, the first device on rp3.
-pub(crate) fn arguments(spec: &Spec, directory: &Path, port: u16) -> Result<Vec<String>> {
+pub(crate) fn arguments(spec: &Spec, directory: &Path, port: u16, keyboard: u16) -> Result<Vec<String>> {
     let mut modules = spec.modules.clone();
     for (name, content) in &spec.texts {
         let path = directory.join(name);
@@ -139,7 +142,13 @@ pub(crate) fn arguments(spec: &Spec, directory: &Path, port: u16) -> Result<Vec<
     if spec.interactive {
         add("-serial mon:stdio".into());
     } else {
-        add(format!("-serial file:{}", text(&directory.join("guest.log"))?));
+        let log = directory.join("guest.log");
+        if spec.typed {
+            let socket = format!("socket,id=com2,host=127.0.0.1,port={keyboard},server=on,wait=off");
+            add(format!("-chardev {socket},logfile={} -serial chardev:com2", text(&log)?));
+        } else {
+            add(format!("-serial file:{}", text(&log)?));
+        }
         add("-chardev stdio,id=qmp,signal=off -mon chardev=qmp,mode=control".into());
     }
     if let Some(iommu) = &spec.iommu {

@@ -12,8 +12,6 @@ use crate::{clock, devices, interrupts};
 pub const IDS: (u16, u16) = (0x1b36, 0x0010);
 /// Bytes of a sector of QEMU's namespaces.
 pub const SECTOR: u64 = 512;
-/// Sectors of a page.
-const PAGE_SECTORS: u64 = 8;
 
 /// Registers (NVMe 1.4 3.1).
 mod register {
@@ -35,6 +33,7 @@ const READ: u32 = 0x02;
 /// Entries of each queue: a page of submissions.
 const ENTRIES: u16 = 64;
 const PATIENCE_NS: u64 = 10_000_000_000;
+const POLL_NS: u64 = 1_000_000_000;
 /// The interrupt of the I/O queue: entry 1 of the MSI-X table.
 const ENTRY: u16 = 1;
 
@@ -206,9 +205,15 @@ impl Nvme {
         }
     }
 
-    /// One page, start to end.
-    pub fn transfer(&mut self, direction: Direction, address: u64, sector: u64) -> Completion {
-        self.submit(0, direction, address, sector, PAGE_SECTORS);
-        self.wait()
+    /// Waits for a completion for a while, without its interrupt; `None` when it doesn't come.
+    pub fn poll(&mut self) -> Option<Completion> {
+        let end = clock::now_ns() + POLL_NS;
+        while clock::now_ns() < end {
+            if let Some(completion) = self.completed() {
+                return Some(completion);
+            }
+            interrupts::sleep_ms(1);
+        }
+        None
     }
 }

@@ -1,0 +1,94 @@
+//! The attacker's disk is told to write to, and to read from, what is not its guest's.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+
+use super::{GUEST_BYTES, Owned, Watch};
+use crate::cases::Bed;
+use crate::machine::Machine;
+use crate::outside::UNIT;
+use crate::paths;
+use crate::tables::PAGE;
+
+/// Where the attacker's disk keeps what it has read: see the program.
+const LOOT: usize = 16 * 512;
+/// Pages of the attacker's own memory: its code, and one that it has no use for.
+const GUEST_CODE: u64 = 0x10_0000;
+const GUEST_FREE: u64 = 0x4_0000;
+/// What the attacker's disk writes.
+const WRITTEN: u8 = 0xa5;
+
+/// A place that is not the attacker's.
+struct Target {
+    name: &'static str,
+    address: u64,
+    /// Whether it is memory: then it can be looked at before and after.
+    memory: bool,
+}
+
+fn targets(watch: &Watch<'_>) -> Result<Vec<Target>> {
+    let memory = |name, address| Target { name, address: address & !(PAGE - 1), memory: true };
+    let registers = |name, address| Target { name, address, memory: false };
+    let structures = &watch.structures;
+    let bus = format!("bus {:#x}", watch.attacker.id >> 8);
+    Ok(vec![
+        memory("Baton's image", watch.image() + PAGE),
+        memory("the neighbour's memory", watch.secret),
+        memory("the root table", structures.find("root table")?.base),
+        memory("its own context table", structures.find(&bus)?.base),
+        memory("its own second stage", structures.root_of(watch.attacker.id)?),
+        memory("the interrupt remapping table", structures.find("interrupt")?.base),
+        memory("the invalidation queue", structures.queue),
+        registers("the unit's registers", UNIT),
+        registers("the neighbour's BAR", bar(&watch.neighbour, watch.machine)?),
+        registers("the first page behind its memory", GUEST_BYTES),
+        registers("an address wider than the unit's", 1 << 50),
+    ])
+}
+
+/// The last page that the attacker's disk has read.
+fn loot() -> Result<Vec<u8>> {
+    let disk = fs::read(paths::target("runs/attack/disk.img"))?;
+    Ok(disk.get(LOOT..LOOT + PAGE as usize).unwrap_or_default().to_vec())
+}
+
+/// What the disk may reach it does reach: otherwise nothing below means anything.
+fn control(watch: &Watch<'_>) -> Result<()> {
+    let at = |address| watch.structures.translate(watch.attacker.id, address);
+    watch.order(&format!("disk-read {GUEST_CODE:#x}"))?;
+    ensure!(loot()? == watch.machine.memory(at(GUEST_CODE)?, PAGE)?, "the disk does not read its guest's memory");
+    watch.order(&format!("disk-write {GUEST_FREE:#x}"))?;
+    let written = watch.machine.memory(at(GUEST_FREE)?, PAGE)?;
+    ensure!(written.iter().all(|byte| *byte == WRITTEN), "the disk does not write its guest's memory");
+    Ok(())
+}
+
+/// Where BAR 0 of a device is, as the machine has it.
+fn bar(device: &Owned, machine: &Machine) -> Result<u64> {
+    let config = device.config(machine)?.bytes;
+    let word = |at: usize| u64::from(u32::from_le_bytes([config[at], config[at + 1], config[at + 2], config[at + 3]]));
+    Ok(word(0x14) << 32 | word(0x10) & !0xf)
+}
+
+pub fn run(bed: &mut Bed) -> Result<()> {
+    let machine = super::machine(bed)?;
+    let watch = Watch::begin(machine)?;
+    control(&watch)?;
+    for Target { name, address, memory } in targets(&watch)? {
+        ensure!(address >= GUEST_BYTES, "{name} at {address:#x} is an address of the attacker's own memory");
+        watch.order(&format!("disk-write {address:#x}"))?;
+        let fault = watch.fault(&watch.attacker.name, "write", address)?;
+        ensure!(fault.owner == "attacker", "{name}: {fault:?}");
+        watch.order(&format!("disk-read {address:#x}"))?;
+        watch.fault(&watch.attacker.name, "read", address)?;
+        if memory {
+            let there = machine.memory(address, PAGE)?;
+            ensure!(there.iter().any(|byte| *byte != WRITTEN), "{name} at {address:#x} was written to");
+            ensure!(loot()? != there, "{name} at {address:#x} was read");
+        }
+    }
+    let answer = watch.order("disk-check")?;
+    ensure!(answer.ends_with("same true"), "the disk does not work any more: {answer}");
+    watch.end()
+}

@@ -1,0 +1,210 @@
+//! A guest that attacks, and what is watched meanwhile. Each attack has to be blocked and logged; the neighbour works on, and
+//! neither Baton nor the structures that hardware walks change by a byte.
+//!
+//! - here: the machine of all attacks, and the watch
+//! - `dma`: the disk reads and writes what isn't its guest's
+//! - `interrupts`: messages that are not the device's own
+//! - `config`: BARs and configuration space
+//! - `toggle`: bus mastering off and on during an upgrade
+//! - `storm`: a device that does nothing but fault
+//! - `leave`: a guest that ends with DMA under way
+
+pub mod config;
+pub mod dma;
+pub mod interrupts;
+pub mod leave;
+pub mod storm;
+pub mod toggle;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use batonctl::api::Fault;
+
+use super::Bed;
+use crate::config::Guest;
+use crate::guest_log::complaints;
+use crate::log::wait_for;
+use crate::machine::Machine;
+use crate::outside::Registers;
+use crate::spec::{Device, Spec};
+use crate::tables::{PAGE, Piece, Structures};
+
+/// Memory of each guest: the devices' addresses from here on are nobody's.
+pub const GUEST_BYTES: u64 = 2 << 20;
+/// Where QEMU's loader puts the image, and how much of it never changes: code and constants.
+const IMAGE: (u64, u64) = (0x20_0000, 0x8_0000);
+/// The machine's configuration space (q35), 4 KiB a function.
+const ECAM: u64 = 0xb000_0000;
+/// Beyond all of Baton's own patience.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An attacker with the first disk, a neighbour that works on the second and tells by Baton's log.
+pub fn spec() -> Spec {
+    let attacker = Guest::bare("attacker", "attacker", &["03:00.0"]);
+    let neighbour = Guest { pcpu: 2, console: "com1".into(), ..Guest::bare("neighbour", "disk", &["04:00.0"]) };
+    let mut spec = Spec::bare(&["attacker", "disk"], &[attacker, neighbour]);
+    (spec.devices, spec.cpus, spec.memory_mib, spec.typed) = (vec![Device::DISK; 2], 3, 256, true);
+    spec
+}
+
+/// The machine of the attacks that leave it as it was, booted once.
+pub fn machine(bed: &mut Bed) -> Result<&Machine> {
+    bed.shared("attack", spec, ready)
+}
+
+/// Both guests have begun.
+pub fn ready(machine: &Machine) -> Result<()> {
+    machine.wait_guest("attacker: ready", 60)?;
+    machine.wait_baton(" neighbour: ioload t=", 60)?;
+    machine.wait_api(30)?;
+    Ok(())
+}
+
+/// A device of a guest.
+#[derive(Clone, Debug)]
+pub struct Owned {
+    /// Segment:bus:device.function.
+    pub name: String,
+    /// Bus, device, function.
+    pub id: u16,
+}
+
+impl Owned {
+    fn of(machine: &Machine, guest: &str) -> Result<Self> {
+        let guests = machine.api().guests()?.guests;
+        let guest = guests.into_iter().find(|entry| entry.name == guest).context("no such guest")?;
+        let name = guest.devices.first().context("the guest has no device")?.clone();
+        // 0000:03:00.0
+        let field = |range: std::ops::Range<usize>| {
+            name.get(range).and_then(|text| u16::from_str_radix(text, 16).ok()).with_context(|| name.clone())
+        };
+        let id = field(5..7)? << 8 | field(8..10)? << 3 | field(11..12)?;
+        Ok(Self { name, id })
+    }
+
+    /// The device's configuration space, as the machine has it.
+    ///
+    /// # Errors
+    /// When QEMU doesn't answer.
+    pub fn config(&self, machine: &Machine) -> Result<Piece> {
+        let name = format!("configuration space of {}", self.name);
+        let piece = Piece::read(machine, &name, ECAM + u64::from(self.id) * PAGE, PAGE)?;
+        ensure!(!piece.bytes.starts_with(&[0xff, 0xff]), "{} does not answer", self.name);
+        Ok(piece)
+    }
+}
+
+/// The machine before an attack.
+pub struct Watch<'a> {
+    /// The machine.
+    pub machine: &'a Machine,
+    /// The attacker's device.
+    pub attacker: Owned,
+    /// The neighbour's device.
+    pub neighbour: Owned,
+    /// What the unit walks.
+    pub structures: Structures,
+    /// Where the neighbour's own page lies in the machine.
+    pub secret: u64,
+    image: Piece,
+    registers: Registers,
+    lines: usize,
+}
+
+impl<'a> Watch<'a> {
+    /// Looks at everything that must not change.
+    ///
+    /// # Errors
+    /// When somebody doesn't answer.
+    pub fn begin(machine: &'a Machine) -> Result<Self> {
+        let (attacker, neighbour) = (Owned::of(machine, "attacker")?, Owned::of(machine, "neighbour")?);
+        let structures = Structures::read(machine)?;
+        let pattern = machine.wait_baton(" neighbour: pattern at 0x", 1)?;
+        let page = pattern.rsplit("0x").next().and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        let secret = structures.translate(neighbour.id, page.context("no address")?)?;
+        Ok(Self {
+            machine,
+            attacker,
+            neighbour,
+            structures,
+            secret,
+            image: Piece::read(machine, "Baton's image", IMAGE.0, IMAGE.1)?,
+            registers: Registers::read(machine.qmp()?)?,
+            lines: machine.samples().len(),
+        })
+    }
+
+    /// Baton's own memory.
+    #[must_use]
+    pub fn image(&self) -> u64 {
+        self.image.base
+    }
+
+    /// Gives the attacker an order; what it says when it is done.
+    ///
+    /// # Errors
+    /// When it says nothing.
+    pub fn order(&self, command: &str) -> Result<String> {
+        let prefix = format!("attacker: {command}: ");
+        let answers = || {
+            let lines = self.machine.guest.lines();
+            lines.iter().filter_map(|line| line.strip_prefix(&prefix).map(str::to_owned)).collect::<Vec<_>>()
+        };
+        let before = answers().len();
+        self.machine.type_line(command)?;
+        let failed = || match self.machine.guest.find("guest failed: ") {
+            Some(line) => anyhow::bail!("the attacker has failed: {line}"),
+            None => self.machine.healthy(),
+        };
+        wait_for(&format!("end of `{command}`"), PATIENCE, failed, || answers().into_iter().nth(before))
+    }
+
+    /// Waits for Baton to tell of a fault: by the API with its address, and in the log in words.
+    ///
+    /// # Errors
+    /// When it doesn't.
+    pub fn fault(&self, source: &str, kind: &str, address: u64) -> Result<Fault> {
+        let api = self.machine.api();
+        let wanted = format!("{address:#x}");
+        let found = || {
+            let faults = api.iommu().ok()?.faults;
+            faults.into_iter().find(|fault| fault.source == source && fault.kind == kind && fault.address == wanted)
+        };
+        let what = format!("fault of {source}: {kind} at {wanted}");
+        let fault = wait_for(&what, PATIENCE, || self.machine.healthy(), found).map_err(|error| {
+            let faults = api.iommu().map(|iommu| iommu.faults).unwrap_or_default();
+            error.context(format!("the API knows {faults:?}"))
+        })?;
+        self.machine.wait_baton(&format!("device {source}: {kind} "), 5)?;
+        Ok(fault)
+    }
+
+    /// Something may change: every structure with such a word in its name.
+    pub fn except(&mut self, word: &str) {
+        self.structures.pieces.retain(|piece| !piece.name.contains(word));
+    }
+
+    /// Compares, once the neighbour has worked on for a while.
+    ///
+    /// # Errors
+    /// With everything that changed.
+    pub fn end(self) -> Result<()> {
+        let machine = self.machine;
+        let now = machine.samples().len();
+        let more = || Some(machine.samples()).filter(|lines| lines.len() >= now + 2);
+        let lines = wait_for("further lines of the neighbour", PATIENCE, || machine.healthy(), more)?;
+        let mut wrong = complaints(&lines[self.lines.saturating_sub(1)..]);
+        for piece in self.structures.pieces.iter().chain([&self.image]) {
+            if piece.again(machine)? != *piece {
+                wrong.push(format!("the {} at {:#x} has changed", piece.name, piece.base));
+            }
+        }
+        let registers = Registers::read(machine.qmp()?)?;
+        if registers != self.registers {
+            wrong.push(format!("the IOMMU's registers were {:x?} and are {registers:x?}", self.registers));
+        }
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        Ok(())
+    }
+}
