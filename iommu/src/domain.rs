@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::ids::{Token, UnitIndex};
 use alloc::vec::Vec;
-use machine::paging::{PageTable, VtdSecondStage};
+use machine::paging::PageTable;
 
 /// The domain id of a domain on one unit.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +18,7 @@ pub(crate) struct DomainId {
 #[derive(Debug)]
 pub struct Domain {
     pub(crate) token: Token,
-    pub(crate) table: PageTable<VtdSecondStage>,
+    pub(crate) table: PageTable,
     /// Leaves force snooping (SNP); every unit has ECAP.SC.
     pub(crate) snoop: bool,
     /// How often it was frozen and not yet unfrozen.
@@ -37,7 +37,7 @@ impl Domain {
 
     /// The page table.
     #[must_use]
-    pub fn table(&self) -> &PageTable<VtdSecondStage> {
+    pub fn table(&self) -> &PageTable {
         &self.table
     }
 

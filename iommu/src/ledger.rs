@@ -5,7 +5,7 @@ use crate::error::Error;
 use alloc::collections::BTreeSet;
 use machine::access::TableMemory;
 use machine::addr::{HostPhys, PAGE_SIZE};
-use machine::paging::{Format, VtdSecondStage};
+use machine::paging::VTD_SECOND_STAGE;
 
 /// Entries in a second-stage table.
 const ENTRIES: u64 = 512;
@@ -41,8 +41,8 @@ impl<'a> Ledger<'a> {
         }
         for index in 0..ENTRIES {
             let entry = mem.read(HostPhys(table.0 + index * 8));
-            if VtdSecondStage::is_present(entry) && !VtdSecondStage::is_leaf(entry, level) {
-                self.claim_second_stage(mem, VtdSecondStage::table_address(entry), level - 1)?;
+            if VTD_SECOND_STAGE.is_present(entry) && !VTD_SECOND_STAGE.is_leaf(entry, level) {
+                self.claim_second_stage(mem, VTD_SECOND_STAGE.table_address(entry), level - 1)?;
             }
         }
         Ok(())

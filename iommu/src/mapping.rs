@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use machine::access::{Registers, TableMemory};
 use machine::addr::{HostPhys, Iova};
-use machine::paging::{Caching, Flush, Holes, PageTable, Permissions, Translation};
+use machine::paging::{Caching, Flush, Holes, PageTable, Permissions, Translation, VTD_SECOND_STAGE};
 
 impl<R: Registers> Iommu<R> {
     /// A new, empty domain: devices attached to it reach nothing yet.
@@ -20,7 +20,7 @@ impl<R: Registers> Iommu<R> {
             return Err(Error::DomainExists { token });
         }
         let (levels, leafs) = (self.geometry.levels, self.geometry.leaf_sizes);
-        let table = PageTable::new(&mut self.walked(platform), levels, leafs)
+        let table = PageTable::new(&mut self.walked(platform), &VTD_SECOND_STAGE, levels, leafs)
             .map_err(|cause| Error::Paging { token, cause })?;
         let snoop = self.geometry.snoop;
         let domain = Domain { token, table, snoop, frozen: 0, stale: false, ids: Vec::new() };

@@ -31,6 +31,15 @@ impl TableMemory for Walked<'_> {
     fn write(&mut self, entry: HostPhys, value: u64) {
         self.mem.write(entry, value);
     }
+    fn update(&mut self, entry: HostPhys, clear: u64, set: u64) -> u64 {
+        self.mem.update(entry, clear, set)
+    }
+    fn write_run(&mut self, first: HostPhys, count: u64, value: u64, step: u64) {
+        self.mem.write_run(first, count, value, step);
+    }
+    fn read_run(&self, first: HostPhys, into: &mut [u64]) {
+        self.mem.read_run(first, into);
+    }
     fn write_pair(&mut self, entry: HostPhys, value: [u64; 2]) {
         self.mem.write_pair(entry, value);
     }

@@ -16,6 +16,27 @@ pub trait TableMemory {
     fn read(&self, entry: HostPhys) -> u64;
     /// Writes the 8-byte entry at `entry` in one store, ordered after earlier writes.
     fn write(&mut self, entry: HostPhys, value: u64);
+    /// Clears `clear` and sets `set` in the 8-byte entry at `entry` in one atomic step,
+    /// ordered after earlier writes, and returns what it held before. Nothing that
+    /// hardware sets meanwhile (accessed, dirty) is lost.
+    fn update(&mut self, entry: HostPhys, clear: u64, set: u64) -> u64;
+    /// Writes `count` consecutive entries of one table from `first`: `value`, then
+    /// `step` more each time. Each is one [`write`](Self::write).
+    fn write_run(&mut self, first: HostPhys, count: u64, value: u64, step: u64) {
+        let mut value = value;
+        for entry in (first.0..first.0 + count * 8).step_by(8) {
+            self.write(HostPhys(entry), value);
+            value = value.wrapping_add(step);
+        }
+    }
+    /// Reads consecutive entries of one table from `first`, each as [`read`](Self::read).
+    fn read_run(&self, first: HostPhys, into: &mut [u64]) {
+        let mut entry = first;
+        for value in into {
+            *value = self.read(entry);
+            entry.0 += 8;
+        }
+    }
     /// Writes the 16-byte entry at `entry` in one 16-byte store (`[low, high]`),
     /// ordered after earlier writes. Needed where hardware may fetch both halves
     /// of a live entry (VT-d 9: root, context, interrupt remapping entries).

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "the arena's frames are raw, identity-mapped memory that hardware reads")]
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use handover::state::machine::FrameTag;
 use hermit_sync::InterruptTicketMutex;
@@ -95,6 +96,15 @@ impl TableMemory for ArenaFrames {
     fn write(&mut self, entry: HostPhys, value: u64) {
         // SAFETY: as for `read`. x86 stores are ordered, and volatile keeps the compiler from moving them.
         unsafe { (entry.get() as usize as *mut u64).write_volatile(value) };
+    }
+    fn update(&mut self, entry: HostPhys, clear: u64, set: u64) -> u64 {
+        // SAFETY: as for `read`; everyone who writes it, hardware included, does so in one aligned access.
+        let word = unsafe { AtomicU64::from_ptr(entry.get() as usize as *mut u64) };
+        let mut old = word.load(Ordering::Relaxed);
+        while let Err(now) = word.compare_exchange_weak(old, old & !clear | set, Ordering::AcqRel, Ordering::Relaxed) {
+            old = now;
+        }
+        old
     }
     fn write_pair(&mut self, entry: HostPhys, value: [u64; 2]) {
         let at = entry.get() as usize as *mut [u64; 2];

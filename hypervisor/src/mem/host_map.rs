@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hermit_sync::InterruptTicketMutex;
 use machine::access::TableMemory;
 use machine::addr::{HostPhys, PAGE_SIZE, PAGE_SIZE_2M};
-use machine::paging::{Caching, Holes, Host, LeafSizes, PageTable, PagingError, Permissions};
+use machine::paging::{Caching, HOST, Holes, LeafSizes, PageTable, PagingError, Permissions};
 
 use super::layout::{AP_TRAMPOLINE, BOOT_STACK_BYTES, GUARD_BYTES, LOAD_BASE, SLOT_BYTES};
 use super::window;
@@ -44,6 +44,15 @@ impl TableMemory for HeapFrames {
         // SAFETY: as for `read`.
         unsafe { (entry.get() as usize as *mut u64).write_volatile(value) };
     }
+    fn update(&mut self, entry: HostPhys, clear: u64, set: u64) -> u64 {
+        // SAFETY: as for `read`; everyone who writes it, hardware included, does so in one aligned access.
+        let word = unsafe { AtomicU64::from_ptr(entry.get() as usize as *mut u64) };
+        let mut old = word.load(Ordering::Relaxed);
+        while let Err(now) = word.compare_exchange_weak(old, old & !clear | set, Ordering::AcqRel, Ordering::Relaxed) {
+            old = now;
+        }
+        old
+    }
     fn write_pair(&mut self, entry: HostPhys, value: [u64; 2]) {
         self.write(HostPhys(entry.get() + 8), value[1]);
         self.write(entry, value[0]);
@@ -51,7 +60,7 @@ impl TableMemory for HeapFrames {
     fn flush(&mut self, _: HostPhys, _: u64) {}
 }
 
-static MAP: InterruptTicketMutex<Option<PageTable<Host>>> = InterruptTicketMutex::new(None);
+static MAP: InterruptTicketMutex<Option<PageTable>> = InterruptTicketMutex::new(None);
 static ROOT: AtomicU64 = AtomicU64::new(0);
 
 /// The physical address of the page tables.
@@ -70,7 +79,7 @@ fn leaf_sizes() -> LeafSizes {
 /// The heap is exhausted.
 pub fn build(image: &ImageLayout) -> Result<(), PagingError> {
     let mut memory = HeapFrames;
-    let mut table = PageTable::<Host>::new(&mut memory, 4, leaf_sizes())?;
+    let mut table = PageTable::new(&mut memory, &HOST, 4, leaf_sizes())?;
     let slot_end = image.base + SLOT_BYTES;
     let stack = slot_end - BOOT_STACK_BYTES;
     for (from, to, rights) in [

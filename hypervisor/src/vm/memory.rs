@@ -8,7 +8,7 @@ use guest_loader::OutOfGuestMemory;
 use guest_loader::layout::{GuestMap, MapError};
 use handover::state::machine::FrameTag;
 use machine::addr::{GuestPhys, HostPhys, PAGE_SIZE_1G, PAGE_SIZE_2M};
-use machine::paging::{Caching, Holes, LeafSizes, Npt, PageTable, PagingError, Permissions};
+use machine::paging::{Caching, Holes, LeafSizes, NPT, PageTable, PagingError, Permissions};
 
 use crate::mem::frames::ArenaFrames;
 use crate::mem::regions::{Owner, RegionError, RegionMap};
@@ -130,7 +130,7 @@ impl guest_loader::GuestMemory for &GuestRam {
 pub struct AddressSpace {
     /// Its name across images.
     pub token: u64,
-    table: PageTable<Npt>,
+    table: PageTable,
     frames: ArenaFrames,
 }
 
@@ -148,7 +148,7 @@ impl AddressSpace {
     /// The arena is exhausted.
     pub fn new(token: u64, id: u16, leaves: LeafSizes) -> Result<Self, MemoryError> {
         let mut frames = Self::frames(id);
-        let table = PageTable::new(&mut frames, LEVELS, leaves).map_err(MemoryError::Paging)?;
+        let table = PageTable::new(&mut frames, &NPT, LEVELS, leaves).map_err(MemoryError::Paging)?;
         Ok(Self { token, table, frames })
     }
 
@@ -157,7 +157,7 @@ impl AddressSpace {
     /// # Errors
     /// The record's root or levels can't be.
     pub fn adopt(token: u64, id: u16, root: HostPhys, levels: u8, leaves: LeafSizes) -> Result<Self, MemoryError> {
-        let table = PageTable::adopt(root, levels, leaves).map_err(MemoryError::Paging)?;
+        let table = PageTable::adopt(&NPT, root, levels, leaves).map_err(MemoryError::Paging)?;
         Ok(Self { token, table, frames: Self::frames(id) })
     }
 

@@ -10,7 +10,7 @@ use crate::state::{DeviceState, DomainState, Snapshot};
 use alloc::vec::Vec;
 use machine::access::{Registers, TableMemory};
 use machine::addr::HostPhys;
-use machine::paging::{LeafSizes, PageTable};
+use machine::paging::{LeafSizes, PageTable, VTD_SECOND_STAGE};
 use machine::pci::Bdf;
 
 impl<R: Registers> Iommu<R> {
@@ -30,7 +30,7 @@ impl<R: Registers> Iommu<R> {
             two_mib: state.leaf_sizes & 1 != 0 && common.two_mib,
             one_gib: state.leaf_sizes & 2 != 0 && common.one_gib,
         };
-        let table = PageTable::adopt(HostPhys(state.root), state.levels, leafs)
+        let table = PageTable::adopt(&VTD_SECOND_STAGE, HostPhys(state.root), state.levels, leafs)
             .map_err(|cause| Error::Paging { token, cause })?;
         ledger.claim_second_stage(mem, table.root(), table.levels())?;
         let domain = Domain { token, table, snoop: state.snoop == 1, frozen: 0, stale: false, ids: Vec::new() };

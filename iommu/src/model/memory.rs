@@ -155,6 +155,12 @@ impl TableMemory for ModelMemory {
         frame.expect("a write to memory that is not there")[(entry.0 % PAGE_SIZE / 8) as usize] = value;
     }
 
+    fn update(&mut self, entry: HostPhys, clear: u64, set: u64) -> u64 {
+        let old = self.read(entry);
+        self.write(entry, old & !clear | set);
+        old
+    }
+
     fn write_pair(&mut self, entry: HostPhys, value: [u64; 2]) {
         assert!(entry.is_aligned(16), "pair {entry} is not aligned");
         self.write(entry, value[0]);

@@ -22,6 +22,11 @@ pub struct Flush {
 }
 
 impl Flush {
+    /// Nothing changed yet in `range`.
+    pub(super) fn of(range: Range<u64>) -> Self {
+        Self { range, changed_present: false, changed_structure: false, unlinked: Vec::new() }
+    }
+
     /// The addresses that the change was about, in bytes.
     #[must_use]
     pub fn range(&self) -> Range<u64> {
@@ -53,7 +58,7 @@ impl Flush {
 
     /// Frees the unlinked tables. Call it after the invalidation has completed on
     /// every walker, not after it was merely requested.
-    pub fn complete(self, mem: &mut (impl TableMemory + ?Sized)) {
+    pub fn complete(self, mem: &mut dyn TableMemory) {
         for frame in self.unlinked {
             mem.free(frame);
         }

@@ -1,5 +1,6 @@
 //! What a mapping allows, how it is cached, and how large its leaves may be.
 
+use crate::addr::{PAGE_SIZE, PAGE_SIZE_1G, PAGE_SIZE_2M};
 use core::fmt;
 
 /// What may be done through a mapping.
@@ -78,6 +79,22 @@ impl LeafSizes {
     pub const UP_TO_2M: Self = Self { two_mib: true, one_gib: false };
     /// 4 KiB, 2 MiB and 1 GiB.
     pub const UP_TO_1G: Self = Self { two_mib: true, one_gib: true };
+
+    /// Bytes of the largest.
+    #[must_use]
+    pub const fn largest(self) -> u64 {
+        match self {
+            Self { one_gib: true, .. } => PAGE_SIZE_1G,
+            Self { two_mib: true, .. } => PAGE_SIZE_2M,
+            _ => PAGE_SIZE,
+        }
+    }
+
+    /// Those that both have.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self { two_mib: self.two_mib && other.two_mib, one_gib: self.one_gib && other.one_gib }
+    }
 
     /// Whether a leaf may stand at `level` (1 is the lowest).
     #[must_use]

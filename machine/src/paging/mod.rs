@@ -1,7 +1,9 @@
 //! One page-table core, several formats.
 //!
 //! - [`PageTable`] maps, unmaps, protects and translates; it knows nothing of bits.
-//! - A [`Format`] says which bits mean what: [`Host`], [`Npt`], [`Ept`], [`VtdSecondStage`].
+//! - A [`Format`] says which bits mean what, as data: [`HOST`], [`NPT`], [`EPT`], [`VTD_SECOND_STAGE`],
+//!   [`VTD_FIRST_STAGE`]. So there is one copy of the core in the image, and whoever holds a table need not
+//!   know its format.
 //! - Memory comes from outside, as an [`access::TableMemory`](crate::access::TableMemory).
 //! - Every change returns a [`Flush`]: what the caller must invalidate, and the
 //!   table frames that may be freed only after that.
@@ -27,13 +29,13 @@ mod tests;
 mod vtd;
 mod walk;
 
-pub use ept::Ept;
+pub use ept::EPT;
 pub use error::PagingError;
 pub use flush::Flush;
 pub use format::Format;
-pub use host::Host;
+pub use host::HOST;
 pub use kinds::{Caching, Holes, LeafSizes, Permissions};
-pub use npt::Npt;
+pub use npt::NPT;
 pub use table::PageTable;
-pub use vtd::VtdSecondStage;
+pub use vtd::{VTD_FIRST_STAGE, VTD_SECOND_STAGE};
 pub use walk::{Leaf, Translation};

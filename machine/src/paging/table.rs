@@ -1,14 +1,13 @@
 //! The tree itself: what it is, and its public changes.
 
-use super::edit::Edit;
+use super::edit::{Change, Edit};
 use super::error::PagingError;
-use super::fill::{Fill, Source};
+use super::fill::Source;
 use super::flush::Flush;
-use super::format::Format;
+use super::format::{ENTRIES, Format};
 use super::kinds::{Caching, Holes, LeafSizes, Permissions};
 use crate::access::TableMemory;
 use crate::addr::{HostPhys, PAGE_SIZE};
-use core::marker::PhantomData;
 use core::ops::Range;
 
 /// Physical addresses end here.
@@ -18,37 +17,48 @@ const PHYSICAL_END: u64 = 1 << 52;
 ///
 /// The value is only a handle. Dropping it frees nothing; see [`destroy`](Self::destroy).
 #[derive(Debug)]
-pub struct PageTable<F: Format> {
+pub struct PageTable {
     pub(super) root: HostPhys,
     pub(super) levels: u8,
     pub(super) leafs: LeafSizes,
-    format: PhantomData<fn() -> F>,
+    pub(super) format: &'static Format,
 }
 
-impl<F: Format> PageTable<F> {
+impl PageTable {
     /// An empty tree with a root from `mem`.
-    pub fn new(mem: &mut (impl TableMemory + ?Sized), levels: u8, leafs: LeafSizes) -> Result<Self, PagingError> {
-        Self::check_levels(levels)?;
+    pub fn new(
+        mem: &mut dyn TableMemory,
+        format: &'static Format,
+        levels: u8,
+        leafs: LeafSizes,
+    ) -> Result<Self, PagingError> {
+        Self::check_levels(format, levels)?;
         let root = mem.allocate().ok_or(PagingError::OutOfMemory { tables: 1 })?;
         // A walker that does not snoop must see the zeroes.
         mem.flush(root, PAGE_SIZE);
-        Ok(Self { root, levels, leafs, format: PhantomData })
+        Ok(Self { root, levels, leafs, format })
     }
 
     /// Takes over the tree at `root` without touching it. The caller vouches that
     /// it is a tree of this format and that nobody else changes it.
-    pub fn adopt(root: HostPhys, levels: u8, leafs: LeafSizes) -> Result<Self, PagingError> {
-        Self::check_levels(levels)?;
+    pub fn adopt(format: &'static Format, root: HostPhys, levels: u8, leafs: LeafSizes) -> Result<Self, PagingError> {
+        Self::check_levels(format, levels)?;
         if !root.is_aligned(PAGE_SIZE) || root.0 >= PHYSICAL_END {
             return Err(PagingError::Root { root });
         }
-        Ok(Self { root, levels, leafs, format: PhantomData })
+        Ok(Self { root, levels, leafs, format })
     }
 
     /// Physical address of the root table.
     #[must_use]
     pub fn root(&self) -> HostPhys {
         self.root
+    }
+
+    /// The format of its entries.
+    #[must_use]
+    pub fn format(&self) -> &'static Format {
+        self.format
     }
 
     /// Levels of the tree, 3 to 5.
@@ -66,7 +76,7 @@ impl<F: Format> PageTable<F> {
     /// The first address above what the tree translates.
     #[must_use]
     pub fn limit(&self) -> u64 {
-        1 << F::input_bits(self.levels)
+        1 << self.format.input_bits(self.levels)
     }
 
     /// Maps `bytes` from `at` to `to`, with the largest leaves that fit.
@@ -75,77 +85,122 @@ impl<F: Format> PageTable<F> {
     /// is mapped, even to the same place.
     pub fn map(
         &mut self,
-        mem: &mut (impl TableMemory + ?Sized),
+        mem: &mut dyn TableMemory,
         at: u64,
         to: HostPhys,
         bytes: u64,
         permissions: Permissions,
         caching: Caching,
     ) -> Result<Flush, PagingError> {
-        let range = self.check_range(at, to, bytes)?;
-        if to.0.checked_add(bytes).is_none_or(|end| end > PHYSICAL_END) {
-            return Err(PagingError::TargetOutOfRange { to, bytes });
-        }
-        if !F::accepts(permissions, caching) {
-            return Err(PagingError::Unsupported { format: F::NAME, permissions, caching: Some(caching) });
-        }
-        let source = Source { at, to, permissions, caching };
-        Edit::new(self, range).map(mem, &Fill::map(at..at + bytes, source))
+        let (range, source) = self.check_target(at, to, bytes, permissions, caching)?;
+        Edit::new(self, range, mem).map(source)
     }
 
     /// Unmaps `bytes` from `at`, splitting leaves that stick out of the range.
     /// Tables that become empty are unlinked and wait in the token.
     pub fn unmap(
         &mut self,
-        mem: &mut (impl TableMemory + ?Sized),
+        mem: &mut dyn TableMemory,
         at: u64,
         bytes: u64,
         holes: Holes,
     ) -> Result<Flush, PagingError> {
         let range = self.check_range(at, HostPhys(0), bytes)?;
-        Edit::new(self, range).change(mem, None, holes)
+        Edit::new(self, range, mem).change(Change::Unmap, holes)
     }
 
     /// Gives `bytes` from `at` other permissions, splitting leaves that stick out of
     /// the range. Targets and memory types stay.
     pub fn protect(
         &mut self,
-        mem: &mut (impl TableMemory + ?Sized),
+        mem: &mut dyn TableMemory,
         at: u64,
         bytes: u64,
         permissions: Permissions,
         holes: Holes,
     ) -> Result<Flush, PagingError> {
         let range = self.check_range(at, HostPhys(0), bytes)?;
-        if !F::accepts(permissions, Caching::WriteBack) {
-            return Err(PagingError::Unsupported { format: F::NAME, permissions, caching: None });
+        if !self.format.accepts(permissions, Caching::WriteBack) {
+            return Err(PagingError::Unsupported { format: self.format.name, permissions, caching: None });
         }
-        Edit::new(self, range).change(mem, Some(permissions), holes)
+        Edit::new(self, range, mem).change(Change::Protect(permissions), holes)
+    }
+
+    /// Has `bytes` from `at`, all of which are mapped, lead to `to` instead, with these
+    /// permissions and this memory type. All three are multiples of 4 KiB. At every
+    /// moment an address leads to the old memory or to the new; until the invalidation
+    /// is done, to either.
+    ///
+    /// What hardware notes of writes to the old memory while this runs may be lost:
+    /// whoever must know takes the permission to write away first
+    /// ([`protect`](Self::protect)), invalidates, and then looks.
+    pub fn replace(
+        &mut self,
+        mem: &mut dyn TableMemory,
+        at: u64,
+        to: HostPhys,
+        bytes: u64,
+        permissions: Permissions,
+        caching: Caching,
+    ) -> Result<Flush, PagingError> {
+        let (range, source) = self.check_target(at, to, bytes, permissions, caching)?;
+        Edit::new(self, range, mem).change(Change::Replace(source), Holes::Refuse)
+    }
+
+    /// Splits the leaves that `bytes` from `at` touch until none is larger than `leafs` allows.
+    /// Nothing leads elsewhere.
+    pub fn split(
+        &mut self,
+        mem: &mut dyn TableMemory,
+        at: u64,
+        bytes: u64,
+        leafs: LeafSizes,
+    ) -> Result<Flush, PagingError> {
+        let mut range = self.check_range(at, HostPhys(0), bytes)?;
+        let leafs = self.leafs.and(leafs);
+        // Whole leaves of the largest size that stays.
+        range = range.start & !(leafs.largest() - 1)..range.end.next_multiple_of(leafs.largest());
+        Edit::new(self, range, mem).change(Change::Split(leafs), Holes::Tolerate)
     }
 
     /// Frees every table, the root included. No hardware may use the tree any more,
     /// nor hold any of it in a cache. Memory that was mapped is not touched.
-    pub fn destroy(self, mem: &mut (impl TableMemory + ?Sized)) {
+    pub fn destroy(self, mem: &mut dyn TableMemory) {
         self.free_below(mem, self.root, self.levels);
     }
 
-    fn free_below(&self, mem: &mut (impl TableMemory + ?Sized), table: HostPhys, level: u8) {
+    fn free_below(&self, mem: &mut dyn TableMemory, table: HostPhys, level: u8) {
         if level > 1 {
-            for index in 0..super::format::ENTRIES {
+            for index in 0..ENTRIES {
                 let entry = mem.read(HostPhys(table.0 + index * 8));
-                if F::is_present(entry) && !F::is_leaf(entry, level) {
-                    self.free_below(mem, F::table_address(entry), level - 1);
+                if self.format.is_present(entry) && !self.format.is_leaf(entry, level) {
+                    self.free_below(mem, self.format.table_address(entry), level - 1);
                 }
             }
         }
         mem.free(table);
     }
 
-    fn check_levels(levels: u8) -> Result<(), PagingError> {
-        if levels < F::LEVELS.0 || levels > F::LEVELS.1 {
-            return Err(PagingError::Levels { format: F::NAME, levels });
+    fn check_levels(format: &Format, levels: u8) -> Result<(), PagingError> {
+        if format.has_levels(levels) { Ok(()) } else { Err(PagingError::Levels { format: format.name, levels }) }
+    }
+
+    fn check_target(
+        &self,
+        at: u64,
+        to: HostPhys,
+        bytes: u64,
+        permissions: Permissions,
+        caching: Caching,
+    ) -> Result<(Range<u64>, Source), PagingError> {
+        let range = self.check_range(at, to, bytes)?;
+        if to.0.checked_add(bytes).is_none_or(|end| end > PHYSICAL_END) {
+            return Err(PagingError::TargetOutOfRange { to, bytes });
         }
-        Ok(())
+        if !self.format.accepts(permissions, caching) {
+            return Err(PagingError::Unsupported { format: self.format.name, permissions, caching: Some(caching) });
+        }
+        Ok((range, Source { at, to, attributes: self.format.attributes(permissions, caching), leafs: self.leafs }))
     }
 
     fn check_range(&self, at: u64, to: HostPhys, bytes: u64) -> Result<Range<u64>, PagingError> {
@@ -154,7 +209,7 @@ impl<F: Format> PageTable<F> {
         }
         match at.checked_add(bytes) {
             Some(end) if end <= self.limit() => Ok(at..end),
-            _ => Err(PagingError::OutOfRange { at, bytes, bits: F::input_bits(self.levels) }),
+            _ => Err(PagingError::OutOfRange { at, bytes, bits: self.format.input_bits(self.levels) }),
         }
     }
 }

@@ -36,10 +36,10 @@ pub struct Leaf {
     pub caching: Caching,
 }
 
-impl<F: Format> PageTable<F> {
+impl PageTable {
     /// Where `at` leads, or `None` if it is not mapped.
     #[must_use]
-    pub fn translate(&self, mem: &(impl TableMemory + ?Sized), at: u64) -> Option<Translation> {
+    pub fn translate(&self, mem: &dyn TableMemory, at: u64) -> Option<Translation> {
         if at >= self.limit() {
             return None;
         }
@@ -48,38 +48,38 @@ impl<F: Format> PageTable<F> {
         for level in (1..=self.levels).rev() {
             let index = (at >> shift(level)) % ENTRIES;
             let entry = mem.read(HostPhys(table.0 + index * 8));
-            if !F::is_present(entry) {
+            if !self.format.is_present(entry) {
                 return None;
             }
-            permissions = permissions.and(F::permissions(entry));
-            if F::is_leaf(entry, level) {
+            permissions = permissions.and(self.format.permissions(entry));
+            if self.format.is_leaf(entry, level) {
                 let offset = at % span(level);
                 return Some(Translation {
-                    to: HostPhys(F::leaf_address(entry, level).0 + offset),
+                    to: HostPhys(self.format.leaf_address(entry, level).0 + offset),
                     bytes_left: span(level) - offset,
                     leaf_bytes: span(level),
                     permissions,
-                    caching: F::caching(entry),
+                    caching: self.format.caching(entry),
                 });
             }
-            table = F::table_address(entry);
+            table = self.format.table_address(entry);
         }
         None
     }
 
     /// Calls `visit` for every leaf, in ascending order of address.
-    pub fn for_each_leaf(&self, mem: &(impl TableMemory + ?Sized), mut visit: impl FnMut(Leaf)) {
+    pub fn for_each_leaf(&self, mem: &dyn TableMemory, mut visit: impl FnMut(Leaf)) {
         self.leaves_below(mem, self.root, self.levels, 0, Permissions::ALL, &mut visit);
     }
 
     /// Calls `visit` with the address of every table, the root first.
-    pub fn for_each_table(&self, mem: &(impl TableMemory + ?Sized), mut visit: impl FnMut(HostPhys)) {
-        Self::tables_below(mem, self.root, self.levels, &mut visit);
+    pub fn for_each_table(&self, mem: &dyn TableMemory, mut visit: impl FnMut(HostPhys)) {
+        tables_below(self.format, mem, self.root, self.levels, &mut visit);
     }
 
     /// How many tables the tree has, the root included.
     #[must_use]
-    pub fn tables(&self, mem: &(impl TableMemory + ?Sized)) -> u64 {
+    pub fn tables(&self, mem: &dyn TableMemory) -> u64 {
         let mut count = 0;
         self.for_each_table(mem, |_| count += 1);
         count
@@ -87,49 +87,51 @@ impl<F: Format> PageTable<F> {
 
     fn leaves_below(
         &self,
-        mem: &(impl TableMemory + ?Sized),
+        mem: &dyn TableMemory,
         table: HostPhys,
         level: u8,
         base: u64,
         above: Permissions,
-        visit: &mut impl FnMut(Leaf),
+        visit: &mut dyn FnMut(Leaf),
     ) {
         for index in 0..ENTRIES {
             let entry = mem.read(HostPhys(table.0 + index * 8));
-            if !F::is_present(entry) {
+            if !self.format.is_present(entry) {
                 continue;
             }
             let at = base + index * span(level);
-            let permissions = above.and(F::permissions(entry));
-            if F::is_leaf(entry, level) {
+            let permissions = above.and(self.format.permissions(entry));
+            if self.format.is_leaf(entry, level) {
                 visit(Leaf {
                     at,
-                    to: F::leaf_address(entry, level),
+                    to: self.format.leaf_address(entry, level),
                     bytes: span(level),
                     permissions,
-                    caching: F::caching(entry),
+                    caching: self.format.caching(entry),
                 });
             } else {
-                self.leaves_below(mem, F::table_address(entry), level - 1, at, permissions, visit);
+                self.leaves_below(mem, self.format.table_address(entry), level - 1, at, permissions, visit);
             }
         }
     }
+}
 
-    pub(super) fn tables_below(
-        mem: &(impl TableMemory + ?Sized),
-        table: HostPhys,
-        level: u8,
-        visit: &mut impl FnMut(HostPhys),
-    ) {
-        visit(table);
-        if level == 1 {
-            return;
-        }
-        for index in 0..ENTRIES {
-            let entry = mem.read(HostPhys(table.0 + index * 8));
-            if F::is_present(entry) && !F::is_leaf(entry, level) {
-                Self::tables_below(mem, F::table_address(entry), level - 1, visit);
-            }
+/// Calls `visit` with `table`, at `level`, and every table below it.
+pub(super) fn tables_below(
+    format: &Format,
+    mem: &dyn TableMemory,
+    table: HostPhys,
+    level: u8,
+    visit: &mut dyn FnMut(HostPhys),
+) {
+    visit(table);
+    if level == 1 {
+        return;
+    }
+    for index in 0..ENTRIES {
+        let entry = mem.read(HostPhys(table.0 + index * 8));
+        if format.is_present(entry) && !format.is_leaf(entry, level) {
+            tables_below(format, mem, format.table_address(entry), level - 1, visit);
         }
     }
 }

@@ -7,7 +7,7 @@
 //! - [`interrupts`]: remapping table entries and remappable messages (VT-d 9.10, 5.1)
 //! - [`faults`]: fault records and their reasons in words (VT-d 11.4.15, 7.1)
 //!
-//! Second-stage page tables (VT-d 9.8) are [`machine::paging::VtdSecondStage`].
+//! Second-stage page tables (VT-d 9.8) are [`machine::paging::VTD_SECOND_STAGE`].
 //! Section numbers are those of the specification's revision 4.1.
 
 pub mod faults;

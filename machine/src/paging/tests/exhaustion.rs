@@ -10,11 +10,11 @@ const K: u64 = 4 << 10;
 const M: u64 = 2 << 20;
 const G: u64 = 1 << 30;
 
-fn starve<F: Hardware>(
+fn starve(
     mem: &mut Memory,
-    tree: &mut PageTable<F>,
+    tree: &mut PageTable,
     expected_tables: usize,
-    change: impl Fn(&mut PageTable<F>, &mut Memory) -> Result<Flush, PagingError>,
+    change: impl Fn(&mut PageTable, &mut Memory) -> Result<Flush, PagingError>,
 ) {
     let before = mem.frames.clone();
     for spare in 0..expected_tables {
@@ -30,9 +30,9 @@ fn starve<F: Hardware>(
 
 fn refused_whole<F: Hardware>() {
     let mut mem = Memory { limit: Some(0), ..Memory::default() };
-    assert!(PageTable::<F>::new(&mut mem, 4, LeafSizes::ONLY_4K).is_err());
+    assert!(PageTable::new(&mut mem, F::FORMAT, 4, LeafSizes::ONLY_4K).is_err());
     mem.limit = None;
-    let mut tree = PageTable::<F>::new(&mut mem, 4, LeafSizes::UP_TO_1G).unwrap();
+    let mut tree = PageTable::new(&mut mem, F::FORMAT, 4, LeafSizes::UP_TO_1G).unwrap();
     // Levels 3, 2 and 1 on both sides of the 1 GiB boundary.
     starve(&mut mem, &mut tree, 5, |tree, mem| {
         tree.map(mem, G - K, HostPhys(G - K), 2 * K, Permissions::READ_WRITE, Caching::WriteBack)

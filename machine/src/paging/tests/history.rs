@@ -18,9 +18,9 @@ const G: u64 = 1 << 30;
 /// for one that sees only what was written back.
 fn observe<F: Hardware>(
     mem: &mut Memory,
-    tree: &mut PageTable<F>,
+    tree: &mut PageTable,
     probes: &[u64],
-    change: impl FnOnce(&mut PageTable<F>, &mut Memory) -> Result<Flush, PagingError>,
+    change: impl FnOnce(&mut PageTable, &mut Memory) -> Result<Flush, PagingError>,
 ) {
     let (root, levels) = (tree.root().0, tree.levels());
     let mut replay = mem.written_back();
@@ -42,7 +42,7 @@ fn observe<F: Hardware>(
                 assert!(
                     now == after[index] || (now == before[index] && !arrived[index][view]),
                     "{}: {at:#x} leads to {now:?} after store {stores}; before {:?}, after {:?}",
-                    F::NAME,
+                    F::FORMAT.name,
                     before[index],
                     after[index]
                 );
@@ -66,9 +66,9 @@ fn observe<F: Hardware>(
     }
 }
 
-fn tree<F: Hardware>(levels: u8, leafs: LeafSizes) -> (Memory, PageTable<F>) {
+fn tree<F: Hardware>(levels: u8, leafs: LeafSizes) -> (Memory, PageTable) {
     let mut mem = Memory::default();
-    let tree = PageTable::new(&mut mem, levels, leafs).unwrap();
+    let tree = PageTable::new(&mut mem, F::FORMAT, levels, leafs).unwrap();
     (mem, tree)
 }
 
@@ -82,18 +82,22 @@ fn probes() -> Vec<u64> {
     probes
 }
 
+/// Fewer, where many stores are replayed.
+const FEW: [u64; 14] =
+    [0, K - 8, 5 * K, 6 * K, 7 * K, M - K, M, 3 * M - K, 3 * M, 4 * M, 5 * M - K, 5 * M, G + M, G + M + K];
+
 fn map_builds_before_it_links<F: Hardware>() {
     for &levels in F::TEST_LEVELS {
         for leafs in [LeafSizes::ONLY_4K, LeafSizes::UP_TO_2M, LeafSizes::UP_TO_1G] {
             let (mut mem, mut tree) = tree::<F>(levels, leafs);
-            observe(&mut mem, &mut tree, &probes(), |tree, mem| {
+            observe::<F>(&mut mem, &mut tree, &probes(), |tree, mem| {
                 tree.map(mem, G - 2 * M - K, HostPhys(G - K), 3 * M, Permissions::READ_WRITE, Caching::WriteBack)
             });
             // Beside what is there, in tables that are live.
-            observe(&mut mem, &mut tree, &probes(), |tree, mem| {
+            observe::<F>(&mut mem, &mut tree, &probes(), |tree, mem| {
                 tree.map(mem, 0, HostPhys(8 * G), 7 * K, Permissions::ALL, Caching::WriteBack)
             });
-            observe(&mut mem, &mut tree, &probes(), |tree, mem| {
+            observe::<F>(&mut mem, &mut tree, &probes(), |tree, mem| {
                 tree.map(mem, G + M - K, HostPhys(9 * G), 5 * M, Permissions::READ, Caching::WriteBack)
             });
         }
@@ -108,18 +112,78 @@ fn a_split_is_one_store<F: Hardware>() {
             assert!(!flush.must_invalidate());
             flush.complete(&mut mem);
             // Split with the sizes there were, and with fewer (a tree adopted by a narrower unit).
-            let mut tree = PageTable::<F>::adopt(first.root(), levels, later).unwrap();
-            observe(&mut mem, &mut tree, &probes(), |tree, mem| {
+            let mut tree = PageTable::adopt(F::FORMAT, first.root(), levels, later).unwrap();
+            observe::<F>(&mut mem, &mut tree, &probes(), |tree, mem| {
                 tree.protect(mem, 5 * K, K, Permissions::READ, Holes::Refuse)
             });
-            observe(&mut mem, &mut tree, &probes(), |tree, mem| tree.unmap(mem, G + M + 5 * K, 2 * K, Holes::Refuse));
+            observe::<F>(&mut mem, &mut tree, &probes(), |tree, mem| {
+                tree.unmap(mem, G + M + 5 * K, 2 * K, Holes::Refuse)
+            });
             // From the middle of one leaf to the middle of another.
-            observe(&mut mem, &mut tree, &probes(), |tree, mem| {
+            observe::<F>(&mut mem, &mut tree, &probes(), |tree, mem| {
                 tree.unmap(mem, 2 * G - M, 2 * M + 7 * K, Holes::Refuse)
             });
-            observe(&mut mem, &mut tree, &probes(), |tree, mem| {
+            observe::<F>(&mut mem, &mut tree, &probes(), |tree, mem| {
                 tree.protect(mem, 0, G + M, Permissions::READ, Holes::Refuse)
             });
+        }
+    }
+}
+
+/// Other memory under the same addresses: each leads to the old or to the new, never to nothing.
+fn replace_never_unmaps<F: Hardware>() {
+    for &levels in F::TEST_LEVELS {
+        for (first, later) in [(LeafSizes::UP_TO_1G, LeafSizes::UP_TO_1G), (LeafSizes::ONLY_4K, LeafSizes::UP_TO_2M)] {
+            let (mut mem, mut old) = tree::<F>(levels, first);
+            let bytes = if first.one_gib { 3 * G } else { 8 * M };
+            let flush = old.map(&mut mem, 0, HostPhys(4 * G), bytes, Permissions::ALL, Caching::WriteBack).unwrap();
+            flush.complete(&mut mem);
+            let mut tree = PageTable::adopt(F::FORMAT, old.root(), levels, later).unwrap();
+            let mut replace = |at, to, bytes, permissions| {
+                observe::<F>(&mut mem, &mut tree, &FEW, |tree, mem| {
+                    tree.replace(mem, at, HostPhys(to), bytes, permissions, Caching::WriteBack)
+                });
+            };
+            // Within one leaf, over a border of two, with targets that fit large leaves and with some that don't.
+            replace(5 * K, 64 * G, 2 * K, Permissions::READ_WRITE);
+            replace(M - K, 65 * G, 2 * M + K, Permissions::READ);
+            replace(4 * M, 66 * G + 3 * K, M, Permissions::ALL);
+            replace(0, 68 * G, bytes, Permissions::READ_WRITE);
+            let hole = tree.replace(&mut mem, bytes - K, HostPhys(0), 2 * K, Permissions::ALL, Caching::WriteBack);
+            assert_eq!(hole.unwrap_err(), PagingError::NotMapped { at: bytes });
+        }
+    }
+}
+
+/// Splitting changes no address, at no moment.
+fn split_changes_nothing<F: Hardware>() {
+    for &levels in F::TEST_LEVELS {
+        let (mut mem, mut tree) = tree::<F>(levels, LeafSizes::UP_TO_1G);
+        tree.map(&mut mem, 0, HostPhys(4 * G), 3 * G, Permissions::READ_WRITE, Caching::WriteBack)
+            .unwrap()
+            .complete(&mut mem);
+        let leaves = |tree: &PageTable, mem: &Memory, at| tree.translate(mem, at).unwrap().leaf_bytes;
+        for (at, bytes, sizes, counts) in [
+            (G + M, K, LeafSizes::UP_TO_2M, [G, M, M]),
+            (G + M, M, LeafSizes::UP_TO_2M, [G, M, M]),
+            (G + M, K, LeafSizes::ONLY_4K, [G, M, K]),
+            (0, K, LeafSizes::ONLY_4K, [K, M, K]),
+        ] {
+            let (root, before) = (tree.root().0, mem.frames.clone());
+            mem.events.clear();
+            let flush = tree.split(&mut mem, at, bytes, sizes).unwrap();
+            let mut replay = super::memory::Replay { coherent: before.clone(), visible: before.clone() };
+            for &event in &mem.events {
+                replay.step(event);
+                for at in FEW {
+                    let expected = walk::<F>(&before, root, levels, at);
+                    assert_eq!(walk::<F>(&replay.coherent, root, levels, at), expected);
+                    assert_eq!(walk::<F>(&replay.visible, root, levels, at), expected);
+                }
+            }
+            assert_eq!(flush.must_invalidate(), mem.events.iter().any(|event| matches!(event, Event::Write(..))));
+            flush.complete(&mut mem);
+            assert_eq!([0, G, G + M].map(|at| leaves(&tree, &mem, at)), counts);
         }
     }
 }
@@ -127,16 +191,18 @@ fn a_split_is_one_store<F: Hardware>() {
 fn unmap_leaves_tables_to_walkers<F: Hardware>() {
     for &levels in F::TEST_LEVELS {
         let (mut mem, mut tree) = tree::<F>(levels, LeafSizes::ONLY_4K);
-        let map = |tree: &mut PageTable<F>, mem: &mut Memory, at, bytes| {
+        let map = |tree: &mut PageTable, mem: &mut Memory, at, bytes| {
             tree.map(mem, at, HostPhys(16 * G + at), bytes, Permissions::READ_WRITE, Caching::WriteBack)
         };
-        observe(&mut mem, &mut tree, &probes(), |tree, mem| map(tree, mem, 0, 4 * M));
-        observe(&mut mem, &mut tree, &probes(), |tree, mem| map(tree, mem, 2 * G, 4 * M));
+        observe::<F>(&mut mem, &mut tree, &probes(), |tree, mem| map(tree, mem, 0, 4 * M));
+        observe::<F>(&mut mem, &mut tree, &probes(), |tree, mem| map(tree, mem, 2 * G, 4 * M));
         // Whole subtrees and edges at once, over a hole.
-        observe(&mut mem, &mut tree, &probes(), |tree, mem| tree.unmap(mem, M + 6 * K, 2 * G + M, Holes::Tolerate));
+        observe::<F>(&mut mem, &mut tree, &probes(), |tree, mem| {
+            tree.unmap(mem, M + 6 * K, 2 * G + M, Holes::Tolerate)
+        });
         // The rest of a table, entry by entry: the empty table goes too.
-        observe(&mut mem, &mut tree, &probes(), |tree, mem| tree.unmap(mem, M, 6 * K, Holes::Refuse));
-        observe(&mut mem, &mut tree, &probes(), |tree, mem| tree.unmap(mem, 0, 5 * G, Holes::Tolerate));
+        observe::<F>(&mut mem, &mut tree, &probes(), |tree, mem| tree.unmap(mem, M, 6 * K, Holes::Refuse));
+        observe::<F>(&mut mem, &mut tree, &probes(), |tree, mem| tree.unmap(mem, 0, 5 * G, Holes::Tolerate));
         assert_eq!(tree.tables(&mem), 1);
         assert_eq!(mem.frames.len(), 1);
     }
@@ -177,6 +243,8 @@ fn protect_alone_touches_only_leaves<F: Hardware>() {
 for_every_format!(
     map_builds_before_it_links,
     a_split_is_one_store,
+    replace_never_unmaps,
+    split_changes_nothing,
     unmap_leaves_tables_to_walkers,
     unlinked_tables_keep_their_entries,
     protect_alone_touches_only_leaves,

@@ -27,6 +27,8 @@ pub struct Memory {
     /// How many frames there are, if bounded.
     pub limit: Option<usize>,
     pub next: u64,
+    /// Bits that hardware sets in an entry just before it is next updated.
+    pub late: Option<(u64, u64)>,
 }
 
 impl Memory {
@@ -66,6 +68,16 @@ impl TableMemory for Memory {
         let frame = self.frames.get_mut(&(entry.0 & !0xfff)).expect("a write outside the tables");
         frame[(entry.0 as usize & 0xfff) / 8] = value;
         self.events.push(Event::Write(entry.0, value));
+    }
+
+    fn update(&mut self, entry: HostPhys, clear: u64, set: u64) -> u64 {
+        // What hardware does in the moment between a read and the update.
+        if let Some((_, bits)) = self.late.take_if(|(at, _)| *at == entry.0) {
+            self.frames.get_mut(&(entry.0 & !0xfff)).unwrap()[(entry.0 as usize & 0xfff) / 8] |= bits;
+        }
+        let old = self.read(entry);
+        self.write(entry, old & !clear | set);
+        old
     }
 
     fn write_pair(&mut self, _: HostPhys, _: [u64; 2]) {

@@ -12,10 +12,11 @@ mod walker;
 /// Runs a generic test for each format.
 macro_rules! for_every_format {
     ($($test:ident),+ $(,)?) => {
-        mod host { $(#[test] fn $test() { super::$test::<crate::paging::Host>() })+ }
-        mod npt { $(#[test] fn $test() { super::$test::<crate::paging::Npt>() })+ }
-        mod ept { $(#[test] fn $test() { super::$test::<crate::paging::Ept>() })+ }
-        mod vtd { $(#[test] fn $test() { super::$test::<crate::paging::VtdSecondStage>() })+ }
+        mod host { $(#[test] fn $test() { super::$test::<super::super::walker::Host>() })+ }
+        mod npt { $(#[test] fn $test() { super::$test::<super::super::walker::Npt>() })+ }
+        mod ept { $(#[test] fn $test() { super::$test::<super::super::walker::Ept>() })+ }
+        mod second_stage { $(#[test] fn $test() { super::$test::<super::super::walker::SecondStage>() })+ }
+        mod first_stage { $(#[test] fn $test() { super::$test::<super::super::walker::FirstStage>() })+ }
     };
 }
 use for_every_format;

@@ -1,9 +1,9 @@
 //! Random changes against a map of intervals that knows nothing of tables.
 
 use super::memory::Memory;
-use super::walker::{Hardware, walk};
+use super::walker::{Ept, FirstStage, Hardware, Host, Npt, SecondStage, walk};
 use crate::addr::HostPhys;
-use crate::paging::{Caching, Ept, Holes, Host, LeafSizes, Npt, PageTable, PagingError, Permissions, VtdSecondStage};
+use crate::paging::{Caching, Holes, LeafSizes, PageTable, PagingError, Permissions};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -113,7 +113,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 fn check<F: Hardware>(levels: u8, leafs: LeafSizes, ops: &[Op]) -> Result<(), TestCaseError> {
     let mut mem = Memory::default();
-    let mut tree = PageTable::<F>::new(&mut mem, levels, leafs).unwrap();
+    let mut tree = PageTable::new(&mut mem, F::FORMAT, levels, leafs).unwrap();
     let mut oracle = Oracle::default();
     for op in ops {
         let (start, end) = (op.at, op.at + op.bytes);
@@ -193,8 +193,8 @@ proptest! {
     }
 
     #[test]
-    fn npt(leafs in leafs(), ops in prop::collection::vec(op(), 1..20)) {
-        check::<Npt>(4, leafs, &ops)?;
+    fn npt(leafs in leafs(), levels in 4..=5u8, ops in prop::collection::vec(op(), 1..20)) {
+        check::<Npt>(levels, leafs, &ops)?;
     }
 
     #[test]
@@ -203,8 +203,13 @@ proptest! {
     }
 
     #[test]
-    fn vtd(leafs in leafs(), levels in 3..=5u8, ops in prop::collection::vec(op(), 1..20)) {
-        check::<VtdSecondStage>(levels, leafs, &ops)?;
+    fn second_stage(leafs in leafs(), levels in 3..=5u8, ops in prop::collection::vec(op(), 1..20)) {
+        check::<SecondStage>(levels, leafs, &ops)?;
+    }
+
+    #[test]
+    fn first_stage(leafs in leafs(), levels in 4..=5u8, ops in prop::collection::vec(op(), 1..20)) {
+        check::<FirstStage>(levels, leafs, &ops)?;
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use super::for_every_format;
 use super::memory::Memory;
-use super::walker::Hardware;
+use super::walker::{Ept, Hardware, Host, SecondStage};
 use crate::access::TableMemory;
 use crate::addr::HostPhys;
-use crate::paging::{Caching, Ept, Holes, Host, LeafSizes, PageTable, PagingError, Permissions, VtdSecondStage};
+use crate::paging::{Caching, Holes, LeafSizes, PageTable, PagingError, Permissions};
 use std::string::ToString;
 
 const K: u64 = 4 << 10;
@@ -13,7 +13,7 @@ const M: u64 = 2 << 20;
 
 fn refusals<F: Hardware>() {
     let mut mem = Memory::default();
-    let mut tree = PageTable::<F>::new(&mut mem, 4, LeafSizes::UP_TO_2M).unwrap();
+    let mut tree = PageTable::new(&mut mem, F::FORMAT, 4, LeafSizes::UP_TO_2M).unwrap();
     let rw = Permissions::READ_WRITE;
     let limit = tree.limit();
     tree.map(&mut mem, 4 * K, HostPhys(0), 2 * K, rw, Caching::WriteBack).unwrap().complete(&mut mem);
@@ -57,14 +57,14 @@ fn levels_and_roots() {
     let mut mem = Memory::default();
     for levels in [0, 1, 2, 3, 6, 77, 255] {
         assert!(matches!(
-            PageTable::<Host>::new(&mut mem, levels, LeafSizes::ONLY_4K),
+            PageTable::new(&mut mem, Host::FORMAT, levels, LeafSizes::ONLY_4K),
             Err(PagingError::Levels { .. })
         ));
     }
-    assert!(PageTable::<VtdSecondStage>::adopt(HostPhys(0x1000), 3, LeafSizes::ONLY_4K).is_ok());
-    assert!(PageTable::<VtdSecondStage>::adopt(HostPhys(0x1000), 2, LeafSizes::ONLY_4K).is_err());
+    assert!(PageTable::adopt(SecondStage::FORMAT, HostPhys(0x1000), 3, LeafSizes::ONLY_4K).is_ok());
+    assert!(PageTable::adopt(SecondStage::FORMAT, HostPhys(0x1000), 2, LeafSizes::ONLY_4K).is_err());
     for root in [0x1008, 1 << 52, u64::MAX] {
-        let adopted = PageTable::<Ept>::adopt(HostPhys(root), 4, LeafSizes::ONLY_4K);
+        let adopted = PageTable::adopt(Ept::FORMAT, HostPhys(root), 4, LeafSizes::ONLY_4K);
         assert!(adopted.unwrap_err().to_string().contains("not the address of a frame"));
     }
     assert!(mem.frames.is_empty());
@@ -74,7 +74,7 @@ fn levels_and_roots() {
 #[test]
 fn foreign_bits_survive() {
     let mut mem = Memory::default();
-    let mut tree = PageTable::<Ept>::new(&mut mem, 4, LeafSizes::UP_TO_2M).unwrap();
+    let mut tree = PageTable::new(&mut mem, Ept::FORMAT, 4, LeafSizes::UP_TO_2M).unwrap();
     tree.map(&mut mem, 0, HostPhys(0), M, Permissions::ALL, Caching::WriteBack).unwrap().complete(&mut mem);
     let entry = *mem.frames.iter().find(|(_, frame)| frame[0] == 0xb7).unwrap().0;
     // Suppress-VE, bit 63 of an EPT leaf (SDM 3C table 29-5).
@@ -93,7 +93,7 @@ fn foreign_bits_survive() {
 #[test]
 fn largest_leaves_that_fit() {
     let mut mem = Memory::default();
-    let mut tree = PageTable::<VtdSecondStage>::new(&mut mem, 4, LeafSizes::UP_TO_1G).unwrap();
+    let mut tree = PageTable::new(&mut mem, SecondStage::FORMAT, 4, LeafSizes::UP_TO_1G).unwrap();
     let g = 1 << 30;
     // 4 KiB below a boundary, 1 GiB, 2 MiB, 4 KiB.
     tree.map(&mut mem, g - K, HostPhys(5 * g - K), K + g + M + K, Permissions::READ_WRITE, Caching::WriteBack)

@@ -1,7 +1,7 @@
 //! Hardware's walk, with every reserved bit, written from the manuals: SDM 3A 4.5
 //! (tables 4-14 to 4-20), APM2 15.25, SDM 3C 29.3.2, VT-d 9.8.
 
-use crate::paging::{Ept, Format, Host, Npt, Permissions, VtdSecondStage};
+use crate::paging::{EPT, Format, HOST, NPT, Permissions, VTD_FIRST_STAGE, VTD_SECOND_STAGE};
 use std::collections::BTreeMap;
 
 /// What hardware makes of one entry.
@@ -17,7 +17,9 @@ pub enum Step {
 pub type Outcome = Option<(u64, Permissions)>;
 
 /// A format as hardware reads it.
-pub trait Hardware: Format {
+pub trait Hardware {
+    /// The format under test.
+    const FORMAT: &'static Format;
     /// Levels to test with.
     const TEST_LEVELS: &'static [u8];
     fn step(entry: u64, level: u8) -> Result<Step, &'static str>;
@@ -26,6 +28,12 @@ pub trait Hardware: Format {
         permissions
     }
 }
+
+pub enum Host {}
+pub enum Npt {}
+pub enum Ept {}
+pub enum SecondStage {}
+pub enum FirstStage {}
 
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
@@ -55,6 +63,7 @@ fn long_mode(entry: u64, level: u8) -> Result<Step, &'static str> {
 }
 
 impl Hardware for Host {
+    const FORMAT: &'static Format = &HOST;
     const TEST_LEVELS: &'static [u8] = &[4, 5];
     fn step(entry: u64, level: u8) -> Result<Step, &'static str> {
         if entry & 1 != 0 && entry & 4 != 0 {
@@ -65,7 +74,8 @@ impl Hardware for Host {
 }
 
 impl Hardware for Npt {
-    const TEST_LEVELS: &'static [u8] = &[4];
+    const FORMAT: &'static Format = &NPT;
+    const TEST_LEVELS: &'static [u8] = &[4, 5];
     fn step(entry: u64, level: u8) -> Result<Step, &'static str> {
         if entry & 1 != 0 && entry & 4 == 0 {
             return Err("U/S clear: every nested access faults");
@@ -75,7 +85,8 @@ impl Hardware for Npt {
 }
 
 impl Hardware for Ept {
-    const TEST_LEVELS: &'static [u8] = &[4];
+    const FORMAT: &'static Format = &EPT;
+    const TEST_LEVELS: &'static [u8] = &[4, 5];
     fn step(entry: u64, level: u8) -> Result<Step, &'static str> {
         let allowed = Permissions { read: entry & 1 != 0, write: entry & 2 != 0, execute: entry & 4 != 0 };
         if entry & 7 == 0 {
@@ -98,7 +109,8 @@ impl Hardware for Ept {
     }
 }
 
-impl Hardware for VtdSecondStage {
+impl Hardware for SecondStage {
+    const FORMAT: &'static Format = &VTD_SECOND_STAGE;
     const TEST_LEVELS: &'static [u8] = &[3, 4, 5];
     fn step(entry: u64, level: u8) -> Result<Step, &'static str> {
         let allowed = Permissions { read: entry & 1 != 0, write: entry & 2 != 0, execute: false };
@@ -115,6 +127,41 @@ impl Hardware for VtdSecondStage {
             return Err("reserved bits");
         }
         Ok(if leaf { Step::Leaf(entry & ADDRESS, allowed) } else { Step::Table(entry & ADDRESS, allowed) })
+    }
+    fn kept(permissions: Permissions) -> Permissions {
+        Permissions { execute: false, ..permissions }
+    }
+}
+
+impl Hardware for FirstStage {
+    const FORMAT: &'static Format = &VTD_FIRST_STAGE;
+    const TEST_LEVELS: &'static [u8] = &[4, 5];
+    fn step(entry: u64, level: u8) -> Result<Step, &'static str> {
+        if entry & 1 == 0 {
+            return Ok(Step::NotPresent);
+        }
+        // VT-d tables 41 to 47. A unit without page-walk snoop can't set A and D: a fault, unless they are set.
+        if entry & 0x4 == 0 {
+            return Err("U/S clear: a user request is a fault");
+        }
+        if entry & 0x20 == 0 {
+            return Err("accessed is clear: the walker would write");
+        }
+        if entry & 0x7ff0_0000_0000_0000 != 0 || entry >> 63 != 0 {
+            return Err("bits 63:52: ignored or execute-disable");
+        }
+        if entry & 0xf18 != 0 {
+            return Err("PWT, PCD, G, EA, or bits that are ignored");
+        }
+        let allowed = Permissions { read: true, write: entry & 2 != 0, execute: false };
+        let large = entry & 0x80 != 0;
+        match (level, large) {
+            (1, true) => Err("PAT bit of a 4 KiB leaf"),
+            (2 | 3, true) if entry & 0x1000 != 0 => Err("PAT bit of a large leaf"),
+            (1, false) | (2 | 3, true) => Ok(Step::Leaf(entry & ADDRESS, allowed)),
+            (_, true) => Err("PS at level 4 or 5 is reserved"),
+            (_, false) => Ok(Step::Table(entry & ADDRESS, allowed)),
+        }
     }
     fn kept(permissions: Permissions) -> Permissions {
         Permissions { execute: false, ..permissions }
