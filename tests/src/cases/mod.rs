@@ -117,7 +117,12 @@ pub const ALL: &[Case] = &[
     },
     Case {
         name: "switch",
-        about: "a disk behind a switch that can't keep peers apart is refused by name",
+        about: "upgrades under I/O with the disk behind a switch",
+        run: |bed| variants::run(bed, Variant::Switch),
+    },
+    Case {
+        name: "switch-group",
+        about: "disks behind a switch that can't keep them apart go to one guest or are refused by name",
         run: switch::run,
     },
 ];

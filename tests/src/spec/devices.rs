@@ -17,8 +17,10 @@ pub enum Place {
     RootPort,
     /// A root port of its own on a second root bus.
     SecondRoot,
-    /// A downstream port of a switch that it shares with nobody.
+    /// A downstream port of a switch of its own.
     Switch,
+    /// Another downstream port of the switch of the device before it.
+    Beside,
 }
 
 /// What a device is.
@@ -55,25 +57,29 @@ pub(super) fn arguments(devices: &[Device], directory: &Path) -> Result<Vec<Stri
     if devices.iter().any(|device| device.place == Place::SecondRoot) {
         lines.push(format!("-device pxb-pcie,id=root2,bus=pcie.0,bus_nr={SECOND_ROOT}"));
     }
+    let mut switch = String::new();
     for (index, device) in devices.iter().enumerate() {
         let slot = index + FIRST_PORT + 1;
-        lines.push(match device.place {
-            Place::RootPort | Place::Switch => {
-                let function = FIRST_PORT + index;
-                format!("-device pcie-root-port,id=rp{slot},chassis={slot},slot={slot},addr=0x2.{function:x}")
-            }
-            Place::SecondRoot => format!("-device pcie-root-port,id=rp{slot},chassis={slot},slot={slot},bus=root2"),
-        });
-        let mut bus = format!("rp{slot}");
-        if device.place == Place::Switch {
-            lines.push(format!("-device x3130-upstream,id=up{slot},bus={bus}"));
-            bus = format!("down{slot}");
-            lines.push(format!(
-                "-device xio3130-downstream,id={bus},bus=up{slot},chassis={},slot={}",
-                slot + 16,
-                slot + 16
-            ));
+        let port = format!("-device pcie-root-port,id=rp{slot},chassis={slot},slot={slot}");
+        match device.place {
+            Place::RootPort | Place::Switch => lines.push(format!("{port},addr=0x2.{:x}", FIRST_PORT + index)),
+            Place::SecondRoot => lines.push(format!("{port},bus=root2")),
+            Place::Beside => {}
         }
+        if device.place == Place::Switch {
+            switch = format!("up{slot}");
+            lines.push(format!("-device x3130-upstream,id={switch},bus=rp{slot}"));
+        }
+        let bus = match device.place {
+            Place::RootPort | Place::SecondRoot => format!("rp{slot}"),
+            Place::Switch | Place::Beside => {
+                let (bus, slot) = (format!("down{slot}"), slot + 16);
+                lines.push(format!(
+                    "-device xio3130-downstream,id={bus},bus={switch},addr={index:#x},chassis={slot},slot={slot}"
+                ));
+                bus
+            }
+        };
         match device.kind {
             Kind::Nvme => {
                 // The first has no number: it is the disk of every case that has one.
