@@ -11,7 +11,8 @@ use iommu::Token;
 use machine::addr::Iova;
 use machine::paging::Permissions;
 use machine::pci::{
-    self, Bar, BarKind, Bdf, Buses, Command, ConfigSpace, Enumeration, Express, Function, Groups, HeaderKind, Msi, Msix,
+    self, Bar, BarKind, Bdf, Buses, Command, ConfigSpace, Enumeration, Function, Groups, HeaderKind, Msi, Msix,
+    NoReset, Reset,
 };
 
 use super::hardware::{HostFunction, TablePlace};
@@ -155,16 +156,27 @@ fn check(selector: &DeviceSelector) -> Result<Function, String> {
             "no IOMMU unit translates for the device {bdf}: the firmware's DMAR table does not name it"
         ));
     }
-    let express = Express::find(&*host::get().ecam, bdf);
-    if !express.is_some_and(|express| express.flr) {
-        return Err(format!(
-            "the device {bdf} can't be reset alone (no function level reset): it can't be given to a guest"
-        ));
-    }
     Ok(function)
 }
 
+/// How `device` is reset for its owner.
+///
+/// # Errors
+/// Not without something that is another's.
+pub fn reset_of(device: Bdf) -> Result<Reset, NoReset> {
+    let found = FOUND.lock();
+    let nothing = Enumeration::default();
+    let owner = owner(device);
+    let same_owner = |other| owner.is_some() && self::owner(other) == owner;
+    // Without an enumeration (an upgrade has just ended) only what the function says itself counts.
+    Reset::choose(&*host::get().ecam, found.as_ref().unwrap_or(&nothing), device, same_owner)
+}
+
+/// Whether all of them together can be kept apart from the rest, and reset.
 fn isolate(candidates: &[Candidate]) -> Result<(), String> {
+    for candidate in candidates {
+        reset_of(candidate.function.bdf).map_err(|error| error.to_string())?;
+    }
     let groups = GROUPS.lock();
     let Some(groups) = groups.as_ref() else { return Ok(()) };
     let together = |bdf| candidates.iter().any(|candidate| candidate.function.bdf == bdf);
@@ -212,10 +224,8 @@ pub fn assign(
         let bdf = candidate.function.bdf;
         let bars = pci::bars(&*ecam, bdf, candidate.function.header).map_err(|error| error.to_string())?;
         let descriptions = describe(&bars, bdf)?;
-        let express = Express::find(&*ecam, bdf).ok_or_else(|| format!("{bdf} has no PCI Express capability"))?;
-        let header = pci::SavedHeader::save(&*ecam, bdf);
-        express.reset(&*ecam, &TscClock).map_err(|error| error.to_string())?;
-        header.restore(&*ecam);
+        let reset = reset_of(bdf).map_err(|error| error.to_string())?;
+        reset.perform(&*ecam, &TscClock).map_err(|error| error.to_string())?;
         Command::MEMORY.union(Command::INTX_DISABLE).write(&*ecam, bdf);
         let msix = Msix::find(&*ecam, bdf).map(|msix| MsixPlace {
             capability: msix.offset as u8,

@@ -6,8 +6,9 @@ use alloc::vec::Vec;
 
 use machine::access::Width;
 use machine::mmio::MmioRegion;
-use machine::pci::{Bdf, ConfigSpace, Ecam, Express, SavedHeader};
+use machine::pci::{Bdf, ConfigSpace, Ecam};
 
+use super::assign;
 use crate::guest::message::MsiMessage;
 use crate::guest::pci::access::{BarAccess, BarDescription, MsixHardware, PhysicalFunction, ResetError};
 use crate::mem::host_map;
@@ -79,14 +80,8 @@ impl PhysicalFunction for HostFunction {
     }
 
     fn reset(&mut self) -> Result<(), ResetError> {
-        let config: &Ecam = &self.config;
-        let express = Express::find(config, self.bdf).ok_or(ResetError::Unsupported)?;
-        if !express.flr {
-            return Err(ResetError::Unsupported);
-        }
-        let header = SavedHeader::save(config, self.bdf);
-        express.reset(config, &TscClock).map_err(|_| ResetError::TimedOut)?;
-        header.restore(config);
+        let reset = assign::reset_of(self.bdf).map_err(|_| ResetError::Unsupported)?;
+        reset.perform(&*self.config, &TscClock).map_err(|_| ResetError::TimedOut)?;
         Ok(())
     }
 }

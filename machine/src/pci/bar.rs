@@ -103,16 +103,22 @@ pub fn bars(config: &(impl ConfigSpace + ?Sized), bdf: Bdf, header: HeaderKind) 
     }
     let command = Command::read(config, bdf);
     (command - (Command::IO | Command::MEMORY)).write(config, bdf);
-    let result = size_all(config, bdf, count);
+    let result = size_all(config, bdf, register::BAR0, count);
     command.write(config, bdf);
     result
 }
 
-fn size_all(config: &(impl ConfigSpace + ?Sized), bdf: Bdf, count: u8) -> Result<Vec<Bar>, BarError> {
+/// Sizes `count` registers from `first` on, which are not decoded.
+pub(super) fn size_all(
+    config: &(impl ConfigSpace + ?Sized),
+    bdf: Bdf,
+    first: u16,
+    count: u8,
+) -> Result<Vec<Bar>, BarError> {
     let mut bars = Vec::new();
     let mut index = 0;
     while index < count {
-        let (low, probe) = probe(config, bdf, index);
+        let (low, probe) = probe(config, bdf, first + u16::from(index) * 4);
         let size_error = |readback| BarError::Size { bdf, index, readback };
         if low & 1 != 0 {
             // The upper 16 bits may be hard-wired to zero.
@@ -137,7 +143,7 @@ fn size_all(config: &(impl ConfigSpace + ?Sized), bdf: Bdf, count: u8) -> Result
                 index += 1;
             }
             2 if index + 1 < count => {
-                let (high, high_probe) = self::probe(config, bdf, index + 1);
+                let (high, high_probe) = self::probe(config, bdf, first + u16::from(index) * 4 + 4);
                 let mask = u64::from(high_probe) << 32 | u64::from(probe & !0xf);
                 if mask != 0 {
                     let bytes = size(mask, u64::MAX).ok_or_else(|| size_error(mask))?;
@@ -154,8 +160,7 @@ fn size_all(config: &(impl ConfigSpace + ?Sized), bdf: Bdf, count: u8) -> Result
 }
 
 /// The register's value, and what it reads after all ones were written.
-fn probe(config: &(impl ConfigSpace + ?Sized), bdf: Bdf, index: u8) -> (u32, u32) {
-    let offset = register::BAR0 + u16::from(index) * 4;
+fn probe(config: &(impl ConfigSpace + ?Sized), bdf: Bdf, offset: u16) -> (u32, u32) {
     let value = config.read32(bdf, offset);
     config.write32(bdf, offset, u32::MAX);
     let probe = config.read32(bdf, offset);

@@ -13,6 +13,8 @@ pub mod id {
     pub const EXPRESS: u8 = 0x10;
     /// MSI-X.
     pub const MSIX: u8 = 0x11;
+    /// Advanced features of conventional PCI: function level reset.
+    pub const ADVANCED_FEATURES: u8 = 0x13;
     /// Extended: access control services.
     pub const ACS: u16 = 0x0d;
     /// Extended: alternative routing id.
@@ -23,8 +25,14 @@ pub mod id {
     pub const SRIOV: u16 = 0x10;
     /// Extended: page requests.
     pub const PRI: u16 = 0x13;
+    /// Extended: BARs of several sizes.
+    pub const RESIZABLE_BAR: u16 = 0x15;
+    /// Extended: latency tolerance reporting.
+    pub const LATENCY: u16 = 0x18;
     /// Extended: process address space ids.
     pub const PASID: u16 = 0x1b;
+    /// Extended: substates of a link's L1.
+    pub const L1_SUBSTATES: u16 = 0x1e;
 }
 
 /// Status register: there is a list.
@@ -56,7 +64,9 @@ pub struct Capabilities<'a, C: ?Sized> {
 
 /// Walks the capabilities of `bdf`.
 pub fn capabilities<C: ConfigSpace + ?Sized>(config: &C, bdf: Bdf) -> Capabilities<'_, C> {
-    let has_list = config.read16(bdf, register::STATUS) & HAS_LIST != 0 && config.is_present(bdf);
+    // Not by the vendor: a virtual function has none (PCIe 9.3.4.1.1).
+    let status = config.read16(bdf, register::STATUS);
+    let has_list = status & HAS_LIST != 0 && status != u16::MAX;
     // Header type 2 (CardBus) has its pointer elsewhere and nothing we want.
     let known = config.read8(bdf, register::HEADER_TYPE) & 0x7f < 2;
     let next = if has_list && known { config.read8(bdf, register::CAPABILITIES) } else { 0 };

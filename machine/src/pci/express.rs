@@ -1,11 +1,8 @@
-//! The PCI Express capability and function level reset: PCIe 7.5.3 and 6.6.2.
+//! The PCI Express capability: PCIe 7.5.3.
 
 use super::bdf::Bdf;
 use super::capability::{find, id};
 use super::config::ConfigSpace;
-use super::header::{Command, register};
-use crate::access::Clock;
-use core::fmt;
 
 /// Offsets from the capability.
 mod at {
@@ -13,6 +10,10 @@ mod at {
     pub const DEVICE_CAPABILITIES: u16 = 0x04;
     pub const DEVICE_CONTROL: u16 = 0x08;
     pub const DEVICE_STATUS: u16 = 0x0a;
+    pub const LINK_CAPABILITIES: u16 = 0x0c;
+    pub const LINK_CONTROL: u16 = 0x10;
+    pub const LINK_STATUS: u16 = 0x12;
+    pub const DEVICE_CAPABILITIES_2: u16 = 0x24;
     pub const DEVICE_CONTROL_2: u16 = 0x28;
 }
 
@@ -27,12 +28,15 @@ const INITIATE_FLR: u16 = 1 << 15;
 /// Device status: transactions pending.
 const PENDING: u16 = 1 << 5;
 
-/// Milliseconds that requests in flight get to complete before a reset.
-const PENDING_MS: u64 = 1_000;
-/// Milliseconds a function may take for a reset (PCIe 6.6.2).
-const RESET_MS: u64 = 100;
-/// Milliseconds more that a slow function may answer "not ready yet".
-const READY_MS: u64 = 1_000;
+/// Link control: power states, read completion boundary, common clock, extended sync, clock power management. Not: disable,
+/// retrain.
+const LINK_KEPT: u16 = 0x01cb;
+/// Link capabilities: the port tells whether the link is up.
+const LINK_TELLS: u32 = 1 << 20;
+/// Link status: it is.
+const LINK_UP: u16 = 1 << 13;
+/// Device capabilities 2 and device control 2 of a port: ARI forwarding.
+const ARI_FORWARDING: u16 = 1 << 5;
 
 /// What a function is on a PCI Express link, bits 7:4 of the flags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,46 +77,6 @@ pub struct Express {
     pub flr: bool,
 }
 
-/// A function could not be reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlrError {
-    /// The function has no function level reset.
-    Unsupported {
-        /// The function.
-        bdf: Bdf,
-    },
-    /// Its requests did not complete; it was not reset.
-    Pending {
-        /// The function.
-        bdf: Bdf,
-    },
-    /// It did not come back.
-    Lost {
-        /// The function.
-        bdf: Bdf,
-    },
-}
-
-impl fmt::Display for FlrError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unsupported { bdf } => write!(f, "device {bdf} has no function level reset; choose another device"),
-            Self::Pending { bdf } => {
-                write!(
-                    f,
-                    "device {bdf} still has requests pending after {PENDING_MS} ms; it was not reset, power-cycle it"
-                )
-            }
-            Self::Lost { bdf } => {
-                let ms = RESET_MS + READY_MS;
-                write!(f, "device {bdf} does not answer {ms} ms after its reset; power-cycle it")
-            }
-        }
-    }
-}
-
-impl core::error::Error for FlrError {}
-
 impl Express {
     /// The capability of `bdf`, if it has one that is whole.
     #[must_use]
@@ -137,81 +101,46 @@ impl Express {
         config.read16(self.bdf, self.offset + at::DEVICE_STATUS) & PENDING != 0
     }
 
-    /// Resets the function alone (PCIe 6.6.2): no new requests, wait for those in
-    /// flight, reset, wait until it answers. All its registers, BARs and the command
-    /// register among them, are as after power-on then: see [`SavedHeader`].
-    pub fn reset(&self, config: &(impl ConfigSpace + ?Sized), clock: &(impl Clock + ?Sized)) -> Result<(), FlrError> {
-        let bdf = self.bdf;
-        if !self.flr {
-            return Err(FlrError::Unsupported { bdf });
-        }
-        let command = Command::read(config, bdf);
-        ((command - (Command::BUS_MASTER | Command::MEMORY | Command::IO)) | Command::INTX_DISABLE).write(config, bdf);
-        if !clock.wait_for(PENDING_MS, &mut || !self.is_pending(config)) {
-            command.write(config, bdf);
-            return Err(FlrError::Pending { bdf });
-        }
+    /// Starts the function level reset (PCIe 6.6.2): the function is not to be spoken to for 100 ms.
+    pub(super) fn initiate_reset(&self, config: &(impl ConfigSpace + ?Sized)) {
         let control = self.offset + at::DEVICE_CONTROL;
-        config.write16(bdf, control, config.read16(bdf, control) | INITIATE_FLR);
-        // Configuration space must not be touched meanwhile, so there is nothing to poll:
-        // the time itself is what is waited for, and running out of it is the success.
-        let _elapsed = clock.wait_for(RESET_MS, &mut || false);
-        if clock.wait_for(READY_MS, &mut || config.is_present(bdf)) { Ok(()) } else { Err(FlrError::Lost { bdf }) }
-    }
-}
-
-/// The registers of an endpoint's header that a reset clears and that place it on its bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SavedHeader {
-    bdf: Bdf,
-    bars: [u32; 6],
-    rom: u32,
-    cache_line: u32,
-    interrupt: u8,
-    command: Command,
-    /// Offset of the Express capability, and device control 1 and 2 (payload sizes, timeouts).
-    express: Option<(u16, u16, u16)>,
-}
-
-impl SavedHeader {
-    /// Reads them from an endpoint.
-    #[must_use]
-    pub fn save(config: &(impl ConfigSpace + ?Sized), bdf: Bdf) -> Self {
-        let mut bars = [0; 6];
-        for (bar, offset) in bars.iter_mut().zip((register::BAR0..).step_by(4)) {
-            *bar = config.read32(bdf, offset);
-        }
-        let express = Express::find(config, bdf).map(|express| {
-            let two = express.version >= 2 && express.offset + at::DEVICE_CONTROL_2 < 0x100;
-            let control_2 = if two { config.read16(bdf, express.offset + at::DEVICE_CONTROL_2) } else { 0 };
-            (express.offset, config.read16(bdf, express.offset + at::DEVICE_CONTROL), control_2)
-        });
-        Self {
-            bdf,
-            bars,
-            rom: config.read32(bdf, register::ROM),
-            cache_line: config.read32(bdf, register::CACHE_LINE),
-            interrupt: config.read8(bdf, register::INTERRUPT),
-            command: Command::read(config, bdf),
-            express,
-        }
+        config.write16(self.bdf, control, config.read16(self.bdf, control) | INITIATE_FLR);
     }
 
-    /// Writes them back, the command register last and without bus mastering: whoever
-    /// gets the function turns that on, once its translation is in place.
-    pub fn restore(&self, config: &(impl ConfigSpace + ?Sized)) {
-        for (bar, offset) in self.bars.iter().zip((register::BAR0..).step_by(4)) {
-            config.write32(self.bdf, offset, *bar);
+    /// Registers that a reset clears, with the bits worth keeping: payload sizes and timeouts, then the link's power states.
+    pub(super) fn kept(&self) -> impl Iterator<Item = (u16, u16)> + use<> {
+        let two = if self.has_two() { u16::MAX } else { 0 };
+        let has_link = matches!(self.port_type, PortType::ENDPOINT | PortType::LEGACY_ENDPOINT);
+        let link = if has_link { LINK_KEPT } else { 0 };
+        let first = (at::DEVICE_CONTROL, !(INITIATE_FLR | PHANTOM_ENABLE));
+        let all = [first, (at::DEVICE_CONTROL_2, two), (at::LINK_CONTROL, link)];
+        let offset = self.offset;
+        all.into_iter().filter(|(_, mask)| *mask != 0).map(move |(register, mask)| (offset + register, mask))
+    }
+
+    /// Whether the link behind the port is up; none if the port does not tell.
+    pub(super) fn link_is_up(&self, config: &(impl ConfigSpace + ?Sized)) -> Option<bool> {
+        let tells = self.offset + at::LINK_STATUS < 0xff
+            && config.read32(self.bdf, self.offset + at::LINK_CAPABILITIES) & LINK_TELLS != 0;
+        tells.then(|| config.read16(self.bdf, self.offset + at::LINK_STATUS) & LINK_UP != 0)
+    }
+
+    /// Lets function numbers beyond 7 through the port (PCIe 6.13). Returns whether they are.
+    pub(super) fn forward_ari(&self, config: &(impl ConfigSpace + ?Sized)) -> bool {
+        let is_port = matches!(self.port_type, PortType::ROOT_PORT | PortType::DOWNSTREAM);
+        let (can, control) = (self.offset + at::DEVICE_CAPABILITIES_2, self.offset + at::DEVICE_CONTROL_2);
+        if !is_port || !self.has_two() || config.read32(self.bdf, can) & u32::from(ARI_FORWARDING) == 0 {
+            return false;
         }
-        config.write32(self.bdf, register::ROM, self.rom);
-        config.write32(self.bdf, register::CACHE_LINE, self.cache_line);
-        config.write8(self.bdf, register::INTERRUPT, self.interrupt);
-        if let Some((offset, control, control_2)) = self.express {
-            config.write16(self.bdf, offset + at::DEVICE_CONTROL, control & !INITIATE_FLR);
-            if offset + at::DEVICE_CONTROL_2 < 0x100 && control_2 != 0 {
-                config.write16(self.bdf, offset + at::DEVICE_CONTROL_2, control_2);
-            }
+        let before = config.read16(self.bdf, control);
+        if before & ARI_FORWARDING == 0 {
+            config.write16(self.bdf, control, before | ARI_FORWARDING);
         }
-        (self.command - Command::BUS_MASTER).write(config, self.bdf);
+        config.read16(self.bdf, control) & ARI_FORWARDING != 0
+    }
+
+    /// Whether the second set of device registers is there.
+    const fn has_two(&self) -> bool {
+        self.version >= 2 && self.offset + at::DEVICE_CONTROL_2 + 4 <= 0x100
     }
 }

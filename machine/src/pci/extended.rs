@@ -1,5 +1,4 @@
-//! Extended capabilities that matter for assignment: ACS (PCIe 7.7.11), ARI (7.8.8),
-//! ATS (10.5.1), SR-IOV (9.3.3).
+//! Extended capabilities that say where requests go and who a function is: ACS (PCIe 7.7.11), ARI (7.8.8).
 
 use super::bdf::Bdf;
 use super::capability::{find_extended, id};
@@ -62,95 +61,5 @@ impl Ari {
     pub fn find(config: &(impl ConfigSpace + ?Sized), bdf: Bdf) -> Option<Self> {
         let offset = find_extended(config, bdf, id::ARI, 8)?;
         Some(Self { offset, next_function: config.read8(bdf, offset + 5) })
-    }
-}
-
-/// Address translation services: the device caches translations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ats {
-    bdf: Bdf,
-    /// Where the capability stands.
-    pub offset: u16,
-    /// Invalidations it can queue, 1 to 32.
-    pub queue_depth: u8,
-    /// Whether untranslated addresses of its invalidations are page-aligned.
-    pub page_aligned: bool,
-}
-
-/// ATS control: enabled.
-const ATS_ENABLE: u16 = 1 << 15;
-
-impl Ats {
-    /// The capability of `bdf`, if it has one.
-    #[must_use]
-    pub fn find(config: &(impl ConfigSpace + ?Sized), bdf: Bdf) -> Option<Self> {
-        let offset = find_extended(config, bdf, id::ATS, 8)?;
-        let capability = config.read16(bdf, offset + 4);
-        // Zero means 32.
-        let queue_depth = match (capability & 0x1f) as u8 {
-            0 => 32,
-            depth => depth,
-        };
-        Some(Self { bdf, offset, queue_depth, page_aligned: capability & 1 << 5 != 0 })
-    }
-
-    /// Whether it is enabled.
-    #[must_use]
-    pub fn is_enabled(&self, config: &(impl ConfigSpace + ?Sized)) -> bool {
-        config.read16(self.bdf, self.offset + 6) & ATS_ENABLE != 0
-    }
-
-    /// Enables with a smallest translation unit of 4 KiB, or disables.
-    pub fn set_enabled(&self, config: &(impl ConfigSpace + ?Sized), enabled: bool) {
-        config.write16(self.bdf, self.offset + 6, if enabled { ATS_ENABLE } else { 0 });
-    }
-}
-
-/// Single root I/O virtualization of a physical function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sriov {
-    bdf: Bdf,
-    /// Where the capability stands.
-    pub offset: u16,
-    /// Virtual functions there can be.
-    pub total: u16,
-    /// Virtual functions there are (valid while enabled).
-    pub count: u16,
-    /// Whether they are enabled.
-    pub enabled: bool,
-    /// From the physical function's requester id to the first.
-    pub first: u16,
-    /// From each to the next.
-    pub stride: u16,
-    /// Their device id; vendor and class are the physical function's.
-    pub device: u16,
-}
-
-impl Sriov {
-    /// The capability of `bdf`, if it has one.
-    #[must_use]
-    pub fn find(config: &(impl ConfigSpace + ?Sized), bdf: Bdf) -> Option<Self> {
-        let offset = find_extended(config, bdf, id::SRIOV, 0x40)?;
-        Some(Self {
-            bdf,
-            offset,
-            total: config.read16(bdf, offset + 0x0e),
-            count: config.read16(bdf, offset + 0x10),
-            enabled: config.read16(bdf, offset + 0x08) & 1 != 0,
-            first: config.read16(bdf, offset + 0x14),
-            stride: config.read16(bdf, offset + 0x16),
-            device: config.read16(bdf, offset + 0x1a),
-        })
-    }
-
-    /// The virtual function `index` (from 0), while they are enabled.
-    #[must_use]
-    pub fn function(&self, index: u16) -> Option<Bdf> {
-        let alone = self.stride == 0 && index > 0;
-        if !self.enabled || index >= self.count.min(self.total) || self.first == 0 || alone {
-            return None;
-        }
-        let id = u32::from(self.bdf.requester_id()) + u32::from(self.first) + u32::from(self.stride) * u32::from(index);
-        Some(Bdf::from_requester_id(self.bdf.segment(), u16::try_from(id).ok()?))
     }
 }

@@ -18,8 +18,11 @@ mod legacy;
 #[cfg(test)]
 pub(crate) mod model;
 mod msi;
+mod reset;
+mod sriov;
 #[cfg(test)]
 mod tests;
+mod translation;
 
 pub use bar::{Bar, BarError, BarKind, bars};
 pub use bdf::{Bdf, ParseBdfError};
@@ -28,9 +31,12 @@ pub use capability::{find, find_extended, id};
 pub use config::ConfigSpace;
 pub use ecam::{Ecam, EcamRegion};
 pub use enumerate::{Buses, Enumeration, Function, Oddity, enumerate};
-pub use express::{Express, FlrError, PortType, SavedHeader};
-pub use extended::{Acs, Ari, Ats, Sriov};
+pub use express::{Express, PortType};
+pub use extended::{Acs, Ari};
 pub use groups::{Group, GroupError, Groups, InterruptSource, Why, enable_acs};
 pub use header::{Class, Command, HeaderKind, Ids};
 pub use legacy::LegacyConfig;
 pub use msi::{Location, Msi, Msix};
+pub use reset::{NoReset, Reset, ResetError, ResetWay, SavedConfig};
+pub use sriov::{Room, Sriov, SriovError, VirtualFunction, Windows};
+pub use translation::{Ats, Pasid, Pri, TranslationError};

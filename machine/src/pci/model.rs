@@ -4,6 +4,7 @@
 use super::{Bdf, ConfigSpace};
 use crate::access::{Clock, Width};
 use core::cell::{Cell, RefCell};
+use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
@@ -15,12 +16,22 @@ pub struct Device {
     pub writable: Vec<u8>,
     /// Offset of the Express capability, if a reset through it works.
     pub flr: Option<u16>,
+    /// Offset of the control register of the advanced features capability, likewise.
+    pub af: Option<u16>,
     pub resets: u32,
+    /// How often the function says "not ready yet" after a reset.
+    pub slow: u32,
+    /// How often it still will.
+    pub retries: Cell<u32>,
+    /// Offset of the SR-IOV capability, and what appears when it is enabled.
+    pub virtual_function: Option<(usize, Box<Device>)>,
 }
 
 impl Device {
     pub fn new(vendor: u16, device: u16, class: u32) -> Self {
-        let mut new = Self { bytes: vec![0; 4096], writable: vec![0; 4096], flr: None, resets: 0 };
+        let (bytes, writable) = (vec![0; 4096], vec![0; 4096]);
+        let (retries, virtual_function) = (Cell::default(), None);
+        let mut new = Self { bytes, writable, flr: None, af: None, resets: 0, slow: 0, retries, virtual_function };
         new.set(0, 2, vendor.into());
         new.set(2, 2, device.into());
         new.set(8, 4, class << 8 | 2);
@@ -64,6 +75,41 @@ impl Device {
         self.capability(offset, 0x10, &body);
         self.writable(offset + 8, 2, 0xffff);
         self.flr = flr.then_some(offset as u16);
+    }
+
+    /// PCI Advanced Capabilities ECN: reset and pending bit.
+    pub fn advanced(&mut self, offset: usize) {
+        self.capability(offset, 0x13, &[6, 3, 0, 0]);
+        self.af = Some(offset as u16 + 4);
+    }
+
+    /// PCIe 9.3.3, with VF BAR 0 of 16 KiB (64 bits, prefetchable).
+    pub fn sriov(&mut self, offset: usize, total: u16, first: u16, stride: u16, device: u16) {
+        self.extended(offset, 0x10, 0);
+        for (register, value) in [(0x0c, total), (0x0e, total), (0x14, first), (0x16, stride), (0x1a, device)] {
+            self.set(offset + register, 2, value.into());
+        }
+        self.set(offset + 0x1c, 4, 0x553);
+        for (register, bytes, mask) in [(0x08, 2, 0x19), (0x10, 2, 0xffff), (0x20, 4, 0x553)] {
+            self.writable(offset + register, bytes, mask);
+        }
+        self.set(offset + 0x24, 4, 0xc);
+        self.writable(offset + 0x24, 4, 0xffff_c000);
+        self.writable(offset + 0x28, 4, 0xffff_ffff);
+        let mut function = Self::new(0xffff, 0xffff, 0x02_0000);
+        function.express(0xa0, 0, true);
+        function.set(0x2e, 2, 0x1234);
+        self.virtual_function = Some((offset, Box::new(function)));
+    }
+
+    /// Everything that can be written is as after power-on, but for what a function level reset leaves alone.
+    fn reset(&mut self) {
+        assert_eq!(self.bytes[4] & self.writable[4] & 7, 0, "reset with decoding or bus mastering on");
+        self.resets += 1;
+        self.retries.set(self.slow);
+        for (byte, writable) in self.bytes.iter_mut().zip(&self.writable) {
+            *byte &= !writable;
+        }
     }
 
     pub fn extended(&mut self, offset: usize, id: u16, next: u16) {
@@ -129,10 +175,8 @@ impl Model {
         igb.express(0xa0, 0, true);
         igb.extended(0x100, 1, 0x150);
         igb.extended(0x150, 0x0e, 0x160);
-        igb.extended(0x160, 0x10, 0);
-        for (offset, value) in [(0x168, 1), (0x16e, 8), (0x170, 2), (0x174, 0x180), (0x176, 2), (0x17a, 0x10ca)] {
-            igb.set(offset, 2, value);
-        }
+        // QEMU's: offset 0x80, stride 2.
+        igb.sriov(0x160, 8, 0x80, 2, 0x10ca);
         model.add("02:00.0", igb);
         let mut nvme = Device::new(0x1b36, 0x0010, 0x01_0802);
         nvme.set(0x2c, 4, 0x1100_1af4);
@@ -150,6 +194,11 @@ impl Model {
 impl ConfigSpace for Model {
     fn read(&self, bdf: Bdf, offset: u16, width: Width) -> u32 {
         match self.0.borrow().get(&bdf) {
+            Some(device) if device.retries.get() > 0 => {
+                device.retries.set(device.retries.get() - 1);
+                // PCIe 2.3.2: the vendor reads as 1, the rest as ones.
+                if offset == 0 { width.all_ones() & 0xffff_0001 } else { width.all_ones() }
+            }
             Some(device) if usize::from(offset) + usize::from(width.bytes()) <= 4096 => {
                 device.get(offset.into(), width.bytes().into())
             }
@@ -162,16 +211,34 @@ impl ConfigSpace for Model {
         let Some(device) = devices.get_mut(&bdf) else {
             return;
         };
+        let before = device.bytes.clone();
         for (at, byte) in (usize::from(offset)..).zip(value.to_le_bytes()).take(width.bytes().into()) {
             let mask = device.writable[at];
             device.bytes[at] = device.bytes[at] & !mask | byte & mask;
         }
-        if device.flr.is_some_and(|flr| flr + 8 == offset) && value & 0x8000 != 0 {
-            assert_eq!(device.get(4, 2) & 7, 0, "reset with decoding or bus mastering on");
-            device.resets += 1;
-            for at in (4..6).chain(0x10..0x28).chain(offset.into()..usize::from(offset) + 2) {
-                device.bytes[at] &= !device.writable[at];
-            }
+        let started = |at: u16, bit: u32| at == offset && value & bit != 0;
+        if device.flr.is_some_and(|flr| started(flr + 8, 0x8000)) || device.af.is_some_and(|af| started(af, 1)) {
+            device.reset();
+        }
+        // Bridge control: everything behind is reset while the bit is set.
+        if device.bytes[0x0e] & 0x7f == 1 && offset == 0x3e && value & 0x40 != 0 {
+            let behind = device.bytes[0x19]..=device.bytes[0x1a];
+            devices.iter_mut().filter(|(bdf, _)| behind.contains(&bdf.bus())).for_each(|(_, device)| device.reset());
+            return;
+        }
+        let Some((at, function)) = device.virtual_function.clone() else { return };
+        let enabled = |bytes: &[u8]| bytes[at + 8] & 1 != 0;
+        let (was, is) = (enabled(&before), enabled(&device.bytes));
+        let count = if was == is { 0 } else { device.get(at + 0x10, 2) };
+        let (first, stride) = (device.get(at + 0x14, 2), device.get(at + 0x16, 2));
+        for index in 0..count {
+            let id = u32::from(bdf.requester_id()) + first + index * stride;
+            let name = Bdf::from_requester_id(bdf.segment(), id as u16);
+            if is {
+                devices.insert(name, *function.clone())
+            } else {
+                devices.remove(&name)
+            };
         }
     }
 }

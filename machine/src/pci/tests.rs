@@ -2,7 +2,6 @@
 
 use super::model::{Device, Model, Ticker, bdf};
 use super::*;
-use crate::access::Clock;
 use crate::addr::HostPhys;
 use proptest::prelude::*;
 use std::string::ToString;
@@ -179,18 +178,6 @@ fn capability_lists_are_bounded() {
 #[test]
 fn extended_ones() {
     let model = Model::q35();
-    let sriov = Sriov::find(&model, bdf("02:00.0")).unwrap();
-    assert_eq!((sriov.total, sriov.count, sriov.device), (8, 2, 0x10ca));
-    // QEMU's igb: offset 0x180, stride 2.
-    assert_eq!(sriov.function(0), Some(bdf("03:10.0")));
-    assert_eq!(sriov.function(1), Some(bdf("03:10.2")));
-    assert_eq!(sriov.function(2), None);
-    let mut far = sriov;
-    far.first = 0xffff;
-    assert_eq!(far.function(1), None);
-    let mut off = sriov;
-    off.enabled = false;
-    assert_eq!(off.function(0), None);
     assert_eq!(Ari::find(&model, bdf("02:00.0")).map(|ari| ari.offset), Some(0x150));
     model.edit("02:00.0", |igb| {
         igb.extended(0x160, 0x0f, 0);
@@ -198,38 +185,62 @@ fn extended_ones() {
         igb.writable(0x166, 2, 0x801f);
     });
     let ats = Ats::find(&model, bdf("02:00.0")).unwrap();
-    assert_eq!((ats.queue_depth, ats.page_aligned), (32, true));
-    ats.set_enabled(&model, true);
+    assert_eq!((ats.queue_depth, ats.page_aligned, ats.global), (32, true, false));
+    ats.enable(&model).unwrap();
+    model.edit("02:00.0", |igb| assert_eq!(igb.get(0x166, 2), 0x8000));
     assert!(ats.is_enabled(&model));
+    ats.disable(&model).unwrap();
+    assert!(!ats.is_enabled(&model));
+    model.edit("02:00.0", |igb| igb.writable(0x166, 2, 0x1f));
+    let stuck = TranslationError::Stuck { device: bdf("02:00.0"), what: "ATS" };
+    assert_eq!(ats.enable(&model), Err(stuck));
 }
 
+/// PCIe 10.5.2, 7.8.9.
 #[test]
-fn function_level_reset() {
+fn page_requests_and_processes() {
     let (model, clock) = (Model::q35(), Ticker::default());
-    let nvme = bdf("03:00.0");
-    model.edit("03:00.0", |nvme| nvme.set(4, 2, 0x406));
-    let saved = SavedHeader::save(&model, nvme);
-    let express = Express::find(&model, nvme).unwrap();
-    assert!(express.flr && express.port_type == PortType::ENDPOINT);
-    let start = clock.ticks();
-    express.reset(&model, &clock).unwrap();
-    assert!(clock.ticks() - start >= 1000, "100 ms have to pass");
-    model.edit("03:00.0", |nvme| assert_eq!((nvme.resets, nvme.get(0x14, 4)), (1, 0)));
-    saved.restore(&model);
-    // Back in place, but no bus master.
-    model.edit("03:00.0", |nvme| {
-        assert_eq!((nvme.get(0x10, 4), nvme.get(0x14, 4), nvme.get(4, 2), nvme.resets), (0xfe00_0004, 1, 0x402, 1));
+    let igb = bdf("02:00.0");
+    assert_eq!((Pri::find(&model, igb), Pasid::find(&model, igb)), (None, None));
+    model.edit("02:00.0", |igb| {
+        igb.extended(0x160, 0x0f, 0x170);
+        igb.writable(0x166, 2, 0x801f);
+        igb.extended(0x170, 0x13, 0x180);
+        igb.set(0x174, 2, 1);
+        igb.writable(0x174, 2, 3);
+        igb.set(0x176, 2, 0x100);
+        igb.extended(0x180, 0x1b, 0);
+        igb.set(0x184, 2, 0x1406);
+        igb.writable(0x186, 2, 7);
     });
-    // Requests that never complete: no reset, and the device is as it was.
-    model.edit("03:00.0", |nvme| nvme.bytes[0x8a] = 0x20);
-    let before = model.0.borrow()[&nvme].bytes.clone();
-    assert_eq!(express.reset(&model, &clock), Err(FlrError::Pending { bdf: nvme }));
-    assert_eq!(model.0.borrow()[&nvme].bytes, before);
-    let nic = Express::find(&model, bdf("01:00.0")).unwrap();
-    assert_eq!(nic.reset(&model, &clock), Err(FlrError::Unsupported { bdf: bdf("01:00.0") }));
-    // Gone: nothing pending reads as all ones, so it never gets to the reset.
-    model.0.borrow_mut().remove(&nvme);
-    assert!(express.reset(&model, &clock).is_err());
+    // As firmware or a guest left it: on.
+    let pri = Pri::find(&model, igb).unwrap();
+    assert!(pri.is_enabled(&model));
+    pri.stop(&model, &clock).unwrap();
+    model.edit("02:00.0", |igb| assert_eq!(igb.get(0x174, 2), 2));
+    // Requests that nobody answered, and a switch that does not move.
+    model.edit("02:00.0", |igb| igb.set(0x176, 2, 0));
+    assert_eq!(pri.stop(&model, &clock), Err(TranslationError::Pending { device: igb }));
+    model.edit("02:00.0", |igb| {
+        igb.set(0x174, 2, 1);
+        igb.writable(0x174, 2, 0);
+    });
+    assert!(matches!(pri.stop(&model, &clock), Err(TranslationError::Stuck { .. })));
+
+    let pasid = Pasid::find(&model, igb).unwrap();
+    assert_eq!(pasid.bits, 20);
+    let ats = Ats::find(&model, igb).unwrap();
+    ats.enable(&model).unwrap();
+    assert_eq!(pasid.set_enabled(&model, true), Err(TranslationError::Order { device: igb }));
+    ats.disable(&model).unwrap();
+    pasid.set_enabled(&model, true).unwrap();
+    model.edit("02:00.0", |igb| assert_eq!(igb.get(0x186, 2), 1));
+    ats.enable(&model).unwrap();
+    assert_eq!(pasid.set_enabled(&model, true), Ok(()));
+    assert_eq!(pasid.set_enabled(&model, false), Err(TranslationError::Order { device: igb }));
+    // More bits than there can be.
+    model.edit("02:00.0", |igb| igb.set(0x184, 2, 0x1506));
+    assert_eq!(Pasid::find(&model, igb), None);
 }
 
 proptest! {
@@ -240,6 +251,7 @@ proptest! {
         for (index, device) in model.0.borrow_mut().values_mut().enumerate() {
             // The model's own checks are for sane devices.
             device.flr = None;
+            device.virtual_function = None;
             for &(target, offset, value) in &noise {
                 // Half of the noise goes to the headers and capabilities.
                 let offset = if value & 1 == 0 { offset % 256 } else { offset };
@@ -261,13 +273,20 @@ proptest! {
             let _ = bars(&model, function.bdf, function.header);
             let _ = (Msi::find(&model, function.bdf), Msix::find(&model, function.bdf));
             let _ = (Ari::find(&model, function.bdf), Ats::find(&model, function.bdf));
+            let _ = Pasid::find(&model, function.bdf).map(|pasid| pasid.set_enabled(&model, true));
+            let _ = Pri::find(&model, function.bdf).map(|pri| pri.stop(&model, &clock));
+            if let HeaderKind::Bridge { .. } = function.header {
+                let windows = Windows::read(&model, function.bdf);
+                prop_assert!(windows.memory.start <= windows.memory.end && windows.memory.end <= 1 << 32);
+                prop_assert!(windows.prefetchable.start <= windows.prefetchable.end);
+            }
             if let Some(sriov) = Sriov::find(&model, function.bdf) {
                 prop_assert!((0..=sriov.count).all(|index| sriov.function(index).is_none_or(|vf| vf != function.bdf)));
+                let _ = sriov.functions(&model, function);
+                let _ = sriov.enable(&model, &clock, &found, 2, |bar, _| Some(bar.bytes.max(0x1000)));
             }
-            if let Some(express) = Express::find(&model, function.bdf) {
-                let saved = SavedHeader::save(&model, function.bdf);
-                let _ = express.reset(&model, &clock);
-                saved.restore(&model);
+            if let Ok(reset) = Reset::choose(&model, &found, function.bdf, |_| true) {
+                let _ = reset.perform(&model, &clock);
             }
         }
     }
