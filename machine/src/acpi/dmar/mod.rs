@@ -9,7 +9,9 @@ mod scope;
 mod structures;
 #[cfg(test)]
 mod tests;
+mod topology;
 
-pub use error::{DmarError, DmarWarning, ScopeError};
+pub use error::{DmarError, DmarWarning, ReservedError, ScopeError};
 pub use scope::{DeviceScope, ScopeKind, resolve_scope};
 pub use structures::{Andd, Atsr, Dmar, DmarFlags, Drhd, Rhsa, Rmrr, Satc, Sidp};
+pub use topology::UnitRange;

@@ -62,6 +62,7 @@ impl Structure<'_> {
             base: HostPhys(base),
             bytes,
             scopes: self.scopes(16)?,
+            offset: self.offset,
         })
     }
 
@@ -73,7 +74,8 @@ impl Structure<'_> {
         if last <= base || last % PAGE_SIZE != PAGE_SIZE - 1 || last >= 1 << 52 {
             return Err(self.address(last));
         }
-        Ok(Rmrr { segment: self.u16(6)?, base: HostPhys(base), last: HostPhys(last), scopes: self.scopes(24)? })
+        let (segment, scopes) = (self.u16(6)?, self.scopes(24)?);
+        Ok(Rmrr { segment, base: HostPhys(base), last: HostPhys(last), scopes, offset: self.offset })
     }
 
     /// Structures that only advise.
@@ -141,22 +143,22 @@ impl Dmar {
         if dmar.units.is_empty() {
             return Err(DmarError::NoUnits);
         }
+        dmar.cut_overlaps();
         Ok(dmar)
     }
 
     fn take(&mut self, structure: &Structure<'_>) -> Result<(), DmarError> {
         match structure.kind {
             0 => {
-                let mut unit = structure.unit()?;
-                let rival = |other: &Drhd| other.include_all && other.segment == unit.segment;
-                if unit.include_all && self.units.iter().any(rival) {
-                    let warning = DmarWarning::TwoCatchAll { segment: unit.segment, offset: structure.offset };
-                    self.warnings.push(warning);
-                    unit.include_all = false;
-                }
-                self.units.push(unit);
+                let unit = structure.unit()?;
+                self.unknown_scopes(&unit.scopes);
+                return self.unit(unit);
             }
-            1 => self.reserved.push(structure.reserved()?),
+            1 => {
+                let region = structure.reserved()?;
+                self.unknown_scopes(&region.scopes);
+                self.reserved.push(region);
+            }
             _ => {
                 if let Err(error) = structure.advice(self) {
                     self.warnings.push(DmarWarning::Skipped(error));
@@ -164,6 +166,44 @@ impl Dmar {
             }
         }
         Ok(())
+    }
+
+    fn unit(&mut self, mut unit: Drhd) -> Result<(), DmarError> {
+        let (segment, offset, address) = (unit.segment, unit.offset, unit.base.0);
+        let rival = |other: &Drhd| other.include_all && other.segment == segment && other.base.0 != address;
+        if unit.include_all && self.units.iter().any(rival) {
+            self.warnings.push(DmarWarning::TwoCatchAll { segment, offset });
+            unit.include_all = false;
+        }
+        // Two drivers for one set of registers would undo each other.
+        match self.units.iter_mut().find(|other| other.base == unit.base) {
+            Some(known) if known.segment == segment => {
+                self.warnings.push(DmarWarning::SameUnit { offset, address });
+                known.include_all |= unit.include_all;
+                known.scopes.append(&mut unit.scopes);
+            }
+            Some(_) => return Err(DmarError::Address { offset, address }),
+            None => self.units.push(unit),
+        }
+        Ok(())
+    }
+
+    /// Ends the registers of each unit where another's begin.
+    fn cut_overlaps(&mut self) {
+        let starts: Vec<u64> = self.units.iter().map(|unit| unit.base.0).collect();
+        for unit in &mut self.units {
+            let inside = |start: &&u64| **start > unit.base.0 && **start - unit.base.0 < unit.bytes;
+            if let Some(&address) = starts.iter().filter(inside).min() {
+                unit.bytes = address - unit.base.0;
+                self.warnings.push(DmarWarning::Overlap { offset: unit.offset, address });
+            }
+        }
+    }
+
+    fn unknown_scopes(&mut self, scopes: &[scope::DeviceScope]) {
+        for scope in scopes.iter().filter(|scope| !(1..=5).contains(&scope.kind.0)) {
+            self.warnings.push(DmarWarning::UnknownScope { kind: scope.kind.0, offset: scope.offset });
+        }
     }
 }
 

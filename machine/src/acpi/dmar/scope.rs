@@ -1,7 +1,7 @@
 //! Device scopes: VT-d 8.3.1.
 
 use super::error::{DmarError, ScopeError};
-use crate::pci::{Bdf, ConfigSpace};
+use crate::pci::{Bdf, ConfigSpace, HeaderKind};
 use alloc::vec::Vec;
 
 /// What a scope names.
@@ -26,6 +26,8 @@ impl ScopeKind {
 pub struct DeviceScope {
     /// What it names.
     pub kind: ScopeKind,
+    /// Where it stands in the table.
+    pub offset: usize,
     /// Flags, of use in SATC and SIDP only.
     pub flags: u8,
     /// The id of the I/O APIC, HPET or named device.
@@ -51,7 +53,7 @@ pub(super) fn parse(bytes: &[u8], offset: usize) -> Result<Vec<DeviceScope>, Dma
         if path.iter().any(|&(device, function)| device > 31 || function > 7) {
             return Err(error(length));
         }
-        scopes.push(DeviceScope { kind: ScopeKind(kind), flags, enumeration_id, start_bus, path });
+        scopes.push(DeviceScope { kind: ScopeKind(kind), offset: offset + at, flags, enumeration_id, start_bus, path });
         at += usize::from(length);
     }
     Ok(scopes)
@@ -59,11 +61,15 @@ pub(super) fn parse(bytes: &[u8], offset: usize) -> Result<Vec<DeviceScope>, Dma
 
 /// The function that a scope names, through every bridge on its path. The function
 /// itself need not answer: an I/O APIC often has a name, but no configuration space.
+///
+/// # Errors
+/// A hop is no bridge, or one that leads back up.
 pub fn resolve_scope(
     scope: &DeviceScope,
     segment: u16,
     config: &(impl ConfigSpace + ?Sized),
 ) -> Result<Bdf, ScopeError> {
+    let offset = scope.offset;
     let at = |bus: u8, (device, function): (u8, u8)| {
         let id = u16::from(bus) << 8 | u16::from(device & 31) << 3 | u16::from(function & 7);
         Bdf::from_requester_id(segment, id)
@@ -71,15 +77,13 @@ pub fn resolve_scope(
     let mut hops = scope.path.iter();
     let mut here = at(scope.start_bus, hops.next().copied().unwrap_or_default());
     for &hop in hops {
-        // Header type 1: a bridge. An absent function reads as all ones.
-        if config.read8(here, 0x0e) & 0x7f != 1 {
-            return Err(ScopeError::NotABridge { hop: here });
+        match HeaderKind::read(config, here) {
+            HeaderKind::Bridge { secondary, .. } if secondary > here.bus() => here = at(secondary, hop),
+            HeaderKind::Bridge { secondary, .. } => {
+                return Err(ScopeError::BusNumber { offset, bridge: here, secondary });
+            }
+            _ => return Err(ScopeError::NotABridge { offset, hop: here }),
         }
-        let secondary = config.read8(here, 0x19);
-        if secondary <= here.bus() {
-            return Err(ScopeError::BusNumber { bridge: here, secondary });
-        }
-        here = at(secondary, hop);
     }
     Ok(here)
 }

@@ -1,9 +1,8 @@
 //! What the table holds, chapter by chapter of VT-d 8.
 
 use super::error::DmarWarning;
-use super::scope::{DeviceScope, ScopeKind, resolve_scope};
+use super::scope::DeviceScope;
 use crate::addr::HostPhys;
-use crate::pci::{ConfigSpace, Function};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bitflags::bitflags;
@@ -34,6 +33,8 @@ pub struct Drhd {
     pub bytes: u64,
     /// What is behind it.
     pub scopes: Vec<DeviceScope>,
+    /// Where it stands in the table.
+    pub offset: usize,
 }
 
 /// Memory that firmware has devices use: reserved memory region, VT-d 8.4.
@@ -47,6 +48,8 @@ pub struct Rmrr {
     pub last: HostPhys,
     /// The devices.
     pub scopes: Vec<DeviceScope>,
+    /// Where it stands in the table.
+    pub offset: usize,
 }
 
 /// Root ports that pass address translation services: VT-d 8.5.
@@ -121,36 +124,4 @@ pub struct Dmar {
     pub properties: Vec<Sidp>,
     /// What was skipped.
     pub warnings: Vec<DmarWarning>,
-}
-
-impl Dmar {
-    /// The unit that `function`'s requests go through. (A virtual function goes with its physical one.)
-    #[must_use]
-    pub fn unit_of(&self, config: &(impl ConfigSpace + ?Sized), function: &Function) -> Option<&Drhd> {
-        let segment = function.bdf.segment();
-        let mut units = self.units.iter().filter(|unit| unit.segment == segment);
-        let names = |unit: &&Drhd| covers(config, segment, &unit.scopes, function);
-        units.clone().find(names).or_else(|| units.find(|unit| unit.include_all))
-    }
-
-    /// The reserved regions that `function` uses.
-    pub fn reserved_for<'a, C: ConfigSpace + ?Sized>(
-        &'a self,
-        config: &'a C,
-        function: &'a Function,
-    ) -> impl Iterator<Item = &'a Rmrr> {
-        let segment = function.bdf.segment();
-        self.reserved
-            .iter()
-            .filter(move |region| region.segment == segment && covers(config, segment, &region.scopes, function))
-    }
-}
-
-/// Whether a scope names the function itself or a bridge above it.
-fn covers(config: &(impl ConfigSpace + ?Sized), segment: u16, scopes: &[DeviceScope], function: &Function) -> bool {
-    scopes.iter().any(|scope| match (scope.kind, resolve_scope(scope, segment, config)) {
-        (ScopeKind::ENDPOINT, Ok(named)) => named == function.bdf,
-        (ScopeKind::SUB_HIERARCHY, Ok(named)) => named == function.bdf || function.path.contains(&named),
-        _ => false,
-    })
 }

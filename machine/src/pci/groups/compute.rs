@@ -139,6 +139,8 @@ impl Sets<'_> {
     }
 
     /// Joins `index`, the bridge `top` and everything below that.
+    // Not worth a copy for each caller in an image that counts its bytes.
+    #[inline(never)]
     fn join_below(&mut self, index: usize, top: Bdf, why: Why) {
         for other in 0..self.functions.len() {
             let function = self.functions.get(other);
