@@ -4,6 +4,7 @@
 //! - `spec`: a QEMU machine as TESTBEDS describes it, and its command line
 //! - `machine`: the same when it runs, until it is killed
 //! - `qmp`: QEMU's monitor
+//! - `bus`: the machine's bus from outside
 //! - `log`: serial logs and traces, waited for by condition
 //! - `config`: the `baton.toml` of the tests
 //! - `guest_log`: what the guest's load program prints
@@ -14,6 +15,7 @@
 //! - `cases`: the end-to-end cases
 #![forbid(unsafe_code)]
 
+pub mod bus;
 pub mod cases;
 pub mod config;
 pub mod guest_log;

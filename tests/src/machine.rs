@@ -12,10 +12,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use batonctl::client::Client;
 use serde_json::json;
 
+use crate::bus::Bus;
 use crate::guest_log::{self, Sample};
 use crate::log::{Log, wait_for};
 use crate::qmp::Qmp;
-use crate::spec::{Spec, arguments, quote};
+use crate::spec::{Ports, Spec, arguments, quote};
 
 /// A running machine; dropping it ends it.
 pub struct Machine {
@@ -24,6 +25,7 @@ pub struct Machine {
     port: u16,
     directory: PathBuf,
     keyboard: Option<Mutex<TcpStream>>,
+    bus: Option<Bus>,
     /// Baton's log.
     pub baton: Log,
     /// The guest's console.
@@ -42,8 +44,8 @@ impl Machine {
             fs::remove_dir_all(directory).with_context(|| format!("{} can't be emptied", directory.display()))?;
         }
         fs::create_dir_all(directory)?;
-        let (port, keyboard) = (free_port()?, free_port()?);
-        let arguments = arguments(spec, directory, port, keyboard)?;
+        let ports = Ports { api: free_port()?, keyboard: free_port()?, bus: free_port()? };
+        let arguments = arguments(spec, directory, &ports)?;
         let line = format!("qemu-system-x86_64 {}", quote(&arguments));
         fs::write(directory.join("command"), format!("{line}\n"))?;
         let errors = directory.join("qemu.log");
@@ -64,12 +66,19 @@ impl Machine {
             },
             _ => None,
         };
+        let (keyboard, bus) = if spec.typed {
+            let keyboard = TcpStream::connect(("127.0.0.1", ports.keyboard)).context("the console is not there")?;
+            (Some(keyboard), Some(Bus::connect(ports.bus)?))
+        } else {
+            (None, None)
+        };
         Ok(Self {
             child: Mutex::new(child),
             qmp,
-            port,
+            port: ports.api,
             directory: directory.to_path_buf(),
-            keyboard: if spec.typed { Some(Mutex::new(TcpStream::connect(("127.0.0.1", keyboard))?)) } else { None },
+            keyboard: keyboard.map(Mutex::new),
+            bus,
             baton: Log::new(directory.join("baton.log")),
             guest: Log::new(directory.join("guest.log")),
             trace: Log::new(directory.join("trace.log")),
@@ -100,6 +109,14 @@ impl Machine {
     #[must_use]
     pub fn samples(&self) -> Vec<Sample> {
         if self.keyboard.is_some() { guest_log::samples_in_log(&self.baton) } else { guest_log::samples(&self.guest) }
+    }
+
+    /// The machine's bus.
+    ///
+    /// # Errors
+    /// Only machines whose Spec is `typed` have one.
+    pub fn bus(&self) -> Result<&Bus> {
+        self.bus.as_ref().context("this machine's Spec is not `typed`")
     }
 
     /// Types a line on the guest's console.

@@ -43,6 +43,12 @@ impl Piece {
         Self::read(machine, &self.name, self.base, self.bytes.len() as u64)
     }
 
+    /// Its 32 bits at a byte offset; 0 beyond its end.
+    #[must_use]
+    pub fn long(&self, at: usize) -> u32 {
+        self.bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
+    }
+
     /// A 64-bit word of it.
     fn word(&self, index: usize) -> u64 {
         let at = index * 8;

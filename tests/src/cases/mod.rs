@@ -56,6 +56,11 @@ pub const ALL: &[Case] = &[
         run: attack::interrupts::window,
     },
     Case {
+        name: "attack-forged",
+        about: "a device's interrupt through its neighbour's entry is blocked and told",
+        run: attack::interrupts::forged,
+    },
+    Case {
         name: "attack-bars",
         about: "a BAR over RAM, APICs and configuration space is nowhere; the machine's BARs stay",
         run: attack::config::bars,

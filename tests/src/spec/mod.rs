@@ -64,7 +64,8 @@ pub struct Spec {
     pub deterministic: bool,
     /// Whether the guest's console and the keyboard are this terminal.
     pub interactive: bool,
-    /// Whether the case types on the guest's console: see [`crate::machine::Machine::type_line`].
+    /// Whether the case types on the guest's console, see [`crate::machine::Machine::type_line`], and plays devices, see
+    /// [`crate::bus::Bus`].
     pub typed: bool,
 }
 
@@ -114,8 +115,18 @@ fn text(path: &Path) -> Result<&str> {
         .with_context(|| format!("QEMU can't take this path: {}", path.display()))
 }
 
+/// Loopback ports of a machine.
+pub(crate) struct Ports {
+    /// Of its API.
+    pub api: u16,
+    /// Of the guest's console, where it is typed on.
+    pub keyboard: u16,
+    /// Of its bus, likewise.
+    pub bus: u16,
+}
+
 /// The command line of TESTBEDS.md. Management on rp1, the first device on rp3.
-pub(crate) fn arguments(spec: &Spec, directory: &Path, port: u16, keyboard: u16) -> Result<Vec<String>> {
+pub(crate) fn arguments(spec: &Spec, directory: &Path, ports: &Ports) -> Result<Vec<String>> {
     let mut modules = spec.modules.clone();
     for (name, content) in &spec.texts {
         let path = directory.join(name);
@@ -144,7 +155,8 @@ pub(crate) fn arguments(spec: &Spec, directory: &Path, port: u16, keyboard: u16)
     } else {
         let log = directory.join("guest.log");
         if spec.typed {
-            let socket = format!("socket,id=com2,host=127.0.0.1,port={keyboard},server=on,wait=off");
+            let socket = format!("socket,id=com2,host=127.0.0.1,port={},server=on,wait=off", ports.keyboard);
+            add(format!("-qtest tcp:127.0.0.1:{},server=on,wait=off -qtest-log none", ports.bus));
             add(format!("-chardev {socket},logfile={} -serial chardev:com2", text(&log)?));
         } else {
             add(format!("-serial file:{}", text(&log)?));
@@ -162,7 +174,7 @@ pub(crate) fn arguments(spec: &Spec, directory: &Path, port: u16, keyboard: u16)
             (format!(",tftp={},bootfile=boot.ipxe", text(&tftp(spec, &modules, directory)?)?), ",bootindex=1")
         }
     };
-    add(format!("-netdev user,id=mg,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:80{network}"));
+    add(format!("-netdev user,id=mg,restrict=on,hostfwd=tcp:127.0.0.1:{}-10.0.2.15:80{network}", ports.api));
     add(format!("-device e1000e,netdev=mg,bus=rp1{first}"));
     devices::arguments(&spec.devices, directory)?.into_iter().for_each(&mut add);
     for event in TRACES {

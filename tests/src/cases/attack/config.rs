@@ -1,5 +1,7 @@
 //! BARs in places that are taken, and writes to every byte of configuration space.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, ensure};
 
 use super::{Owned, Watch};
@@ -18,7 +20,7 @@ const EXPRESS: u8 = 0x10;
 /// Registers of all functions that matter: the two devices and the ports above them.
 fn functions(watch: &Watch<'_>) -> Result<Vec<(Owned, Piece)>> {
     let port = |function: u16| Owned { name: format!("0000:00:02.{function}"), id: 2 << 3 | function };
-    let all = [watch.attacker.clone(), watch.neighbour.clone()].into_iter().chain((0..4).map(port));
+    let all = [watch.attacker.clone(), watch.neighbour.clone()].into_iter().chain((0..5).map(port));
     all.map(|device| Ok((device.clone(), device.config(watch.machine)?))).collect()
 }
 
@@ -60,22 +62,26 @@ pub fn bars(bed: &mut Bed) -> Result<()> {
     let machine = super::machine(bed)?;
     let watch = Watch::begin(machine)?;
     let before = functions(&watch)?;
-    let neighbours = before.iter().find(|(device, _)| device.id == watch.neighbour.id).map_or(0, |(_, piece)| {
-        u64::from(u32::from_le_bytes([piece.bytes[0x10], piece.bytes[0x11], piece.bytes[0x12], piece.bytes[0x13]]))
-    });
-    // RAM, the pages of IOAPIC and local APIC, configuration space; where the neighbour's BAR is in the machine there is
+    let neighbours = watch.neighbour.bar(machine)?;
+    let mut others = BTreeSet::new();
+    // The other disk's BAR, RAM, the pages of IOAPIC and local APIC, configuration space; where the neighbour's BAR is in the machine there is
     // nothing in the guest: there the attacker finds its own.
-    let places = [(0x10_0000, false), (0xfec0_0000, false), (0xfee0_0000, false), (0xe000_0000, false)];
-    for (address, own) in places.into_iter().chain([(neighbours & !0xfff, true)]) {
+    let places = [(0, false), (0x10_0000, false), (0xfec0_0000, false), (0xfee0_0000, false), (0xe000_0000, false)];
+    for (address, own) in places.into_iter().chain([(neighbours, true)]) {
         let answer = watch.order(&format!("bar {address:#x}"))?;
         let words: Vec<_> = answer.split_whitespace().collect();
-        let ["at", _, "found", found, "home", home, "then", again] = words[..] else {
+        let ["at", _, "found", found, "home", home, "then", again, "other", other] = words[..] else {
             anyhow::bail!("the attacker says {answer:?}");
         };
+        others.insert(other.to_owned());
+        if address == 0 {
+            ensure!(found == other, "a BAR over another BAR has moved it: {answer}");
+        }
         ensure!(home == again && home != "0xffffffff", "the BAR does not come back: {answer}");
         ensure!((found == home) == own, "a BAR at {address:#x} shows what it must not, or nothing: {answer}");
         unchanged(machine, &before)?;
     }
+    ensure!(others.len() == 1, "the attacker's other disk was not always what it is: {others:?}");
     watch.end()
 }
 
@@ -85,7 +91,7 @@ pub fn every_byte(bed: &mut Bed) -> Result<()> {
     let watch = Watch::begin(machine)?;
     let before = functions(&watch)?;
     let answer = watch.order("config")?;
-    ensure!(answer == "identity 0x101b36 functions 2", "not the disk and a host bridge: {answer}");
+    ensure!(answer == "identity 0x101b36 functions 3", "not two disks and a host bridge: {answer}");
     unchanged(machine, &before)?;
     let answer = watch.order("disk-check")?;
     ensure!(answer.ends_with("same true"), "the disk does not work any more: {answer}");

@@ -4,18 +4,16 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 
-use super::{GUEST_BYTES, Owned, Watch};
+use super::{GUEST_BYTES, GUEST_FREE, Watch};
 use crate::cases::Bed;
-use crate::machine::Machine;
 use crate::outside::UNIT;
 use crate::paths;
 use crate::tables::PAGE;
 
 /// Where the attacker's disk keeps what it has read: see the program.
 const LOOT: usize = 16 * 512;
-/// Pages of the attacker's own memory: its code, and one that it has no use for.
+/// A page of the attacker's own code.
 const GUEST_CODE: u64 = 0x10_0000;
-const GUEST_FREE: u64 = 0x4_0000;
 /// What the attacker's disk writes.
 const WRITTEN: u8 = 0xa5;
 
@@ -41,7 +39,7 @@ fn targets(watch: &Watch<'_>) -> Result<Vec<Target>> {
         memory("the interrupt remapping table", structures.find("interrupt")?.base),
         memory("the invalidation queue", structures.queue),
         registers("the unit's registers", UNIT),
-        registers("the neighbour's BAR", bar(&watch.neighbour, watch.machine)?),
+        registers("the neighbour's BAR", watch.neighbour.bar(watch.machine)?),
         registers("the first page behind its memory", GUEST_BYTES),
         registers("an address wider than the unit's", 1 << 50),
     ])
@@ -62,13 +60,6 @@ fn control(watch: &Watch<'_>) -> Result<()> {
     let written = watch.machine.memory(at(GUEST_FREE)?, PAGE)?;
     ensure!(written.iter().all(|byte| *byte == WRITTEN), "the disk does not write its guest's memory");
     Ok(())
-}
-
-/// Where BAR 0 of a device is, as the machine has it.
-fn bar(device: &Owned, machine: &Machine) -> Result<u64> {
-    let config = device.config(machine)?.bytes;
-    let word = |at: usize| u64::from(u32::from_le_bytes([config[at], config[at + 1], config[at + 2], config[at + 3]]));
-    Ok(word(0x14) << 32 | word(0x10) & !0xf)
 }
 
 pub fn run(bed: &mut Bed) -> Result<()> {

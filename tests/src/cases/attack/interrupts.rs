@@ -1,8 +1,8 @@
 //! Interrupt messages that are not the device's own.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
-use super::Watch;
+use super::{GUEST_FREE, Watch};
 use crate::cases::Bed;
 use crate::outside::Registers;
 
@@ -13,6 +13,9 @@ const REMAPPABLE: u64 = 1 << 4;
 const COMPATIBILITY: u32 = 1 << 23;
 /// Entries that the 512 bytes of one message reach.
 const REACH: u64 = 512 / 32;
+
+/// The entry of the disk's MSI-X table that its guest uses.
+const ENTRY: u64 = 1;
 
 /// A message through entry `index`.
 const fn message(index: u64) -> u64 {
@@ -39,6 +42,31 @@ pub fn window(bed: &mut Bed) -> Result<()> {
         let told = faults.iter().any(|fault| fault.kind == "interrupt" && fault.reason == format!("{reason:#x}"));
         ensure!(told && total(&watch)? > before, "no interrupt fault with reason {reason:#x}: {faults:?}");
     }
+    let answer = watch.order("disk-check")?;
+    ensure!(answer.ends_with("same true"), "the disk does not work any more: {answer}");
+    watch.end()
+}
+
+/// The disk sends its own interrupt through the neighbour's entry: a device that its guest has reprogrammed by a way that
+/// nobody thought of.
+pub fn forged(bed: &mut Bed) -> Result<()> {
+    let machine = super::machine(bed)?;
+    let watch = Watch::begin(machine)?;
+    let interrupts = machine.api().iommu()?.interrupts;
+    let theirs = interrupts.iter().find(|entry| entry["source"] == watch.neighbour.name.as_str());
+    let index = theirs.and_then(|entry| entry["index"].as_u64()).context("the neighbour has no interrupt")?;
+    let (bus, entry) = (machine.bus()?, watch.attacker.message(machine, ENTRY)?);
+    let own = bus.read(entry)?;
+    ensure!(
+        u64::from(own) != message(index) && own & 0xfff0_0000 == WINDOW as u32,
+        "no message at {entry:#x}: {own:#x}"
+    );
+    bus.write(entry, message(index) as u32)?;
+    watch.order(&format!("disk-write {GUEST_FREE:#x}"))?;
+    let told = format!("device {}: interrupt through entry {index} blocked", watch.attacker.name);
+    let line = machine.wait_baton(&told, 10)?;
+    ensure!(line.contains("(reason 0x26)"), "{line}");
+    bus.write(entry, own)?;
     let answer = watch.order("disk-check")?;
     ensure!(answer.ends_with("same true"), "the disk does not work any more: {answer}");
     watch.end()

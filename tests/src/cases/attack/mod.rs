@@ -32,6 +32,8 @@ use crate::tables::{PAGE, Piece, Structures};
 
 /// Memory of each guest: the devices' addresses from here on are nobody's.
 pub const GUEST_BYTES: u64 = 2 << 20;
+/// A page of the attacker's memory that it has no use for.
+pub const GUEST_FREE: u64 = 0x4_0000;
 /// Where QEMU's loader puts the image, and how much of it never changes: code and constants.
 const IMAGE: (u64, u64) = (0x20_0000, 0x8_0000);
 /// The machine's configuration space (q35), 4 KiB a function.
@@ -39,12 +41,12 @@ const ECAM: u64 = 0xb000_0000;
 /// Beyond all of Baton's own patience.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An attacker with the first disk, a neighbour that works on the second and tells by Baton's log.
+/// An attacker with the first disk and the third, a neighbour that works on the second and tells by Baton's log.
 pub fn spec() -> Spec {
-    let attacker = Guest::bare("attacker", "attacker", &["03:00.0"]);
+    let attacker = Guest::bare("attacker", "attacker", &["03:00.0", "05:00.0"]);
     let neighbour = Guest { pcpu: 2, console: "com1".into(), ..Guest::bare("neighbour", "disk", &["04:00.0"]) };
     let mut spec = Spec::bare(&["attacker", "disk"], &[attacker, neighbour]);
-    (spec.devices, spec.cpus, spec.memory_mib, spec.typed) = (vec![Device::DISK; 2], 3, 256, true);
+    (spec.devices, spec.cpus, spec.memory_mib, spec.typed) = (vec![Device::DISK; 3], 3, 256, true);
     spec
 }
 
@@ -92,6 +94,34 @@ impl Owned {
         let piece = Piece::read(machine, &name, ECAM + u64::from(self.id) * PAGE, PAGE)?;
         ensure!(!piece.bytes.starts_with(&[0xff, 0xff]), "{} does not answer", self.name);
         Ok(piece)
+    }
+
+    /// Where its BAR 0, of 64 bits, is in the machine.
+    ///
+    /// # Errors
+    /// When QEMU doesn't answer.
+    pub fn bar(&self, machine: &Machine) -> Result<u64> {
+        let config = self.config(machine)?;
+        Ok(u64::from(config.long(0x14)) << 32 | u64::from(config.long(0x10) & !0xf))
+    }
+
+    /// Where the address of entry `entry` of its MSI-X table, in BAR 0, is in the machine (PCIe 7.7.2).
+    ///
+    /// # Errors
+    /// It has no such table.
+    pub fn message(&self, machine: &Machine, entry: u64) -> Result<u64> {
+        let config = self.config(machine)?;
+        let mut at = usize::from(config.bytes[0x34]);
+        // A list that is not a list ends it.
+        for _ in 0..48 {
+            if config.bytes[at] == 0x11 {
+                let table = config.long(at + 4);
+                ensure!(table & 7 == 0, "the MSI-X table is not in BAR 0");
+                return Ok(self.bar(machine)? + u64::from(table) + entry * 16);
+            }
+            at = usize::from(config.bytes[at + 1]);
+        }
+        anyhow::bail!("{} has no MSI-X", self.name)
     }
 }
 

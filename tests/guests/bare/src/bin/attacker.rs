@@ -6,7 +6,7 @@
 //! - `disk-check`: the disk still does what it should, started afresh
 //! - `storm N A`: N writes of the disk, page after page from A on
 //! - `edu-write A B`, `edu-read A B`: the same by `edu`, B bytes
-//! - `bar A`: moves the disk's BAR 0 to A, looks what is there, and moves it back
+//! - `bar A`: moves the disk's BAR 0 to A, looks what is there, and moves it back; `bar 0`: over the other disk's
 //! - `config`: writes to every byte of the disk's configuration space
 //! - `toggle`: bus mastering off and on, until another line comes
 //! - `leave`: powers the guest off with commands of the disk under way
@@ -44,16 +44,19 @@ const VALUES: [u32; 4] = [0xff, 0x00, 0x55, 0xaa];
 
 struct Attacker {
     disk: Nvme,
+    /// One that is only there.
+    other: Nvme,
     edu: Option<Edu>,
     page: Frames,
 }
 
 fn run(_: &str) {
-    let Some(disk) = Nvme::all().into_iter().next() else {
-        println!("guest failed: there is no NVMe disk");
+    let mut disks = Nvme::all().into_iter();
+    let (Some(disk), Some(other)) = (disks.next(), disks.next()) else {
+        println!("guest failed: there are not two NVMe disks");
         return;
     };
-    let mut this = Attacker { disk, edu: Edu::find(), page: Frames::take(2) };
+    let mut this = Attacker { disk, other, edu: Edu::find(), page: Frames::take(2) };
     this.prepare();
     println!("attacker: ready, edu {}", this.edu.is_some());
     let mut input = Input::default();
@@ -154,21 +157,24 @@ impl Attacker {
     fn move_bar(&mut self, address: u64) -> String {
         let config = devices::config();
         let bdf = self.disk.bdf();
+        let others = devices::bar0(&config, self.other.bdf());
+        let address = if address == 0 { others } else { address };
         let put = |low: u32, high: u32| {
             (Command::read(&config, bdf) - Command::MEMORY).write(&config, bdf);
             config.write32(bdf, BAR, low);
             config.write32(bdf, BAR + 4, high);
             (Command::read(&config, bdf) | Command::MEMORY).write(&config, bdf);
         };
+        let mark = |bdf| devices::enable(&config, bdf).read_u32(MARK);
         let home = [config.read32(bdf, BAR), config.read32(bdf, BAR + 4)];
-        let version = devices::enable(&config, bdf).read_u32(VERSION);
+        let before = mark(bdf);
         put(address as u32, (address >> 32) as u32);
         let there = devices::bar0(&config, bdf);
-        // What lies there now must be what lay there before, or nothing: never the disk.
-        let found = devices::enable(&config, bdf).read_u32(VERSION);
+        let found = mark(bdf);
+        let other = mark(self.other.bdf());
         put(home[0], home[1]);
-        let again = devices::enable(&config, bdf).read_u32(VERSION);
-        format!("at {there:#x} found {found:#x} home {:#x} then {again:#x}", version)
+        let again = mark(bdf);
+        format!("at {there:#x} found {found:#x} home {before:#x} then {again:#x} other {other:#x}")
     }
 
     fn config(&mut self) -> String {
@@ -218,5 +224,5 @@ impl Attacker {
 
 /// The disk's BAR 0, 64 bits wide.
 const BAR: u16 = 0x10;
-/// The NVMe version register, which is never 0 or all ones.
-const VERSION: usize = 8;
+/// A register that tells one disk from the other: where its admin queue is.
+const MARK: usize = 0x28;
