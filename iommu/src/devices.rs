@@ -1,12 +1,13 @@
 //! Devices: attaching to and detaching from domains.
 
-use crate::domain::DomainId;
 use crate::error::Error;
 use crate::fleet::{Attachment, Iommu};
 use crate::ids::{Token, UnitIndex};
+use crate::intel::pasids::OWN_PASID;
 use crate::intel::spec::invalidation::Descriptor;
-use crate::intel::spec::tables::{ContextEntry, TranslationType, pair};
+use crate::intel::spec::tables::pair;
 use crate::platform::Platform;
+use crate::table::Stage;
 use alloc::vec::Vec;
 use core::ops::Range;
 use machine::access::Registers;
@@ -31,61 +32,92 @@ impl<R: Registers> Iommu<R> {
         ats: Option<u8>,
     ) -> Result<(), Error> {
         self.must_be_live()?;
-        let attachment = self.check_attach(device, aliases, token, ats)?;
+        if self.domain_mut(token)?.stage() == Stage::PassThrough {
+            return Err(Error::WrongStage { token, what: "pass-through, which only Baton's own devices get" });
+        }
+        self.enter(platform, device, aliases, token, ats)
+    }
+
+    /// Lets a device of Baton's own reach all memory, under the id of a pass-through domain
+    /// ([`create_pass_through`](Self::create_pass_through)). Never for a guest's device.
+    pub fn attach_pass_through(
+        &mut self,
+        platform: &mut Platform<'_>,
+        device: Bdf,
+        aliases: &[u16],
+        token: Token,
+    ) -> Result<(), Error> {
+        self.must_be_live()?;
+        if self.domain_mut(token)?.stage() != Stage::PassThrough {
+            return Err(Error::WrongStage { token, what: "not pass-through; attach the device as any other" });
+        }
+        self.enter(platform, device, aliases, token, None)
+    }
+
+    fn enter(
+        &mut self,
+        platform: &mut Platform<'_>,
+        device: Bdf,
+        aliases: &[u16],
+        token: Token,
+        ats: Option<u8>,
+    ) -> Result<(), Error> {
+        let mut attachment = self.check_attach(device, aliases, token, ats)?;
         let index = attachment.unit;
-        let domain = self.domain_mut(token)?;
-        let (root, levels, held) = (domain.table.root(), domain.table.levels(), domain.id_on(index));
+        let mut path = self.path(token, 0)?;
+        let held = self.domain_mut(token)?.id_on(index);
 
         let unit = self.unit_mut(index)?;
         let base = unit.base();
         for source in attachment.sources(device) {
             let found = unit.tables.context(platform.mem, source);
-            if found.present() {
-                let (what, found) = ("context entry", pair(found.into_bits()));
+            if found & 1 != 0 {
+                let (what, found) = ("context entry", pair(found));
                 return Err(Error::Entry { unit: base, what, index: u32::from(source), expected: [0; 2], found });
             }
         }
-        let did = match held {
+        path.did = match held {
             Some(did) => did,
             None => unit.dids.allocate().ok_or(Error::NoDomainId { unit: base })?,
         };
-        for source in attachment.sources(device) {
-            if let Err(error) = unit.tables.prepare(platform, source) {
+        match unit.prepare_tables(platform, attachment.sources(device)) {
+            Ok(directory) => attachment.directory = directory,
+            Err(error) => {
                 if held.is_none() {
                     // Never in an entry: nothing can be tagged with it.
-                    unit.dids.release_invalidated(did);
+                    unit.dids.release_invalidated(path.did);
                 }
                 return Err(error);
             }
         }
-        let translation = if ats.is_some() { TranslationType::DEVICE_TLB } else { TranslationType::SECOND_STAGE };
-        let entry = ContextEntry::second_stage(root, levels, did, translation);
+        if let Some(directory) = attachment.directory {
+            directory.set(platform, OWN_PASID, unit.pasid_entry(&path));
+        }
+        let entry = unit.context_entry(&path, attachment.directory.map(|directory| directory.frame), ats.is_some());
         for source in attachment.sources(device) {
             unit.tables.set_context(platform, source, entry);
         }
         // With caching mode, absence is cached, tagged with domain id 0 (VT-d 6.1).
-        let drain = unit.drain_bits();
         let contexts: Vec<Descriptor> =
             attachment.sources(device).map(|source| Descriptor::context_device(0, source)).collect();
-        let seen = unit.after_first_mapping(platform, &[&contexts, &[Descriptor::iotlb_domain(did, drain)]]);
+        let seen = unit.after_first_entry(platform, &contexts, path.did, OWN_PASID);
 
         // From here on the device is attached, whatever `seen` says: hardware may have
         // the entries, so they are taken back only by `detach`, which invalidates.
-        let domain = self.domain_mut(token)?;
-        match domain.ids.iter_mut().find(|id| id.unit == index) {
-            Some(id) => id.devices += 1,
-            None => domain.ids.push(DomainId { unit: index, did, devices: 1 }),
-        }
+        self.domain_mut(token)?.enter(index, path.did, OWN_PASID);
         self.devices.insert(device, attachment);
         seen
     }
 
     /// Detaches `device` from its domain: its DMA is blocked, and nothing of it is left in
     /// any cache, when this returns `Ok`. After an error call it again; until it succeeds
-    /// the device stays recorded and the domain is stale.
+    /// the device stays recorded and the domain is stale. PASIDs are detached before.
     pub fn detach(&mut self, platform: &mut Platform<'_>, device: Bdf) -> Result<(), Error> {
         self.must_be_live()?;
         let attachment = self.devices.get(&device).cloned().ok_or(Error::NotAttached { device })?;
+        if let Some(((_, pasid), _)) = self.pasids.range((device, 0)..=(device, u32::MAX)).next() {
+            return Err(Error::PasidAttached { device, pasid: *pasid });
+        }
         let (token, index) = (attachment.token, attachment.unit);
         let domain = self.domain_mut(token)?;
         domain.mutable("detaching a device")?;
@@ -96,13 +128,29 @@ impl<R: Registers> Iommu<R> {
             return Err(error);
         }
         self.devices.remove(&device);
-        let domain = self.domain_mut(token)?;
-        let mut unused = false;
-        if let Some(id) = domain.ids.iter_mut().find(|id| id.unit == index) {
-            id.devices = id.devices.saturating_sub(1);
-            unused = id.devices == 0;
+        if let Some(directory) = attachment.directory {
+            directory.free(platform.mem);
         }
-        if unused {
+        self.leave(token, index, OWN_PASID)
+    }
+
+    /// Counts one user of a domain less, whom the unit has forgotten; the last one on the
+    /// unit frees the domain's id there.
+    pub(crate) fn leave(&mut self, token: Token, index: UnitIndex, pasid: u32) -> Result<(), Error> {
+        let still = match pasid {
+            OWN_PASID => self.devices.values().any(|one| (one.token, one.unit) == (token, index)),
+            _ => self.pasids.iter().any(|((_, other), one)| (*other, one.token, one.unit) == (pasid, token, index)),
+        };
+        let domain = self.domain_mut(token)?;
+        let mut unused = None;
+        if let Some(id) = domain.ids.iter_mut().find(|id| id.unit == index) {
+            id.users = id.users.saturating_sub(1);
+            if !still {
+                id.pasids.retain(|one| *one != pasid);
+            }
+            unused = (id.users == 0).then_some(id.did);
+        }
+        if let Some(did) = unused {
             domain.ids.retain(|id| id.unit != index);
             // Each unit that had an id has forgotten all of it.
             domain.stale &= !domain.ids.is_empty();
@@ -112,8 +160,7 @@ impl<R: Registers> Iommu<R> {
     }
 
     /// Clears the context entries and invalidates in the order of VT-d 6.5.3.3: context
-    /// cache, (PASID cache: none in legacy mode,) IOTLB, device TLB, each complete
-    /// before the next.
+    /// cache, PASID cache (in scalable mode), IOTLB, device TLB, each complete before the next.
     fn cut_off(
         &mut self,
         platform: &mut Platform<'_>,
@@ -123,11 +170,17 @@ impl<R: Registers> Iommu<R> {
     ) -> Result<(), Error> {
         let unit = self.unit_mut(attachment.unit)?;
         for source in attachment.sources(device) {
-            unit.tables.set_context(platform, source, ContextEntry::new());
+            unit.tables.set_context(platform, source, 0);
+        }
+        if let Some(directory) = attachment.directory {
+            directory.clear(platform, OWN_PASID);
         }
         let contexts: Vec<Descriptor> =
             attachment.sources(device).map(|source| Descriptor::context_device(did, source)).collect();
         unit.submit(platform, &contexts)?;
+        if attachment.directory.is_some() {
+            unit.submit(platform, &[Descriptor::pasid_cache(did, OWN_PASID)])?;
+        }
         let drain = unit.drain_bits();
         unit.submit(platform, &[Descriptor::iotlb_domain(did, drain)])?;
         if let Some(depth) = attachment.ats {
@@ -148,12 +201,11 @@ impl<R: Registers> Iommu<R> {
         let domain = self.domain_mut(token)?;
         domain.mutable("attaching a device")?;
         domain.fresh()?;
-        let levels = domain.table.levels();
         let index = self.unit_of(device).ok_or(Error::NoUnit { device })?;
         let mut aliases: Vec<u16> = aliases.iter().copied().filter(|alias| *alias != device.requester_id()).collect();
         aliases.sort_unstable();
         aliases.dedup();
-        let attachment = Attachment { unit: index, token, aliases, ats };
+        let attachment = Attachment { unit: index, token, aliases, ats, directory: None };
         for source in attachment.sources(device) {
             let one = Bdf::from_requester_id(device.segment(), source);
             if self.unit_of(one) != Some(index) {
@@ -163,15 +215,31 @@ impl<R: Registers> Iommu<R> {
                 return Err(Error::DeviceClaimed { device: one, owner, token });
             }
         }
+        self.check_format(token, index)?;
         let unit = self.unit_mut(index)?;
         let base = unit.base();
-        if !unit.supports_levels(levels) {
-            return Err(Error::Unsupported { unit: base, what: "tables with as many levels as the domain's" });
-        }
         if ats.is_some() && !unit.ecap.device_tlb() {
             return Err(Error::Unsupported { unit: base, what: "device TLBs (ECAP.DT); attach without ATS" });
         }
         Ok(attachment)
+    }
+
+    /// Refuses a domain whose tables a unit cannot walk, or that relies on what it lacks.
+    pub(crate) fn check_format(&mut self, token: Token, index: UnitIndex) -> Result<(), Error> {
+        let domain = self.domain_mut(token)?;
+        let (stage, levels) = (domain.stage(), domain.levels());
+        let (coherent, snoop, bits) = (domain.coherent, domain.snoop, domain.address_bits);
+        let leafs = domain.leaf_sizes();
+        let unit = self.unit_mut(index)?;
+        let base = unit.base();
+        let must = |able: bool, what| if able { Ok(()) } else { Err(Error::Format { unit: base, token, what }) };
+        must(unit.supports(stage, levels), "cannot walk tables of the domain's kind and number of levels")?;
+        let able = unit.leaf_sizes(stage);
+        let fits = (able.two_mib || !leafs.two_mib) && (able.one_gib || !leafs.one_gib);
+        must(fits, "does not have all the leaf sizes of the domain's tables")?;
+        must(!coherent || unit.walks_coherently(), "does not snoop, and the domain's tables are not written back")?;
+        must(!snoop || unit.ecap.snoop_control(), "cannot force snooping (ECAP.SC)")?;
+        must(unit.address_bits() >= bits, "accepts fewer address bits than the domain has")
     }
 
     /// The attached device that sends as `source`, and its domain.
@@ -185,17 +253,24 @@ impl<R: Registers> Iommu<R> {
     }
 
     /// What makes the TLBs of the domain's devices behind `unit` forget `range`.
-    pub(crate) fn device_tlb_descriptors(&self, token: Token, unit: UnitIndex, range: &Range<u64>) -> Vec<Descriptor> {
+    pub(crate) fn device_tlb_descriptors(&self, token: Token, index: UnitIndex, range: &Range<u64>) -> Vec<Descriptor> {
         // One block for all: a device's queue is shallow.
         let (first, last) = (range.start >> 12, range.end.saturating_sub(1) >> 12);
         let mask = (u64::BITS - (first ^ last).leading_zeros()) as u8;
-        let of_domain = |attachment: &&Attachment| attachment.token == token && attachment.unit == unit;
-        let with_tlb = self.devices.iter().filter(|(_, attachment)| of_domain(attachment));
-        with_tlb
-            .filter_map(|(device, attachment)| {
-                let tlb = self.units.get(unit.0)?.device_tlb(device.requester_id(), attachment.ats?);
-                Some(Descriptor::device_tlb(tlb, Iova(range.start), mask))
-            })
-            .collect()
+        let Some(unit) = self.units.get(index.0) else { return Vec::new() };
+        let mine = |to: Token, through: UnitIndex| (to, through) == (token, index);
+        let tlb = |device: &Bdf, attachment: &Attachment| {
+            attachment.ats.map(|depth| unit.device_tlb(device.requester_id(), depth))
+        };
+        let own = self.devices.iter().filter(|(_, attachment)| mine(attachment.token, attachment.unit));
+        let own = own.filter_map(|(device, attachment)| {
+            Some(Descriptor::device_tlb(tlb(device, attachment)?, Iova(range.start), mask))
+        });
+        let pasids = self.pasids.iter().filter(|(_, attachment)| mine(attachment.token, attachment.unit));
+        let pasids = pasids.filter_map(|((device, pasid), _)| {
+            let tlb = tlb(device, self.devices.get(device)?)?;
+            Some(Descriptor::pasid_device_tlb(tlb, *pasid, Iova(range.start), mask))
+        });
+        own.chain(pasids).collect()
     }
 }

@@ -58,6 +58,22 @@ pub enum Error {
     DomainInUse { token: Token, device: Bdf },
     /// The requester id belongs to a device that is attached already.
     DeviceClaimed { device: Bdf, owner: Bdf, token: Token },
+    /// The units that a domain is for have no kind of table in common.
+    NoCommonFormat { token: Token },
+    /// The unit cannot do what the domain relies on.
+    Format { unit: HostPhys, token: Token, what: &'static str },
+    /// The domain is of another kind than the operation needs.
+    WrongStage { token: Token, what: &'static str },
+    /// A nested domain stands on this one.
+    ParentInUse { token: Token, child: Token },
+    /// PASIDs of the device are attached.
+    PasidAttached { device: Bdf, pasid: u32 },
+    /// The PASID of the device leads to a domain already.
+    PasidClaimed { device: Bdf, pasid: u32, token: Token },
+    /// The PASID of the device leads nowhere.
+    NoPasid { device: Bdf, pasid: u32 },
+    /// The PASID is 0 or beyond what unit and driver have.
+    PasidRange { device: Bdf, pasid: u32, limit: u32 },
     /// The device is not attached to anything.
     NotAttached { device: Bdf },
     /// An alias of the device is translated by another unit, or lies in another segment.
@@ -93,6 +109,8 @@ pub enum Error {
     Dangling { what: &'static str, name: u64 },
     /// A frame of a hardware structure is not owned by the IOMMU, or is used twice.
     ForeignFrame { what: &'static str, frame: HostPhys },
+    /// The record says something of a device that this version, or its unit, cannot keep.
+    UnsupportedDevice { device: Bdf, what: &'static str },
     /// A field of the record has a value that means nothing.
     BadRecord { what: &'static str, value: u64 },
 }
@@ -151,6 +169,34 @@ impl fmt::Display for Error {
             Self::DeviceClaimed { device, owner, token } => {
                 write!(f, "requester id {device} belongs to device {owner}, which is attached to domain {token}")
             }
+            Self::NoCommonFormat { token } => write!(
+                f,
+                "domain {token}: the IOMMUs it is for have no kind of I/O page table in common; use devices behind IOMMUs of one kind, or force legacy mode"
+            ),
+            Self::Format { unit, token, what } => write!(
+                f,
+                "domain {token}: the VT-d unit at {unit} {what}; attach the device to a domain made for that unit"
+            ),
+            Self::WrongStage { token, what } => write!(f, "domain {token} is {what}"),
+            Self::ParentInUse { token, child } => {
+                write!(f, "domain {token} translates for the nested domain {child}; remove that first")
+            }
+            Self::PasidAttached { device, pasid } => {
+                write!(f, "PASID {pasid:#x} of device {device} is attached to a domain; detach it first")
+            }
+            Self::PasidClaimed { device, pasid, token } => {
+                write!(f, "PASID {pasid:#x} of device {device} is attached to domain {token} already")
+            }
+            Self::NoPasid { device, pasid } => {
+                write!(f, "PASID {pasid:#x} of device {device} is not attached to any domain")
+            }
+            Self::PasidRange { device, pasid, limit } => {
+                write!(
+                    f,
+                    "PASID {pasid:#x} of device {device} cannot be attached; 1 to {:#x} can",
+                    limit.saturating_sub(1)
+                )
+            }
             Self::NotAttached { device } => {
                 write!(f, "device {device} is not attached to any domain")
             }
@@ -198,6 +244,9 @@ impl fmt::Display for Error {
             }
             Self::ForeignFrame { what, frame } => {
                 write!(f, "{what} at {frame} is not a frame of the IOMMU's own, or it is used twice; handover refused")
+            }
+            Self::UnsupportedDevice { device, what } => {
+                write!(f, "device {device} cannot be taken over: {what}; handover refused")
             }
             Self::BadRecord { what, value } => write!(f, "the record's {what} is {value:#x}, which means nothing here"),
         }

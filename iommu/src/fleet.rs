@@ -2,18 +2,22 @@
 
 use crate::domain::Domain;
 use crate::error::Error;
+use crate::geometry::{Geometry, check_units};
 use crate::ids::{Token, UnitIndex};
 use crate::intel::cold::UnitConfig;
+use crate::intel::entries::{Path, PathTables};
 use crate::intel::fault::FaultLog;
+use crate::intel::mode::Mode;
+use crate::intel::pasids::PasidDirectory;
 use crate::intel::queue::QueueErrors;
 use crate::intel::unit::Unit;
-use crate::platform::{Platform, Walked};
+use crate::platform::Platform;
 use crate::routes::{Route, Routes};
+use crate::table::{Stage, Table};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use machine::access::{Registers, TableMemory};
 use machine::addr::HostPhys;
-use machine::paging::LeafSizes;
 use machine::pci::Bdf;
 
 /// How a device is attached.
@@ -25,6 +29,8 @@ pub(crate) struct Attachment {
     pub(crate) aliases: Vec<u16>,
     /// The invalidate queue depth of the device's TLB, when it is in use.
     pub(crate) ats: Option<u8>,
+    /// In scalable mode.
+    pub(crate) directory: Option<PasidDirectory>,
 }
 
 impl Attachment {
@@ -34,28 +40,18 @@ impl Attachment {
     }
 }
 
-/// What every unit can do, so that any device can be attached to any domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Geometry {
-    /// Levels of new domains' tables: 4 if every unit has them, else 3; 0 if units differ.
-    pub levels: u8,
-    /// Leaf sizes that every unit has.
-    pub leaf_sizes: LeafSizes,
-    /// Address bits that every unit accepts from devices.
-    pub address_bits: u8,
-    /// Every unit snoops the CPU's caches when it walks tables.
-    pub coherent: bool,
-    /// Every unit can force snooping of devices' requests (SNP).
-    pub snoop: bool,
-    /// Every unit lets zero-length reads through where only writes are allowed (ZLR).
-    pub zero_length_reads: bool,
+/// A PASID of an attached device that leads to a domain of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PasidAttachment {
+    pub(crate) unit: UnitIndex,
+    pub(crate) token: Token,
 }
 
 /// All units of the machine. There are two ways to one: [`init_cold`](Self::init_cold)
 /// and [`adopt`](Self::adopt).
 ///
-/// Every operation needs `&mut`: the caller holds a lock. Domains are created with
-/// the common abilities of all units.
+/// Every operation needs `&mut`: the caller holds a lock. A domain has the common
+/// abilities of the units that it is created for.
 #[derive(Debug)]
 pub struct Iommu<R> {
     pub(crate) units: Vec<Unit<R>>,
@@ -63,6 +59,8 @@ pub struct Iommu<R> {
     pub(crate) geometry: Geometry,
     pub(crate) domains: BTreeMap<Token, Domain>,
     pub(crate) devices: BTreeMap<Bdf, Attachment>,
+    /// Besides what devices do without PASID, by device and PASID.
+    pub(crate) pasids: BTreeMap<(Bdf, u32), PasidAttachment>,
     pub(crate) faults: FaultLog,
     /// False between `prepare` and `finish` of an adoption.
     pub(crate) live: bool,
@@ -98,11 +96,12 @@ impl<R: Registers> Iommu<R> {
 
     pub(crate) fn of(units: Vec<Unit<R>>, routes: Vec<Route>, live: bool) -> Self {
         Self {
-            geometry: geometry(&units),
+            geometry: Geometry::of(units.iter()),
             units,
             routes: Routes(routes),
             domains: BTreeMap::new(),
             devices: BTreeMap::new(),
+            pasids: BTreeMap::new(),
             faults: FaultLog::default(),
             live,
         }
@@ -112,6 +111,18 @@ impl<R: Registers> Iommu<R> {
     #[must_use]
     pub fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    /// What the units behind which some devices are can do.
+    pub fn geometry_of(&self, units: &[UnitIndex]) -> Result<Geometry, Error> {
+        check_units(units, self.units.len())?;
+        Ok(Geometry::of(units.iter().filter_map(|unit| self.units.get(unit.0))))
+    }
+
+    /// The mode of a unit.
+    #[must_use]
+    pub fn mode(&self, unit: UnitIndex) -> Option<Mode> {
+        self.units.get(unit.0).map(Unit::mode)
     }
 
     /// How many units there are.
@@ -154,6 +165,11 @@ impl<R: Registers> Iommu<R> {
         self.devices.iter().map(|(device, attachment)| (*device, attachment.token))
     }
 
+    /// Every PASID that leads to a domain of its own: the device, the PASID, the domain.
+    pub fn pasids(&self) -> impl Iterator<Item = (Bdf, u32, Token)> + '_ {
+        self.pasids.iter().map(|((device, pasid), attachment)| (*device, *pasid, attachment.token))
+    }
+
     /// The faults met so far.
     #[must_use]
     pub fn faults(&self) -> &FaultLog {
@@ -174,10 +190,13 @@ impl<R: Registers> Iommu<R> {
     }
 
     /// Calls `visit` with every frame that units walk or write: root and context tables,
-    /// second stages, remapping tables, queues, status words.
+    /// PASID directories and tables, page tables, remapping tables, queues, status words.
     pub fn frames(&self, mem: &dyn TableMemory, mut visit: impl FnMut(HostPhys)) {
         for unit in &self.units {
             unit.for_each_frame(mem, &mut visit);
+        }
+        for directory in self.devices.values().filter_map(|attachment| attachment.directory) {
+            directory.for_each_frame(mem, &mut visit);
         }
         for domain in self.domains.values() {
             domain.table.for_each_table(mem, &mut visit);
@@ -208,9 +227,19 @@ impl<R: Registers> Iommu<R> {
         self.domains.get_mut(&token).ok_or(Error::NoDomain { token })
     }
 
-    /// Memory for second stages.
-    pub(crate) fn walked<'a>(&self, platform: &'a mut Platform<'_>) -> Walked<'a> {
-        Walked { mem: platform.mem, coherent: self.geometry.coherent }
+    /// How requests reach a domain, under the id `did`.
+    pub(crate) fn path(&self, token: Token, did: u16) -> Result<Path, Error> {
+        let domain = self.domains.get(&token).ok_or(Error::NoDomain { token })?;
+        let tables = match &domain.table {
+            Table::Tree { stage: Stage::First, tree } => PathTables::First { root: tree.root(), levels: tree.levels() },
+            Table::Tree { tree, .. } => PathTables::Second { root: tree.root(), levels: tree.levels() },
+            Table::PassThrough => PathTables::PassThrough,
+            Table::Nested { root, levels, parent } => {
+                let second = self.domains.get(parent).ok_or(Error::NoDomain { token: *parent })?;
+                PathTables::Nested { root: *root, levels: *levels, second: (second.root(), second.levels()) }
+            }
+        };
+        Ok(Path { tables, did, snoop: domain.snoop })
     }
 }
 
@@ -228,21 +257,5 @@ pub(crate) fn check_routes(routes: &[Route], units: usize) -> Result<(), Error> 
     match routes.iter().find(|route| route.unit.0 >= units) {
         Some(route) => Err(Error::BadUnit { index: route.unit.0 }),
         None => Ok(()),
-    }
-}
-
-fn geometry<R: Registers>(units: &[Unit<R>]) -> Geometry {
-    let all = |test: &dyn Fn(&Unit<R>) -> bool| units.iter().all(test);
-    let levels = [4, 3].into_iter().find(|levels| all(&|unit| unit.supports_levels(*levels)));
-    Geometry {
-        levels: levels.unwrap_or(0),
-        leaf_sizes: LeafSizes {
-            two_mib: all(&|unit| unit.leaf_sizes().two_mib),
-            one_gib: all(&|unit| unit.leaf_sizes().one_gib),
-        },
-        address_bits: units.iter().map(Unit::address_bits).min().unwrap_or(0),
-        coherent: all(&|unit| unit.ecap.coherent()),
-        snoop: all(&|unit| unit.ecap.snoop_control()),
-        zero_length_reads: all(&|unit| unit.cap.zero_length_reads()),
     }
 }

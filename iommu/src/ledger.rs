@@ -5,9 +5,9 @@ use crate::error::Error;
 use alloc::collections::BTreeSet;
 use machine::access::TableMemory;
 use machine::addr::{HostPhys, PAGE_SIZE};
-use machine::paging::VTD_SECOND_STAGE;
+use machine::paging::Format;
 
-/// Entries in a second-stage table.
+/// Entries in a page table.
 const ENTRIES: u64 = 512;
 
 /// What was claimed so far.
@@ -27,22 +27,23 @@ impl<'a> Ledger<'a> {
         if sound { Ok(()) } else { Err(Error::ForeignFrame { what, frame }) }
     }
 
-    /// Claims every table of a second stage. Ends, whatever memory holds: no table is
+    /// Claims every table of a page table. Ends, whatever memory holds: no table is
     /// entered twice.
-    pub(crate) fn claim_second_stage(
+    pub(crate) fn claim_tree(
         &mut self,
         mem: &dyn TableMemory,
+        format: &Format,
         table: HostPhys,
         level: u8,
     ) -> Result<(), Error> {
-        self.claim("a second-stage table", table)?;
+        self.claim("a page table", table)?;
         if level <= 1 {
             return Ok(());
         }
         for index in 0..ENTRIES {
             let entry = mem.read(HostPhys(table.0 + index * 8));
-            if VTD_SECOND_STAGE.is_present(entry) && !VTD_SECOND_STAGE.is_leaf(entry, level) {
-                self.claim_second_stage(mem, VTD_SECOND_STAGE.table_address(entry), level - 1)?;
+            if format.is_present(entry) && !format.is_leaf(entry, level) {
+                self.claim_tree(mem, format, format.table_address(entry), level - 1)?;
             }
         }
         Ok(())

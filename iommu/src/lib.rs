@@ -13,8 +13,10 @@
 //!   runs on the host against [`model`], which keeps stale translations as hardware does.
 //!
 //! Contents:
-//! - [`Iommu`] (`fleet`): all units; `mapping`: domains; `devices`: attaching;
+//! - [`Iommu`] (`fleet`): all units; `geometry`: what they have in common; `mapping`: domains;
+//!   `devices` and `pasids`: attaching; `nested`: domains without a table of ours;
 //!   `interrupts`: remapping entries; `snapshot` and `adopt`: handover
+//! - [`Domain`]: an address space; `table`: first stage, second stage, neither
 //! - [`state`]: what a handover carries, as plain structures
 //! - [`intel`]: VT-d; [`intel::spec`]: its manual as data
 //! - [`model`]: a VT-d unit in software, for tests
@@ -31,6 +33,7 @@ mod devices;
 mod domain;
 mod error;
 mod fleet;
+mod geometry;
 mod ids;
 pub mod intel;
 mod interrupts;
@@ -38,19 +41,24 @@ mod ledger;
 mod mapping;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
+mod nested;
+mod pasids;
 mod platform;
 mod routes;
 mod snapshot;
 pub mod state;
+mod table;
 #[cfg(test)]
 mod tests;
 
 pub use domain::Domain;
 pub use error::Error;
-pub use fleet::{Geometry, Iommu};
+pub use fleet::Iommu;
+pub use geometry::Geometry;
 pub use ids::{Token, UnitIndex};
 pub use intel::cold::{InterruptRegion, UnitConfig, extended_interrupts, register_bytes};
 pub use intel::fault::{Access, Fault, FaultLine, FaultLog};
+pub use intel::mode::{Mode, Preference};
 pub use intel::queue::QueueErrors;
 pub use intel::remap::{InterruptTarget, msi_message, redirection_entry};
 pub use intel::unit::FaultEvent;
@@ -58,3 +66,4 @@ pub use interrupts::InterruptRange;
 pub use machine::pci::Bdf;
 pub use platform::Platform;
 pub use routes::Route;
+pub use table::Stage;

@@ -3,29 +3,54 @@
 use crate::domain::Domain;
 use crate::error::Error;
 use crate::fleet::Iommu;
-use crate::ids::Token;
-use crate::intel::spec::invalidation::Descriptor;
-use crate::platform::Platform;
-use alloc::vec::Vec;
+use crate::geometry::Geometry;
+use crate::ids::{Token, UnitIndex};
+use crate::platform::{Platform, Walked};
+use crate::table::Table;
 use core::ops::Range;
 use machine::access::{Registers, TableMemory};
 use machine::addr::{HostPhys, Iova};
-use machine::paging::{Caching, Flush, Holes, PageTable, Permissions, Translation, VTD_SECOND_STAGE};
+use machine::paging::{Flush, Holes, Permissions, Translation};
+
+/// Why a domain has nothing to map in.
+const NO_TABLE: &str = "without a page table of Baton's own; nothing is mapped in it";
 
 impl<R: Registers> Iommu<R> {
-    /// A new, empty domain: devices attached to it reach nothing yet.
+    /// A new, empty domain for devices behind any unit: they reach nothing yet.
     pub fn create_domain(&mut self, platform: &mut Platform<'_>, token: Token) -> Result<(), Error> {
-        self.must_be_live()?;
-        if self.domains.contains_key(&token) {
-            return Err(Error::DomainExists { token });
-        }
-        let (levels, leafs) = (self.geometry.levels, self.geometry.leaf_sizes);
-        let table = PageTable::new(&mut self.walked(platform), &VTD_SECOND_STAGE, levels, leafs)
+        self.create_domain_with(platform, token, self.geometry)
+    }
+
+    /// A new, empty domain for devices behind some units only, where not all have a kind of table
+    /// in common.
+    pub fn create_domain_for(
+        &mut self,
+        platform: &mut Platform<'_>,
+        token: Token,
+        units: &[UnitIndex],
+    ) -> Result<(), Error> {
+        let geometry = self.geometry_of(units)?;
+        self.create_domain_with(platform, token, geometry)
+    }
+
+    fn create_domain_with(
+        &mut self,
+        platform: &mut Platform<'_>,
+        token: Token,
+        geometry: Geometry,
+    ) -> Result<(), Error> {
+        self.check_new(token)?;
+        let geometry = geometry.check(token)?;
+        let mut walked = Walked { mem: platform.mem, coherent: geometry.coherent };
+        let table = Table::new(&mut walked, geometry.stage, geometry.levels, geometry.leaf_sizes)
             .map_err(|cause| Error::Paging { token, cause })?;
-        let snoop = self.geometry.snoop;
-        let domain = Domain { token, table, snoop, frozen: 0, stale: false, ids: Vec::new() };
-        self.domains.insert(token, domain);
+        self.domains.insert(token, Domain::new(token, table, geometry));
         Ok(())
+    }
+
+    pub(crate) fn check_new(&self, token: Token) -> Result<(), Error> {
+        self.must_be_live()?;
+        if self.domains.contains_key(&token) { Err(Error::DomainExists { token }) } else { Ok(()) }
     }
 
     /// Removes a domain to which no device is attached, and frees its tables. The
@@ -36,6 +61,12 @@ impl<R: Registers> Iommu<R> {
         domain.mutable("removing it")?;
         if let Some((device, _)) = self.devices.iter().find(|(_, attachment)| attachment.token == token) {
             return Err(Error::DomainInUse { token, device: *device });
+        }
+        if let Some(((device, _), _)) = self.pasids.iter().find(|(_, attachment)| attachment.token == token) {
+            return Err(Error::DomainInUse { token, device: *device });
+        }
+        if let Some(child) = self.children(token).next() {
+            return Err(Error::ParentInUse { token, child: child.token });
         }
         // No device: every id it had was invalidated when the last one was detached.
         if let Some(domain) = self.domains.remove(&token) {
@@ -58,32 +89,33 @@ impl<R: Registers> Iommu<R> {
         permissions: Permissions,
     ) -> Result<(), Error> {
         self.must_be_live()?;
-        let bits = self.geometry.address_bits;
+        let zero_length_reads = self.geometry.zero_length_reads;
+        let domain = self.domain_mut(token)?;
+        let bits = domain.address_bits;
         let end = iova.0.saturating_add(bytes);
         if bits < 64 && end > 1 << bits {
             return Err(Error::AddressTooWide { token, end, bits });
         }
-        if permissions.write && !permissions.read && !self.geometry.zero_length_reads {
+        if permissions.write && !permissions.read && !zero_length_reads {
             return Err(Error::WriteOnly { token });
         }
-        let mut walked = self.walked(platform);
-        let domain = self.domain_mut(token)?;
         domain.mutable("mapping")?;
         domain.fresh()?;
-        let caching = if domain.snoop { Caching::Coherent } else { Caching::WriteBack };
+        let mut walked = Walked { mem: platform.mem, coherent: domain.coherent };
         let flush = domain
             .table
-            .map(&mut walked, iova.0, to, bytes, permissions, caching)
+            .map(&mut walked, iova, to, bytes, permissions, domain.snoop)
+            .ok_or(Error::WrongStage { token, what: NO_TABLE })?
             .map_err(|cause| Error::Paging { token, cause })?;
         if flush.must_invalidate() {
             return self.forget(platform, token, flush);
         }
         let range = flush.range();
         // Nothing that hardware could have cached changed, unless it caches absence.
+        let stage = domain.stage();
         for id in domain.ids.clone() {
             let unit = self.unit_mut(id.unit)?;
-            let descriptors = unit.forget_range(id.did, Iova(range.start), range.end - range.start, false);
-            let descriptors: Vec<Descriptor> = descriptors.into_iter().flatten().collect();
+            let descriptors = unit.forget_stage(&id, stage, &range, false);
             unit.after_first_mapping(platform, &[&descriptors])?;
         }
         flush.complete(platform.mem);
@@ -102,18 +134,21 @@ impl<R: Registers> Iommu<R> {
         holes: Holes,
     ) -> Result<(), Error> {
         self.must_be_live()?;
-        let mut walked = self.walked(platform);
         let domain = self.domain_mut(token)?;
         domain.mutable("unmapping")?;
-        let flush =
-            domain.table.unmap(&mut walked, iova.0, bytes, holes).map_err(|cause| Error::Paging { token, cause })?;
+        let mut walked = Walked { mem: platform.mem, coherent: domain.coherent };
+        let flush = domain
+            .table
+            .unmap(&mut walked, iova, bytes, holes)
+            .ok_or(Error::WrongStage { token, what: NO_TABLE })?
+            .map_err(|cause| Error::Paging { token, cause })?;
         self.forget(platform, token, flush)
     }
 
     /// Where `iova` leads, by the tables.
     #[must_use]
     pub fn translate(&self, mem: &dyn TableMemory, token: Token, iova: Iova) -> Option<Translation> {
-        self.domains.get(&token)?.table.translate(mem, iova.0)
+        self.domains.get(&token)?.table.translate(mem, iova)
     }
 
     /// Makes the domain immutable: map, unmap, attach and detach answer `Busy`. Counted;
@@ -154,18 +189,17 @@ impl<R: Registers> Iommu<R> {
         range: Range<u64>,
         leaves_only: bool,
     ) -> Result<(), Error> {
-        let bytes = range.end.saturating_sub(range.start);
+        let stage = self.domain_mut(token)?.stage();
         for id in self.domain_mut(token)?.ids.clone() {
             // Devices may ask again as soon as their own TLB is empty, so the unit's comes first.
             let devices = self.device_tlb_descriptors(token, id.unit, &range);
             let unit = self.unit_mut(id.unit)?;
-            let own = unit.forget_range(id.did, Iova(range.start), bytes, leaves_only);
-            let own: Vec<Descriptor> = own.into_iter().flatten().collect();
+            let own = unit.forget_stage(&id, stage, &range, leaves_only);
             unit.submit(platform, &own)?;
             if !devices.is_empty() {
                 unit.submit(platform, &devices)?;
             }
         }
-        Ok(())
+        self.forget_children(platform, token)
     }
 }

@@ -1,10 +1,15 @@
 //! Saying what is: the run-time state as plain structures.
 
+use crate::domain::Domain;
 use crate::error::Error;
 use crate::fleet::Iommu;
 use crate::ids::UnitIndex;
 use crate::intel::spec::tables::pair;
-use crate::state::{AliasState, DeviceState, DidState, DomainState, IrteState, Snapshot};
+use crate::state::{
+    AliasState, DeviceState, DidState, DomainState, FIRST_STAGE, IrteState, NESTED, PASS_THROUGH, PasidState,
+    SECOND_STAGE, Snapshot,
+};
+use crate::table::{Stage, Table};
 use machine::access::Registers;
 
 impl<R: Registers> Iommu<R> {
@@ -22,20 +27,7 @@ impl<R: Registers> Iommu<R> {
         self.domains.values().try_for_each(|domain| domain.fresh())?;
         let base = |unit: UnitIndex| self.unit_base(unit).unwrap_or_default().0;
         refill(&mut snapshot.units, self.units.iter().map(|unit| unit.state()));
-        refill(
-            &mut snapshot.domains,
-            self.domains.values().map(|domain| {
-                let sizes = domain.table.leaf_sizes();
-                DomainState {
-                    token: domain.token.0,
-                    root: domain.table.root().0,
-                    levels: domain.table.levels(),
-                    leaf_sizes: u8::from(sizes.two_mib) | u8::from(sizes.one_gib) << 1,
-                    snoop: u8::from(domain.snoop),
-                    consumed: false,
-                }
-            }),
-        );
+        refill(&mut snapshot.domains, self.domains.values().map(DomainState::of));
         refill(
             &mut snapshot.dids,
             self.domains.values().flat_map(|domain| {
@@ -48,10 +40,22 @@ impl<R: Registers> Iommu<R> {
             self.devices.iter().map(|(device, attachment)| DeviceState {
                 unit: base(attachment.unit),
                 token: attachment.token.0,
+                directory: attachment.directory.map_or(0, |directory| directory.frame.0),
                 segment: device.segment(),
                 source: device.requester_id(),
                 ats: u8::from(attachment.ats.is_some()),
                 ats_depth: attachment.ats.unwrap_or_default(),
+                consumed: false,
+            }),
+        );
+        refill(
+            &mut snapshot.pasids,
+            self.pasids.iter().map(|((device, pasid), attachment)| PasidState {
+                unit: base(attachment.unit),
+                token: attachment.token.0,
+                pasid: *pasid,
+                segment: device.segment(),
+                source: device.requester_id(),
                 consumed: false,
             }),
         );
@@ -80,4 +84,29 @@ impl<R: Registers> Iommu<R> {
 fn refill<T>(list: &mut alloc::vec::Vec<T>, items: impl Iterator<Item = T>) {
     list.clear();
     list.extend(items);
+}
+
+impl DomainState {
+    /// What a handover must carry of a domain.
+    pub(crate) fn of(domain: &Domain) -> Self {
+        let sizes = domain.table.leaf_sizes();
+        let (stage, root, parent) = match &domain.table {
+            Table::Tree { stage: Stage::First, tree } => (FIRST_STAGE, tree.root().0, 0),
+            Table::Tree { tree, .. } => (SECOND_STAGE, tree.root().0, 0),
+            Table::PassThrough => (PASS_THROUGH, 0, 0),
+            Table::Nested { root, parent, .. } => (NESTED, root.0, parent.0),
+        };
+        Self {
+            token: domain.token.0,
+            root,
+            parent,
+            stage,
+            levels: domain.table.levels(),
+            leaf_sizes: u8::from(sizes.two_mib) | u8::from(sizes.one_gib) << 1,
+            snoop: u8::from(domain.snoop),
+            coherent: u8::from(domain.coherent),
+            address_bits: domain.address_bits,
+            consumed: false,
+        }
+    }
 }

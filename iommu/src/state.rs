@@ -47,19 +47,37 @@ pub struct UnitState {
     pub consumed: bool,
 }
 
+/// [`DomainState::stage`]: a second stage.
+pub const SECOND_STAGE: u8 = 0;
+/// [`DomainState::stage`]: a first stage.
+pub const FIRST_STAGE: u8 = 1;
+/// [`DomainState::stage`]: no table.
+pub const PASS_THROUGH: u8 = 2;
+/// [`DomainState::stage`]: the guest's first stage over the parent's second.
+pub const NESTED: u8 = 3;
+
 /// One domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct DomainState {
     /// The name.
     pub token: u64,
-    /// Physical address of the second stage's root.
+    /// Physical address of the page table's root; 0 for pass-through. Of a nested domain the
+    /// guest's root, an address that the parent maps.
     pub root: u64,
-    /// Levels, 3 to 5.
+    /// The domain that a nested one stands on, otherwise 0.
+    pub parent: u64,
+    /// Kind of table: [`SECOND_STAGE`] (zero), [`FIRST_STAGE`], [`PASS_THROUGH`] or [`NESTED`].
+    pub stage: u8,
+    /// Levels, 3 to 5; 0 for pass-through.
     pub levels: u8,
     /// Bit 0: 2 MiB leaves, bit 1: 1 GiB leaves.
     pub leaf_sizes: u8,
-    /// 1 when leaves force snooping (SNP).
+    /// 1 when requests are snooped, whatever they ask for (SNP in leaves, PGSNP in PASID entries).
     pub snoop: u8,
+    /// 1 when every unit of the domain snoops when it walks the table; 0: changes are written back.
+    pub coherent: u8,
+    /// Address bits that every unit of the domain accepts; 0: as many as all units of the machine do.
+    pub address_bits: u8,
     /// Set by adoption.
     pub consumed: bool,
 }
@@ -82,6 +100,8 @@ pub struct DeviceState {
     pub unit: u64,
     /// The domain.
     pub token: u64,
+    /// Physical address of the PASID directory; 0 behind a unit in legacy mode.
+    pub directory: u64,
     /// PCI segment.
     pub segment: u16,
     /// Requester id.
@@ -90,6 +110,23 @@ pub struct DeviceState {
     pub ats: u8,
     /// The device's invalidate queue depth, with `ats`.
     pub ats_depth: u8,
+    /// Set by adoption.
+    pub consumed: bool,
+}
+
+/// A PASID of an attached device that leads to a domain of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PasidState {
+    /// The unit.
+    pub unit: u64,
+    /// The domain.
+    pub token: u64,
+    /// The PASID, not 0: that one is the device's own.
+    pub pasid: u32,
+    /// PCI segment of the device.
+    pub segment: u16,
+    /// Requester id of the device.
+    pub source: u16,
     /// Set by adoption.
     pub consumed: bool,
 }
@@ -129,6 +166,8 @@ pub struct Snapshot {
     pub dids: Vec<DidState>,
     /// Attached devices.
     pub devices: Vec<DeviceState>,
+    /// Their PASIDs, besides their own domain.
+    pub pasids: Vec<PasidState>,
     /// Their aliases.
     pub aliases: Vec<AliasState>,
     /// Interrupt remapping entries.

@@ -140,8 +140,8 @@ fn shown(units: &Units, owners: &Owners) -> Iommu {
                         owner: owners.of(domain.token()),
                         did: domain.id_on(index)?,
                         unit: Hex(base.get()),
-                        table_root: Hex(domain.table().root().get()),
-                        levels: domain.table().levels(),
+                        table_root: Hex(domain.root().get()),
+                        levels: domain.levels(),
                     })
                 })
             })

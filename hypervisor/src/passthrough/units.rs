@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use handover::state::machine::FrameTag;
 use hermit_sync::SpinMutex;
-use iommu::{FaultEvent, InterruptRegion, Iommu, Platform, Route, UnitConfig, UnitIndex};
+use iommu::{FaultEvent, InterruptRegion, Iommu, Platform, Preference, Route, UnitConfig, UnitIndex};
 use machine::access::TableMemory;
 use machine::addr::HostPhys;
 use machine::mmio::MmioRegion;
@@ -91,6 +91,8 @@ pub fn init_cold(units: &[Described], routes: Vec<Route>, apic_id: u32) -> Resul
                 x2apic,
                 interrupts: Some(InterruptRegion { base: table, order: INTERRUPT_ORDER }),
                 fault_event: Some(fault_event(apic_id)),
+                // The records of scalable mode are not there yet.
+                mode: Preference::Legacy,
             },
             regs,
         ));

@@ -1,71 +1,115 @@
-//! The record against memory: root and context tables, interrupt remapping tables, and
+//! The record against memory: root, context and PASID tables, interrupt remapping tables, and
 //! the last snapshot against the one prepared from.
 
 use super::unconsumed;
 use crate::error::Error;
-use crate::fleet::Iommu;
+use crate::fleet::{Attachment, Iommu};
 use crate::ids::{Token, UnitIndex};
 use crate::intel::live::compare_entry;
+use crate::intel::pasids::{OWN_PASID, PasidDirectory, TABLES};
 use crate::intel::spec::interrupts::InterruptEntry;
-use crate::intel::spec::tables::{ContextEntry, RootEntry, TranslationType, pair, unpair};
+use crate::intel::spec::scalable::{DirectoryEntry, PASIDS, PasidEntry};
+use crate::intel::spec::tables::{pair, unpair};
 use crate::ledger::Ledger;
-use crate::state::Snapshot;
+use crate::state::{DomainState, Snapshot};
 use machine::access::{Registers, TableMemory};
 use machine::addr::HostPhys;
 use machine::pci::Bdf;
 
 impl<R: Registers> Iommu<R> {
-    /// The context entry that each requester id of an attached device must have.
-    fn expected_context(&self, source: Bdf) -> Option<(UnitIndex, ContextEntry)> {
-        let (device, token) = self.owner(source)?;
-        let attachment = self.devices.get(&device)?;
-        let domain = self.domains.get(&token)?;
-        let did = domain.id_on(attachment.unit)?;
-        let translation = match attachment.ats {
-            Some(_) => TranslationType::DEVICE_TLB,
-            None => TranslationType::SECOND_STAGE,
-        };
-        let entry = ContextEntry::second_stage(domain.table.root(), domain.table.levels(), did, translation);
-        Some((attachment.unit, entry))
-    }
-
-    /// Compares root and context tables with the recorded devices: each of them is
+    /// Compares root, context and PASID tables with the recorded devices: each of them is
     /// there, and nobody else.
     pub(super) fn compare_tables(&self, mem: &dyn TableMemory, ledger: &mut Ledger<'_>) -> Result<(), Error> {
         for unit in &self.units {
-            for bus in 0..=u8::MAX {
-                let entry = unit.tables.root_entry(mem, bus);
-                if !entry.present() {
-                    continue;
-                }
-                let what = "root entry";
-                let expected = RootEntry::link(entry.table());
-                compare_entry(&unit.window, what, u32::from(bus), expected.into_bits(), entry.into_bits())?;
-                ledger.claim("a context table", entry.table())?;
-                for function in 0..=u8::MAX {
-                    let source = u16::from(bus) << 8 | u16::from(function);
+            let wrong = |what, index, found| {
+                Err(Error::Entry { unit: unit.base(), what, index: u32::from(index), expected: [0; 2], found })
+            };
+            for link in unit.tables.links(mem) {
+                let link = match link {
+                    Ok(link) => link,
+                    Err(source) => return wrong("root entry of", source, unit.tables.root_words(mem, source)),
+                };
+                ledger.claim("a context table", link.table)?;
+                for source in unit.tables.sources(&link) {
                     let found = unit.tables.context(mem, source);
                     let owner = self.owner(Bdf::from_requester_id(unit.segment, source));
-                    if found.present() && owner.is_none() {
-                        let (expected, found) = ([0; 2], pair(found.into_bits()));
-                        let index = u32::from(source);
-                        return Err(Error::Entry { unit: unit.base(), what: "context entry", index, expected, found });
+                    if found & 1 != 0 && owner.is_none() {
+                        return wrong("context entry", source, pair(found));
+                    }
+                    let upper = unit.tables.context_upper(mem, source);
+                    if upper != 0 {
+                        return wrong("upper half of context entry", source, pair(upper));
                     }
                 }
+            }
+        }
+        for (device, attachment) in &self.devices {
+            if let Some(directory) = attachment.directory {
+                self.compare_directory(*device, attachment.unit, directory, mem, ledger)?;
             }
         }
         self.compare_contexts(mem)
     }
 
-    /// Compares the context entry of every recorded requester id.
+    /// Claims a device's PASID directory with every table of it, and looks for entries of nobody.
+    fn compare_directory(
+        &self,
+        device: Bdf,
+        unit: UnitIndex,
+        directory: PasidDirectory,
+        mem: &dyn TableMemory,
+        ledger: &mut Ledger<'_>,
+    ) -> Result<(), Error> {
+        let unit = self.units.get(unit.0).ok_or(Error::BadUnit { index: unit.0 })?.base();
+        let wrong = |what, index, found| Err(Error::Entry { unit, what, index, expected: [0; 2], found });
+        ledger.claim("a PASID directory", directory.frame)?;
+        for index in 0..TABLES {
+            let link = directory.link(mem, index);
+            if !link.present() {
+                continue;
+            }
+            if link != DirectoryEntry::link(link.table()) {
+                return wrong("PASID directory entry", index as u32, [link.into_bits(), 0]);
+            }
+            ledger.claim("a PASID table", link.table())?;
+            let first = (index * PASIDS) as u32;
+            for pasid in first..first + PASIDS as u32 {
+                let known = pasid == OWN_PASID || self.pasids.contains_key(&(device, pasid));
+                let found = directory.entry(mem, pasid);
+                if (found.low.present() && !known) || !directory.upper_is_clear(mem, pasid) {
+                    return wrong("PASID entry", pasid, pair(found.low.into_bits()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares context and PASID entries of every recorded requester id and PASID.
     pub(super) fn compare_contexts(&self, mem: &dyn TableMemory) -> Result<(), Error> {
         for (device, attachment) in &self.devices {
+            let missing = Error::NotAttached { device: *device };
+            let index = attachment.unit;
+            let unit = self.units.get(index.0).ok_or(Error::BadUnit { index: index.0 })?;
+            let path = |token: Token| {
+                let did = self.domains.get(&token).and_then(|domain| domain.id_on(index));
+                self.path(token, did.ok_or(missing)?)
+            };
+            let own = path(attachment.token)?;
+            let directory = attachment.directory.map(|directory| directory.frame);
+            let expected = unit.context_entry(&own, directory, attachment.ats.is_some());
             for source in attachment.sources(*device) {
-                let one = Bdf::from_requester_id(device.segment(), source);
-                let (unit, expected) = self.expected_context(one).ok_or(Error::NotAttached { device: *device })?;
-                let unit = self.units.get(unit.0).ok_or(Error::BadUnit { index: unit.0 })?;
-                let found = unit.tables.context(mem, source).into_bits();
-                compare_entry(&unit.window, "context entry", u32::from(source), expected.into_bits(), found)?;
+                let found = unit.tables.context(mem, source);
+                compare_entry(&unit.window, "context entry", u32::from(source), expected, found)?;
+            }
+            let Some(directory) = attachment.directory else { continue };
+            let of_device = self.pasids.range((*device, 0)..=(*device, u32::MAX));
+            let pasids = of_device.map(|((_, pasid), other)| (*pasid, other.token));
+            for (pasid, token) in core::iter::once((OWN_PASID, attachment.token)).chain(pasids) {
+                let (expected, found) = (unit.pasid_entry(&path(token)?), directory.entry(mem, pasid));
+                let halves = |entry: PasidEntry| [entry.low.into_bits(), entry.first.into_bits()];
+                for (expected, found) in halves(expected).into_iter().zip(halves(found)) {
+                    compare_entry(&unit.window, "PASID entry", pasid, expected, found)?;
+                }
             }
         }
         Ok(())
@@ -76,8 +120,8 @@ impl<R: Registers> Iommu<R> {
         let changed = |what, name| Err(Error::BadRecord { what, value: name });
         for state in &snapshot.domains {
             unconsumed(state.consumed, "domain", state.token)?;
-            let domain = self.domains.get(&Token(state.token)).map(|domain| &domain.table);
-            if domain.is_none_or(|table| (table.root().0, table.levels()) != (state.root, state.levels)) {
+            let domain = self.domains.get(&Token(state.token)).map(DomainState::of);
+            if domain != Some(DomainState { address_bits: domain.map_or(0, |one| one.address_bits), ..*state }) {
                 return changed("domain (not the one prepared)", state.token);
             }
         }
@@ -91,18 +135,28 @@ impl<R: Registers> Iommu<R> {
         for state in &snapshot.devices {
             unconsumed(state.consumed, "device", u64::from(state.source))?;
             let device = Bdf::from_requester_id(state.segment, state.source);
-            if self.devices.get(&device).is_none_or(|attachment| attachment.token.0 != state.token) {
+            let directory = |attachment: &Attachment| attachment.directory.map_or(0, |directory| directory.frame.0);
+            let same = |found: &Attachment| (found.token.0, directory(found)) == (state.token, state.directory);
+            if !self.devices.get(&device).is_some_and(same) {
                 return changed("device (not the one prepared)", u64::from(state.source));
+            }
+        }
+        for state in &snapshot.pasids {
+            unconsumed(state.consumed, "PASID", u64::from(state.pasid))?;
+            let device = Bdf::from_requester_id(state.segment, state.source);
+            if self.pasids.get(&(device, state.pasid)).is_none_or(|found| found.token.0 != state.token) {
+                return changed("PASID (not the one prepared)", u64::from(state.pasid));
             }
         }
         let ids: usize = self.domains.values().map(|domain| domain.ids.len()).sum();
         let aliases: usize = self.devices.values().map(|attachment| attachment.aliases.len()).sum();
-        let prepared = [self.units.len(), self.domains.len(), ids, self.devices.len(), aliases];
+        let prepared = [self.units.len(), self.domains.len(), ids, self.devices.len(), self.pasids.len(), aliases];
         let recorded = [
             snapshot.units.len(),
             snapshot.domains.len(),
             snapshot.dids.len(),
             snapshot.devices.len(),
+            snapshot.pasids.len(),
             snapshot.aliases.len(),
         ];
         if prepared != recorded {

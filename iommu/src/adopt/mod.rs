@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::fleet::{Iommu, check_distinct, check_routes};
 use crate::intel::dids::DomainIds;
 use crate::intel::live::check_state;
+use crate::intel::mode::Mode;
 use crate::intel::queue::Queue;
 use crate::intel::remap::InterruptTable;
 use crate::intel::spec::registers::{
@@ -76,9 +77,13 @@ impl<R: Registers> Iommu<R> {
         for state in &snapshot.domains {
             iommu.adopt_domain(state, mem, &mut ledger)?;
         }
+        iommu.check_parents()?;
         iommu.adopt_dids(snapshot)?;
         for state in &snapshot.devices {
             iommu.adopt_device(snapshot, state)?;
+        }
+        for state in &snapshot.pasids {
+            iommu.adopt_pasid(state)?;
         }
         iommu.check_references(snapshot)?;
         iommu.compare_tables(mem, &mut ledger)?;
@@ -109,6 +114,7 @@ impl<R: Registers> Iommu<R> {
         snapshot.units.iter_mut().for_each(|state| state.consumed = true);
         snapshot.domains.iter_mut().for_each(|state| state.consumed = true);
         snapshot.devices.iter_mut().for_each(|state| state.consumed = true);
+        snapshot.pasids.iter_mut().for_each(|state| state.consumed = true);
         self.live = true;
         Ok(())
     }
@@ -134,7 +140,8 @@ fn adopt_unit<R: Registers>(window: Window<R>, state: &UnitState, ledger: &mut L
     window.compare(state)?;
     let (cap, ecap) = (Capability::from_bits(state.cap), ExtendedCapability::from_bits(state.ecap));
     let coherent = ecap.coherent();
-    let root = RootTableAddress(state.rtaddr).table();
+    let root_table = RootTableAddress(state.rtaddr);
+    let (root, mode) = (root_table.table(), if root_table.mode() == 0 { Mode::Legacy } else { Mode::Scalable });
     let address = QueueAddress(state.iqa);
     let mut queue = Queue::new(address.queue(), HostPhys(state.status), cap, ecap, address.wide());
     queue.tail = queue.index_at(state.iqt).ok_or(Error::BadRecord { what: "IQT", value: state.iqt })?;
@@ -167,7 +174,7 @@ fn adopt_unit<R: Registers>(window: Window<R>, state: &UnitState, ledger: &mut L
         version: state.version,
         cap,
         ecap,
-        tables: Tables { root, coherent },
+        tables: Tables { root, mode, coherent },
         queue,
         interrupts,
         dids: DomainIds::new(cap),

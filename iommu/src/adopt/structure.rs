@@ -3,14 +3,17 @@
 use super::unconsumed;
 use crate::domain::{Domain, DomainId};
 use crate::error::Error;
-use crate::fleet::{Attachment, Iommu};
-use crate::ids::Token;
+use crate::fleet::{Attachment, Iommu, PasidAttachment};
+use crate::ids::{Token, UnitIndex};
+use crate::intel::mode::Mode;
+use crate::intel::pasids::{OWN_PASID, PasidDirectory};
 use crate::ledger::Ledger;
-use crate::state::{DeviceState, DomainState, Snapshot};
+use crate::state::{DeviceState, DomainState, FIRST_STAGE, NESTED, PASS_THROUGH, PasidState, SECOND_STAGE, Snapshot};
+use crate::table::{Stage, Table};
 use alloc::vec::Vec;
 use machine::access::{Registers, TableMemory};
-use machine::addr::HostPhys;
-use machine::paging::{LeafSizes, PageTable, VTD_SECOND_STAGE};
+use machine::addr::{HostPhys, Iova, PAGE_SIZE};
+use machine::paging::{LeafSizes, PageTable};
 use machine::pci::Bdf;
 
 impl<R: Registers> Iommu<R> {
@@ -22,22 +25,36 @@ impl<R: Registers> Iommu<R> {
     ) -> Result<(), Error> {
         let token = Token(state.token);
         unconsumed(state.consumed, "domain", state.token)?;
-        if state.leaf_sizes > 3 || state.snoop > 1 || (state.snoop == 1 && !self.geometry.snoop) {
-            return Err(Error::BadRecord { what: "kind of page table", value: u64::from(state.leaf_sizes) });
+        let bad = |what, value: u8| Err(Error::BadRecord { what, value: u64::from(value) });
+        if state.leaf_sizes > 3 {
+            return bad("kind of page table", state.leaf_sizes);
         }
-        let common = self.geometry.leaf_sizes;
-        let leafs = LeafSizes {
-            two_mib: state.leaf_sizes & 1 != 0 && common.two_mib,
-            one_gib: state.leaf_sizes & 2 != 0 && common.one_gib,
+        if state.snoop > 1 || state.coherent > 1 {
+            return bad("way of snooping", state.snoop.max(state.coherent));
+        }
+        let bits = match state.address_bits {
+            0 => self.geometry.address_bits,
+            bits => bits,
         };
-        let table = PageTable::adopt(&VTD_SECOND_STAGE, HostPhys(state.root), state.levels, leafs)
-            .map_err(|cause| Error::Paging { token, cause })?;
-        ledger.claim_second_stage(mem, table.root(), table.levels())?;
-        let domain = Domain { token, table, snoop: state.snoop == 1, frozen: 0, stale: false, ids: Vec::new() };
+        let table = adopt_table(state, token, mem, ledger)?;
+        // A nested domain's and a pass-through one's are those of the units or of the parent.
+        let address_bits = if table.tree().is_some() { bits } else { 0 };
+        let (snoop, coherent) = (state.snoop == 1, state.coherent == 1);
+        let domain = Domain { token, table, snoop, coherent, address_bits, frozen: 0, stale: false, ids: Vec::new() };
         match self.domains.insert(token, domain) {
             None => Ok(()),
             Some(_) => Err(Error::Duplicate { what: "domain", name: state.token }),
         }
+    }
+
+    /// A nested domain stands on a second stage that is there.
+    pub(super) fn check_parents(&self) -> Result<(), Error> {
+        for parent in self.domains.values().filter_map(|domain| domain.table.parent()) {
+            if self.domains.get(&parent).is_none_or(|domain| domain.stage() != Stage::Second) {
+                return Err(Error::Dangling { what: "parent domain", name: parent.0 });
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn adopt_dids(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
@@ -45,23 +62,20 @@ impl<R: Registers> Iommu<R> {
             let token = Token(state.token);
             let base = HostPhys(state.unit);
             let unit = self.unit_at(base).ok_or(Error::Dangling { what: "unit", name: state.unit })?;
-            let levels = match self.domains.get(&token) {
+            match self.domains.get(&token) {
                 None => {
                     return Err(Error::Dangling { what: "domain", name: state.token });
                 }
                 Some(domain) if domain.id_on(unit).is_some() => {
                     return Err(Error::Duplicate { what: "domain id of domain", name: state.token });
                 }
-                Some(domain) => domain.table.levels(),
-            };
-            let owner = self.unit_mut(unit)?;
-            if !owner.supports_levels(levels) {
-                return Err(Error::BadRecord { what: "number of page table levels", value: u64::from(levels) });
+                Some(_) => {}
             }
-            if !owner.dids.reserve(state.did) {
+            self.check_format(token, unit)?;
+            if !self.unit_mut(unit)?.dids.reserve(state.did) {
                 return Err(Error::DomainIdClaimed { unit: base, did: state.did, token });
             }
-            self.domain_mut(token)?.ids.push(DomainId { unit, did: state.did, devices: 0 });
+            self.domain_mut(token)?.ids.push(DomainId { unit, did: state.did, users: 0, pasids: Vec::new() });
         }
         Ok(())
     }
@@ -82,7 +96,15 @@ impl<R: Registers> Iommu<R> {
             .collect();
         aliases.sort_unstable();
         let ats = (state.ats == 1).then_some(state.ats_depth);
-        let attachment = Attachment { unit, token: Token(state.token), aliases, ats };
+        let coherent = self.unit_mut(unit)?.ecap.coherent();
+        let directory = match (self.unit_mut(unit)?.mode(), state.directory) {
+            (Mode::Legacy, 0) => None,
+            (Mode::Legacy, _) => {
+                return Err(Error::UnsupportedDevice { device, what: "it has a PASID directory in legacy mode" });
+            }
+            (Mode::Scalable, frame) => Some(PasidDirectory { frame: HostPhys(frame), coherent }),
+        };
+        let attachment = Attachment { unit, token: Token(state.token), aliases, ats, directory };
         let mut sources: Vec<u16> = attachment.sources(device).collect();
         sources.sort_unstable();
         if let Some(&[twice, _]) = sources.windows(2).find(|two| two.first() == two.last()) {
@@ -97,18 +119,50 @@ impl<R: Registers> Iommu<R> {
                 return Err(Error::AliasElsewhere { device, alias: source });
             }
         }
-        let domain = self.domains.get_mut(&Token(state.token));
-        let domain = domain.ok_or(Error::Dangling { what: "domain", name: state.token })?;
-        let id = domain.ids.iter_mut().find(|id| id.unit == unit);
-        id.ok_or(Error::Dangling { what: "domain id for domain", name: state.token })?.devices += 1;
+        self.count_user(Token(state.token), unit, OWN_PASID)?;
         self.devices.insert(device, attachment);
+        Ok(())
+    }
+
+    pub(super) fn adopt_pasid(&mut self, state: &PasidState) -> Result<(), Error> {
+        let device = Bdf::from_requester_id(state.segment, state.source);
+        unconsumed(state.consumed, "PASID", u64::from(state.pasid))?;
+        let owner = Error::Dangling { what: "device of PASID", name: u64::from(state.pasid) };
+        let attachment = self.devices.get(&device).ok_or(owner)?;
+        let (unit, token) = (attachment.unit, Token(state.token));
+        if self.unit_at(HostPhys(state.unit)) != Some(unit) {
+            return Err(Error::Dangling { what: "unit", name: state.unit });
+        }
+        let limit = self.unit_mut(unit)?.pasid_limit();
+        if limit == 0 {
+            let what = "it has PASIDs, and its VT-d unit knows none in the mode it is in";
+            return Err(Error::UnsupportedDevice { device, what });
+        }
+        if !(1..limit).contains(&state.pasid) {
+            return Err(Error::PasidRange { device, pasid: state.pasid, limit });
+        }
+        if self.domains.get(&token).is_some_and(|domain| domain.stage() == Stage::PassThrough) {
+            return Err(Error::UnsupportedDevice { device, what: "one of its PASIDs passes through" });
+        }
+        self.count_user(token, unit, state.pasid)?;
+        match self.pasids.insert((device, state.pasid), PasidAttachment { unit, token }) {
+            None => Ok(()),
+            Some(_) => Err(Error::Duplicate { what: "PASID", name: u64::from(state.pasid) }),
+        }
+    }
+
+    fn count_user(&mut self, token: Token, unit: UnitIndex, pasid: u32) -> Result<(), Error> {
+        let domain = self.domains.get_mut(&token);
+        let domain = domain.ok_or(Error::Dangling { what: "domain", name: token.0 })?;
+        let did = domain.id_on(unit).ok_or(Error::Dangling { what: "domain id for domain", name: token.0 })?;
+        domain.enter(unit, did, pasid);
         Ok(())
     }
 
     /// Nothing in the record is left over.
     pub(super) fn check_references(&self, snapshot: &Snapshot) -> Result<(), Error> {
         for domain in self.domains.values() {
-            if let Some(id) = domain.ids.iter().find(|id| id.devices == 0) {
+            if let Some(id) = domain.ids.iter().find(|id| id.users == 0) {
                 return Err(Error::Dangling { what: "device for domain id", name: u64::from(id.did) });
             }
         }
@@ -123,4 +177,31 @@ impl<R: Registers> Iommu<R> {
             None => Ok(()),
         }
     }
+}
+
+/// The tables that a record describes, each of them the IOMMU's own and used once.
+fn adopt_table(
+    state: &DomainState,
+    token: Token,
+    mem: &dyn TableMemory,
+    ledger: &mut Ledger<'_>,
+) -> Result<Table, Error> {
+    let stage = match state.stage {
+        SECOND_STAGE => Stage::Second,
+        FIRST_STAGE => Stage::First,
+        PASS_THROUGH if (state.root, state.levels, state.parent) == (0, 0, 0) => return Ok(Table::PassThrough),
+        NESTED if (4..=5).contains(&state.levels) && state.root.is_multiple_of(PAGE_SIZE) => {
+            let (root, parent) = (Iova(state.root), Token(state.parent));
+            return Ok(Table::Nested { root, levels: state.levels, parent });
+        }
+        other => return Err(Error::BadRecord { what: "kind of domain", value: u64::from(other) }),
+    };
+    if state.parent != 0 {
+        return Err(Error::BadRecord { what: "parent of a domain that is not nested", value: state.parent });
+    }
+    let leafs = LeafSizes { two_mib: state.leaf_sizes & 1 != 0, one_gib: state.leaf_sizes & 2 != 0 };
+    let tree = PageTable::adopt(stage.format(), HostPhys(state.root), state.levels, leafs)
+        .map_err(|cause| Error::Paging { token, cause })?;
+    ledger.claim_tree(mem, stage.format(), tree.root(), tree.levels())?;
+    Ok(Table::Tree { stage, tree })
 }

@@ -2,6 +2,7 @@
 //! everything. The other way in is `adopt`.
 
 use super::dids::DomainIds;
+use super::mode::{Mode, Preference};
 use super::queue::Queue;
 use super::remap::{FRAME_ORDER, InterruptTable, MAX_ORDER};
 use super::spec::faults::{RECORD_BYTES, RECORD_FLAG, RECORD_FLAG_OFFSET};
@@ -11,7 +12,7 @@ use super::spec::registers::{
     Capability, EVENT_MASK, ExtendedCapability, FaultStatus, Global, REGISTER_BYTES, Version, offset,
 };
 use super::tables::{Tables, frame};
-use super::unit::{FaultEvent, Unit, supports_levels};
+use super::unit::{FaultEvent, Unit};
 use super::window::Window;
 use crate::error::Error;
 use crate::platform::Platform;
@@ -47,6 +48,8 @@ pub struct UnitConfig {
     pub interrupts: Option<InterruptRegion>,
     /// The fault event, or `None` to have faults polled.
     pub fault_event: Option<FaultEvent>,
+    /// The mode to work in.
+    pub mode: Preference,
 }
 
 /// How many bytes of registers a unit has, by its CAP and ECAP: map at least 4 KiB,
@@ -80,9 +83,9 @@ impl<R: Registers> Unit<R> {
     /// On an error the unit is quiet again where that was possible.
     pub(crate) fn init_cold(regs: R, platform: &mut Platform<'_>, config: &UnitConfig) -> Result<Self, Error> {
         let window = Window { base: config.base, regs };
-        let (version, cap, ecap) = probe(&window, config)?;
+        let (version, cap, ecap, mode) = probe(&window, config)?;
         quiet(&window, platform)?;
-        let mut unit = Self::build(window, platform, config, version, cap, ecap)?;
+        let mut unit = Self::build(window, platform, config, version, (cap, ecap, mode))?;
         match unit.enable(platform) {
             Ok(()) => Ok(unit),
             Err(error) => {
@@ -98,8 +101,7 @@ impl<R: Registers> Unit<R> {
         platform: &mut Platform<'_>,
         config: &UnitConfig,
         version: u32,
-        cap: Capability,
-        ecap: ExtendedCapability,
+        (cap, ecap, mode): (Capability, ExtendedCapability, Mode),
     ) -> Result<Self, Error> {
         let coherent = ecap.coherent();
         let region = config.interrupts.filter(|_| ecap.interrupt_remapping());
@@ -130,8 +132,8 @@ impl<R: Registers> Unit<R> {
             version,
             cap,
             ecap,
-            tables: Tables { root, coherent },
-            queue: Queue::new(ring, status, cap, ecap, false),
+            tables: Tables { root, mode, coherent },
+            queue: Queue::new(ring, status, cap, ecap, mode == Mode::Scalable),
             interrupts: interrupts.map(|(base, order)| InterruptTable {
                 base,
                 order,
@@ -238,7 +240,7 @@ impl<R: Registers> Unit<R> {
 fn probe<R: Registers>(
     window: &Window<R>,
     config: &UnitConfig,
-) -> Result<(u32, Capability, ExtendedCapability), Error> {
+) -> Result<(u32, Capability, ExtendedCapability, Mode), Error> {
     let unit = config.base;
     let version = window.regs.read32(offset::VER);
     if version == 0 || version == u32::MAX || Version(version).major() == 0 {
@@ -249,7 +251,13 @@ fn probe<R: Registers>(
         if condition { Ok(()) } else { Err(Error::Unsupported { unit, what }) }
     };
     must(ecap.queued_invalidation(), "queued invalidation (ECAP.QI)")?;
-    must(supports_levels(cap, 4) || supports_levels(cap, 3), "second-stage tables of 3 or 4 levels (CAP.SAGAW)")?;
+    let lacking = match config.mode {
+        Preference::Scalable => {
+            "scalable mode with a second or a first stage (ECAP.SMTS, SSTS, FSTS); set the mode to auto"
+        }
+        _ => "page tables of a kind that this driver knows (CAP.SAGAW)",
+    };
+    let mode = config.mode.mode(cap, ecap).ok_or(Error::Unsupported { unit, what: lacking })?;
     must(
         config.register_bytes >= fault_records(cap).end,
         "fault recording registers inside what is mapped; map register_bytes() bytes",
@@ -264,7 +272,7 @@ fn probe<R: Registers>(
             "an aligned interrupt remapping table of 2^8 to 2^16 entries; correct the configuration",
         )?;
     }
-    Ok((version, cap, ecap))
+    Ok((version, cap, ecap, mode))
 }
 
 /// Turns off what firmware, or a failed start, left on.

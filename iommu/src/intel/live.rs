@@ -84,8 +84,8 @@ impl<R: Registers> Window<R> {
     }
 }
 
-/// Checks that the record describes a unit that this driver could have left: legacy
-/// mode, everything on, a queue of its own shape.
+/// Checks that the record describes a unit that this driver could have left: one of
+/// its modes, everything on, a queue of its own shape.
 pub(crate) fn check_state<R: Registers>(window: &Window<R>, state: &UnitState) -> Result<(), Error> {
     let bad = |what, value| Err(Error::BadRecord { what, value });
     let unit = window.base;
@@ -97,17 +97,23 @@ pub(crate) fn check_state<R: Registers>(window: &Window<R>, state: &UnitState) -
         return bad("GSTS", u64::from(state.gsts));
     }
     let root = RootTableAddress(state.rtaddr);
-    if root.mode() != 0 {
-        return Err(Error::Unsupported { unit, what: "a root table in legacy mode; this version knows no other" });
-    }
-    if root != RootTableAddress::legacy(root.table()) {
+    let scalable = match root.mode() {
+        0 => false,
+        1 if ecap.scalable_mode() => true,
+        _ => {
+            let what = "a root table in the mode that the record says; this version knows legacy and scalable mode";
+            return Err(Error::Unsupported { unit, what });
+        }
+    };
+    let shapes = [RootTableAddress::legacy(root.table()), RootTableAddress::scalable(root.table())];
+    if !shapes.contains(&root) {
         return bad("RTADDR", state.rtaddr);
     }
     let queue = QueueAddress(state.iqa);
     if queue.shape() != 0 {
         return bad("IQA", state.iqa);
     }
-    if queue.wide() && !ecap.scalable_mode() {
+    if queue.wide() != scalable {
         return bad("IQA", state.iqa);
     }
     let irta = InterruptTableAddress(state.irta);

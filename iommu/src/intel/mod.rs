@@ -3,7 +3,10 @@
 //! - [`spec`]: the manual's layouts
 //! - `window`: registers and the bounded waits on them
 //! - `queue`: the invalidation queue
+//! - [`mode`]: legacy or scalable mode, and what a unit translates in it
 //! - `tables`: root and context tables
+//! - `pasids`: PASID directories and tables
+//! - `entries`: what context and PASID entries must be for a domain
 //! - `dids`: domain ids
 //! - [`remap`]: interrupt remapping
 //! - [`fault`]: fault records and the log of them
@@ -13,8 +16,11 @@
 
 pub mod cold;
 pub(crate) mod dids;
+pub(crate) mod entries;
 pub mod fault;
 pub(crate) mod live;
+pub mod mode;
+pub(crate) mod pasids;
 pub(crate) mod queue;
 pub mod remap;
 pub mod spec;

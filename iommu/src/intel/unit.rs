@@ -1,6 +1,7 @@
 //! One unit: what it can do, the structures it walks, and the commands it takes.
 
 use super::dids::DomainIds;
+use super::mode::Mode;
 use super::queue::Queue;
 use super::remap::InterruptTable;
 use super::spec::interrupts::InterruptEntry;
@@ -8,11 +9,14 @@ use super::spec::invalidation::{Descriptor, DeviceTlb, Drain};
 use super::spec::registers::{Capability, ExtendedCapability, Global, QueueAddress, RootTableAddress};
 use super::tables::Tables;
 use super::window::Window;
+use crate::domain::DomainId;
 use crate::error::Error;
 use crate::platform::Platform;
+use crate::table::Stage;
+use alloc::vec::Vec;
+use core::ops::Range;
 use machine::access::{Registers, TableMemory};
 use machine::addr::{HostPhys, Iova};
-use machine::paging::LeafSizes;
 
 /// The fault event: an MSI that the unit sends by itself. Not remapped (VT-d 5.1.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -53,7 +57,10 @@ impl<R: Registers> Unit<R> {
     }
 
     pub(crate) fn expected_root(&self) -> RootTableAddress {
-        RootTableAddress::legacy(self.tables.root)
+        match self.mode() {
+            Mode::Legacy => RootTableAddress::legacy(self.tables.root),
+            Mode::Scalable => RootTableAddress::scalable(self.tables.root),
+        }
     }
 
     pub(crate) fn expected_queue(&self) -> QueueAddress {
@@ -63,21 +70,6 @@ impl<R: Registers> Unit<R> {
     /// Which requests an IOTLB invalidation drains.
     pub(crate) fn drain_bits(&self) -> Drain {
         Drain { reads: self.cap.drain_reads(), writes: self.cap.drain_writes() }
-    }
-
-    /// Whether a tree of `levels` can be walked.
-    pub(crate) fn supports_levels(&self, levels: u8) -> bool {
-        supports_levels(self.cap, levels)
-    }
-
-    pub(crate) fn leaf_sizes(&self) -> LeafSizes {
-        let sizes = self.cap.large_pages();
-        LeafSizes { two_mib: sizes & 1 != 0, one_gib: sizes & 2 != 0 }
-    }
-
-    /// Address bits that devices may use.
-    pub(crate) fn address_bits(&self) -> u8 {
-        self.cap.max_width() + 1
     }
 
     /// Has the unit forget what `batch` names; see [`Queue::submit`].
@@ -106,7 +98,7 @@ impl<R: Registers> Unit<R> {
     /// complete before the next, since translations are looked up through the former (VT-d 6.5.3.3).
     pub(crate) fn forget_all(&mut self, platform: &mut Platform<'_>) -> Result<(), Error> {
         self.submit(platform, &[Descriptor::context_global()])?;
-        if self.expected_root().mode() != 0 {
+        if self.mode() == Mode::Scalable {
             self.submit(platform, &[Descriptor::pasid_cache_global()])?;
         }
         let drain = self.drain_bits();
@@ -118,17 +110,55 @@ impl<R: Registers> Unit<R> {
         DeviceTlb { source, depth, physical: self.ecap.invalidation_throttle().then_some(source) }
     }
 
-    /// The descriptors that make the unit forget `bytes` from `start` for `did`: one or
+    /// The descriptors that make the unit forget `range` of a domain with tables of `stage`.
+    pub(crate) fn forget_stage(
+        &self,
+        id: &DomainId,
+        stage: Stage,
+        range: &Range<u64>,
+        leaves_only: bool,
+    ) -> Vec<Descriptor> {
+        let (did, start, bytes) = (id.did, Iova(range.start), range.end.saturating_sub(range.start));
+        match stage {
+            Stage::Second => self.forget_range(did, start, bytes, leaves_only).into_iter().flatten().collect(),
+            // What is cached of a first stage bears the PASID as well (VT-d 6.5.2.4).
+            Stage::First => {
+                let of = |pasid: &u32| self.forget_first(did, *pasid, start, bytes, leaves_only);
+                id.pasids.iter().flat_map(of).flatten().collect()
+            }
+            Stage::PassThrough | Stage::Nested => Vec::from([Descriptor::iotlb_domain(did, self.drain_bits())]),
+        }
+    }
+
+    /// The descriptors that make the unit forget `bytes` from `start` of a second stage: one or
     /// two page-selective ones when they fit CAP.MAMV, otherwise the whole domain.
-    pub(crate) fn forget_range(&self, did: u16, start: Iova, bytes: u64, leaves_only: bool) -> [Option<Descriptor>; 2] {
+    fn forget_range(&self, did: u16, start: Iova, bytes: u64, leaves_only: bool) -> [Option<Descriptor>; 2] {
         let drain = self.drain_bits();
         let pages = |(at, mask): Block| Descriptor::iotlb_pages(did, Iova(at), mask, leaves_only, drain);
-        if self.cap.page_selective()
-            && let Some((first, second)) = cover(start.0, bytes, self.cap.max_mask())
-        {
-            return [Some(pages(first)), second.map(pages)];
+        match self.blocks(start, bytes) {
+            Some((first, second)) => [Some(pages(first)), second.map(pages)],
+            None => [Some(Descriptor::iotlb_domain(did, drain)), None],
         }
-        [Some(Descriptor::iotlb_domain(did, drain)), None]
+    }
+
+    /// Likewise of a first stage, for the requests with one PASID: otherwise all of the PASID.
+    fn forget_first(
+        &self,
+        did: u16,
+        pasid: u32,
+        start: Iova,
+        bytes: u64,
+        leaves_only: bool,
+    ) -> [Option<Descriptor>; 2] {
+        let pages = |(at, mask): Block| Descriptor::pasid_iotlb_pages(did, pasid, Iova(at), mask, leaves_only);
+        match self.blocks(start, bytes) {
+            Some((first, second)) => [Some(pages(first)), second.map(pages)],
+            None => [Some(Descriptor::pasid_iotlb(did, pasid)), None],
+        }
+    }
+
+    fn blocks(&self, start: Iova, bytes: u64) -> Option<(Block, Option<Block>)> {
+        if self.cap.page_selective() { cover(start.0, bytes, self.cap.max_mask()) } else { None }
     }
 
     /// Writes an allocated interrupt entry and makes the unit forget the old one.
@@ -153,11 +183,6 @@ impl<R: Registers> Unit<R> {
             table.for_each_frame(visit);
         }
     }
-}
-
-/// Whether a unit with `cap` can walk a tree of `levels`: SAGAW, VT-d 11.4.2.
-pub(crate) fn supports_levels(cap: Capability, levels: u8) -> bool {
-    matches!(levels, 3..=5) && cap.widths() & (1 << (levels - 2)) != 0
 }
 
 /// An aligned block: its address, and log2 of its pages.

@@ -2,7 +2,7 @@
 //!
 //! It is written from the manual with its own masks, not with [`crate::intel::spec`],
 //! so that a wrong layout there shows. Like hardware it
-//! - keeps context entries, translations, links between tables and interrupt entries
+//! - keeps context and PASID entries, translations, links between tables and interrupt entries
 //!   until they are invalidated, however stale;
 //! - sees, when it does not snoop, only what was written back;
 //! - records faults and loses those that find no room.
@@ -11,10 +11,13 @@
 //! must not do ([`ModelUnit::violations`]).
 //!
 //! - [`ModelMemory`], [`ModelClock`]: the rest of the machine
-//! - [`ModelUnit`]: the registers (`unit`), the queue (`queue`), DMA (`walk`), interrupts (`interrupts`)
+//! - [`ModelUnit`]: the registers (`unit`), the queue (`queue`), interrupts (`interrupts`), DMA: which
+//!   tables (`contexts`), and through them (`walk`), in legacy and scalable mode, first and second stage
+//! - `caches`: what it keeps
 
 mod caches;
 mod clock;
+mod contexts;
 mod interrupts;
 mod memory;
 mod queue;

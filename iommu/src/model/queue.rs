@@ -1,5 +1,6 @@
 //! The invalidation queue: VT-d 6.5.2.
 
+use super::caches::Tag;
 use super::unit::{ICE, IQE, ITE, QIE, State};
 
 /// Bytes of the queue (QS = 0).
@@ -75,24 +76,14 @@ impl State {
         }
         let (did, source) = ((low >> 16) as u16, (low >> 32) as u16);
         match (low & 0xe0f, low >> 4 & 3) {
-            (1, 1) => self.caches.contexts.clear(),
+            (1, 1) => self.caches.forget_contexts(),
             (1, 2) => self.caches.forget_contexts_of_domain(did),
             (1, 3) => self.caches.forget_context_of(did, source),
-            (2, 1) => {
-                self.caches.pages.clear();
-                self.caches.links.clear();
-            }
+            (2, 1) => self.caches.forget_pages_of(|_| true),
             (2, 2) => self.caches.forget_domain(did),
             (2, 3) => {
-                let (mask, max) = ((high & 0x3f) as u32, (self.cap >> 48 & 0x3f) as u32);
-                if mask > max || self.cap >> 39 & 1 == 0 {
-                    return Err(RESERVED);
-                }
-                let address = high & !0xfff;
-                if address >> 12 & ((1 << mask) - 1) != 0 {
-                    self.violation(format_args!("page-selective invalidation of {address:#x} with mask {mask}"));
-                }
-                self.caches.forget_pages(did, address, mask, high & 0x40 != 0);
+                let (address, mask) = self.block(high)?;
+                self.caches.forget_second_stage(did, address, mask, high & 0x40 != 0);
             }
             (3, _) => {
                 if self.ecap & 4 == 0 {
@@ -106,6 +97,21 @@ impl State {
                     return Ok(());
                 }
                 self.device_tlb.push((source, high));
+            }
+            (6, kind @ 2..=3) if self.scalable() => {
+                let tag = Tag { did, pasid: Some((low >> 32) as u32 & 0xf_ffff) };
+                if kind == 2 {
+                    self.caches.forget_pages_of(|other| other == tag);
+                } else {
+                    let (address, mask) = self.block(high)?;
+                    self.caches.forget_pages(tag, address, mask, high & 0x40 != 0);
+                }
+            }
+            (7, 0) if self.scalable() => self.caches.forget_pasids(did, None),
+            (7, 1) if self.scalable() => self.caches.forget_pasids(did, Some((low >> 32) as u32 & 0xf_ffff)),
+            (7, 3) if self.scalable() => self.caches.pasids.clear(),
+            (8, _) if self.scalable() && self.ecap & 4 != 0 => {
+                self.pasid_device_tlb.push((did, (low >> 32) as u32 & 0xf_ffff, high));
             }
             (4, granularity) => {
                 if granularity & 1 == 0 {
@@ -132,5 +138,17 @@ impl State {
             _ => return Err(BAD_TYPE),
         }
         Ok(())
+    }
+
+    /// The aligned block that a page-selective descriptor names: its address, log2 of its pages.
+    fn block(&mut self, high: u64) -> Result<(u64, u32), u64> {
+        let (address, mask, max) = (high & !0xfff, (high & 0x3f) as u32, (self.cap >> 48 & 0x3f) as u32);
+        if mask > max || self.cap >> 39 & 1 == 0 {
+            return Err(RESERVED);
+        }
+        if address >> 12 & ((1 << mask) - 1) != 0 {
+            self.violation(format_args!("page-selective invalidation of {address:#x} with mask {mask}"));
+        }
+        Ok((address, mask))
     }
 }

@@ -81,6 +81,7 @@ pub(super) struct State {
     pub(super) writes: u64,
     pub(super) submissions: u64,
     pub(super) device_tlb: Vec<(u16, u64)>,
+    pub(super) pasid_device_tlb: Vec<(u16, u32, u64)>,
     pub(super) write_buffer_flushes: u64,
     /// IQERCD.
     pub(super) queue_error: u64,
@@ -102,6 +103,13 @@ impl ModelUnit {
     pub const CAP: u64 = 0x00d2_008c_222f_0606;
     /// QEMU's: no snooping, queued invalidation, interrupt remapping, x2APIC.
     pub const ECAP: u64 = 0x00f0_0f5a;
+
+    /// QEMU's with x-scalable-mode=on: SMTS, SRS, SSTS, PT besides.
+    pub const ECAP_SECOND_STAGE: u64 = Self::ECAP | 1 << 43 | 1 << 31 | 1 << 46;
+    /// QEMU's with x-flts=on: SMTS, FSTS; it has FS1GP in CAP then.
+    pub const ECAP_FIRST_STAGE: u64 = Self::ECAP | 1 << 43 | 1 << 47;
+    /// CAP to go with that.
+    pub const CAP_FIRST_STAGE: u64 = Self::CAP | 1 << 56;
 
     /// A unit as after reset, with these capabilities, that walks `memory`.
     #[must_use]
@@ -135,6 +143,7 @@ impl ModelUnit {
             writes: 0,
             submissions: 0,
             device_tlb: Vec::new(),
+            pasid_device_tlb: Vec::new(),
             write_buffer_flushes: 0,
             queue_error: 0,
             pending: None,
@@ -179,6 +188,12 @@ impl ModelUnit {
     #[must_use]
     pub fn device_tlb(&self) -> Vec<(u16, u64)> {
         self.state.borrow().device_tlb.clone()
+    }
+
+    /// Device-TLB invalidations with PASID so far: requester id, PASID, second word of the descriptor.
+    #[must_use]
+    pub fn pasid_device_tlb(&self) -> Vec<(u16, u32, u64)> {
+        self.state.borrow().pasid_device_tlb.clone()
     }
 
     /// Write buffer flushes so far.
@@ -433,6 +448,18 @@ impl State {
 
     /// Records a fault: VT-d 7.2.
     pub(super) fn record_fault(&mut self, information: u64, source: u16, reason: u8, read: bool) {
+        self.record_request_fault(information, source, reason, read, None);
+    }
+
+    /// Likewise, of a request that may have a PASID.
+    pub(super) fn record_request_fault(
+        &mut self,
+        information: u64,
+        source: u16,
+        reason: u8,
+        read: bool,
+        pasid: Option<u32>,
+    ) {
         if self.fsts & PFO != 0 {
             return;
         }
@@ -442,6 +469,7 @@ impl State {
             return;
         }
         let high = 1 << 63 | u64::from(read) << 62 | u64::from(reason) << 32 | u64::from(source);
+        let high = high | pasid.map_or(0, |pasid| 1 << 31 | u64::from(pasid) << 40);
         self.records[index] = [information, high];
         if self.fsts & PPF == 0 {
             self.fsts = self.fsts & !0xff00 | PPF | (index as u32) << 8;

@@ -1,10 +1,11 @@
 //! Handover: taking over live units, and every reason not to.
 
-use super::rig::{BASE, DISK, GUEST, MANAGEMENT, NIC, Rig, config, platform, routes};
-use super::std::string::ToString;
+use super::SHAPE;
 use crate::intel::spec::registers::Capability;
 use crate::model::{Delivered, ModelUnit};
 use crate::state::{AliasState, DidState, Snapshot};
+use crate::tests::rig::{BASE, DISK, GUEST, MANAGEMENT, NIC, Rig, config, platform, routes};
+use crate::tests::std::string::ToString;
 use crate::{Bdf, Error, InterruptTarget, Iommu, Platform, UnitIndex, msi_message};
 use alloc::vec::Vec;
 use machine::access::{Registers, TableMemory};
@@ -14,7 +15,7 @@ const GIB: u64 = 1 << 30;
 
 /// Two units; a guest with a disk and an aliased card, one interrupt; the management card.
 fn machine() -> Rig {
-    let mut rig = Rig::with(&[(ModelUnit::CAP, ModelUnit::ECAP); 2]);
+    let mut rig = Rig::with(&[(SHAPE.cap, SHAPE.ecap); 2]);
     rig.create(GUEST);
     rig.create(MANAGEMENT);
     rig.map(GUEST, 0, GIB, GIB).unwrap();
@@ -159,7 +160,7 @@ fn the_queue_must_be_empty_and_sound() {
     let rig = machine();
     let mut snapshot = rig.iommu.snapshot().unwrap();
     let tail = rig.units[0].read64(0x88);
-    rig.units[0].tamper(0x80, tail ^ 0x10);
+    rig.units[0].tamper(0x80, tail ^ 0x20);
     assert!(matches!(adopt(&rig, &mut snapshot), Err(Error::Mismatch { register: "IQH", .. })));
     rig.units[0].tamper(0x80, tail);
     rig.units[0].tamper(0x34, 1 << 4);
@@ -192,9 +193,9 @@ fn lies_are_refused() {
     let changes: [(&str, Change); 24] = [
         ("a unit that is not there", |s| s.units[0].base += 0x8000),
         ("a unit twice", |s| s.units.push(s.units[0])),
-        ("scalable mode", |s| s.units[0].rtaddr |= 1 << 10),
+        ("the other mode", |s| s.units[0].rtaddr ^= 1 << 10),
         ("translation off", |s| s.units[0].gsts &= !(1 << 31)),
-        ("a wide queue", |s| s.units[0].iqa |= 1 << 11),
+        ("a queue of the other width", |s| s.units[0].iqa ^= 1 << 11),
         ("a tail outside the queue", |s| s.units[0].iqt = 0x1000),
         ("a status word elsewhere", |s| s.units[0].status = 0x1000),
         ("a domain twice", |s| s.domains.push(s.domains[0])),
@@ -272,13 +273,14 @@ fn interrupt_entries_are_compared() {
 #[test]
 fn tables_are_compared() {
     let mut rig = machine();
-    let root = rig.units[1].read64(0x20);
+    let root = rig.units[1].read64(0x20) & !0xfff;
+    let entry_bytes = if SHAPE.is_scalable() { 32 } else { 16 };
     let context = rig.mem.read(HostPhys(root + 3 * 16)) & !0xfff;
-    let pml4 = rig.iommu.domain(GUEST).unwrap().table().root();
+    let pml4 = rig.iommu.domain(GUEST).unwrap().root();
     let places = [
         ("a root entry too many", root + 9 * 16, 0x1001u64),
         ("a reserved bit in a root entry", root + 3 * 16, context | 3),
-        ("a device too many", context + 5 * 16, 0x1001),
+        ("a device too many", context + 5 * entry_bytes, 0x1001),
         ("a device too few", context, 0),
         ("another table for a device", context, 0x1001),
         ("a table elsewhere", pml4.0 + 8 * 8, 0x5003),

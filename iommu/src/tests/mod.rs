@@ -1,11 +1,13 @@
 //! The driver against the model.
+//!
+//! The common cases (`dma`, `adopting`, `power_on`, `queue`, `random`, `remapping`) run three times:
+//! on a unit in legacy mode, in scalable mode with second stages, and with first stages; `pasids` in the
+//! latter two. [`modes`]: what differs, nested and pass-through domains, units of different abilities.
 
 extern crate std;
 
-mod adopting;
-mod dma;
-mod power_on;
-mod queue;
-mod random;
-mod remapping;
+mod first_stage;
+mod legacy;
+mod modes;
 mod rig;
+mod second_stage;

@@ -1,8 +1,9 @@
 //! Power-on, and everything that can go wrong there.
 
-use super::rig::{BASE, DISK, GUEST, Rig, cap, config, platform, routes};
-use super::std::string::ToString;
+use super::SHAPE;
 use crate::model::{Failures, ModelClock, ModelMemory, ModelUnit};
+use crate::tests::rig::{BASE, DISK, GUEST, Rig, config, platform, routes};
+use crate::tests::std::string::ToString;
 use crate::{
     Error, FaultEvent, InterruptRegion, InterruptTarget, Iommu, Platform, Route, UnitConfig, UnitIndex, msi_message,
 };
@@ -35,7 +36,7 @@ impl Bare {
 
 #[test]
 fn everything_is_on_and_everything_is_blocked() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::of(SHAPE);
     // TES, RTPS, QIES, IRES, IRTPS.
     assert_eq!(rig.units[0].status(), 0xc700_0000);
     assert_eq!(rig.read(DISK, 0x1000), Err(0x01));
@@ -49,7 +50,7 @@ fn everything_is_on_and_everything_is_blocked() {
 
 #[test]
 fn firmware_left_it_on() {
-    let mut bare = Bare::new(cap(|cap| cap.with_protected_low(true)), ModelUnit::ECAP);
+    let mut bare = Bare::new(SHAPE.change(|cap| cap.with_protected_low(true)), SHAPE.ecap);
     bare.unit.firmware_left(0xc700_0000 | 1 << 23, true);
     bare.start().unwrap();
     assert_eq!(bare.unit.status(), 0xc700_0000);
@@ -60,7 +61,7 @@ fn firmware_left_it_on() {
 /// Whatever the unit still held from before is forgotten: contexts, translations, interrupts.
 #[test]
 fn a_start_forgets_what_was_cached() {
-    let mut rig = Rig::with_guest();
+    let mut rig = Rig::guest_of(SHAPE);
     rig.map(GUEST, 0x1000, 0x9000, 0x1000).unwrap();
     let range = rig.iommu.allocate_interrupts(platform!(rig), DISK, 1).unwrap();
     let target = InterruptTarget::fixed(0x51, 0);
@@ -83,8 +84,8 @@ fn a_start_forgets_what_was_cached() {
 #[test]
 fn no_invalidation_that_the_unit_does_by_itself() {
     let start = |enhanced: bool| {
-        let cap = cap(|cap| cap.with_enhanced_srtp(enhanced).with_enhanced_sirtp(enhanced));
-        let mut rig = Rig::with(&[(cap, ModelUnit::ECAP)]);
+        let cap = SHAPE.change(|cap| cap.with_enhanced_srtp(enhanced).with_enhanced_sirtp(enhanced));
+        let mut rig = Rig::with(&[(cap, SHAPE.ecap)]);
         let submissions = rig.units[0].submissions();
         rig.create(GUEST);
         rig.attach(DISK, GUEST).unwrap();
@@ -96,13 +97,15 @@ fn no_invalidation_that_the_unit_does_by_itself() {
         rig.assert_clean();
         submissions
     };
-    assert_eq!((start(true), start(false)), (0, 3));
+    // Contexts, translations, interrupts; in scalable mode PASIDs.
+    let caches = if SHAPE.is_scalable() { 4 } else { 3 };
+    assert_eq!((start(true), start(false)), (0, caches));
 }
 
 /// Units that take their time get it.
 #[test]
 fn slow_units() {
-    let mut bare = Bare::new(cap(|cap| cap.with_protected_low(true).with_write_buffer(true)), ModelUnit::ECAP);
+    let mut bare = Bare::new(SHAPE.change(|cap| cap.with_protected_low(true).with_write_buffer(true)), SHAPE.ecap);
     bare.unit.firmware_left(0xc700_0000 | 1 << 23, true);
     bare.unit.fail(Failures { slow: 50, slow_queue: 50, ..Failures::default() });
     bare.start().unwrap();
@@ -116,7 +119,7 @@ fn every_wait_ends() {
     let stuck = |bit: u32| Failures { stuck: 1 << bit, ..Failures::default() };
     let on = [(26, "QIES"), (30, "RTPS"), (24, "IRTPS"), (25, "IRES"), (31, "TES")];
     for (bit, name) in on {
-        let mut bare = Bare::new(ModelUnit::CAP, ModelUnit::ECAP);
+        let mut bare = Bare::new(SHAPE.cap, SHAPE.ecap);
         bare.unit.fail(stuck(bit));
         let error = bare.start().unwrap_err();
         assert!(matches!(error, Error::Timeout { unit: HostPhys(BASE), wait } if wait.contains(name)), "{error}");
@@ -124,20 +127,20 @@ fn every_wait_ends() {
     }
     let off = [(31, "TES clear"), (25, "IRES clear"), (26, "QIES clear"), (23, "CFIS clear")];
     for (bit, name) in off {
-        let mut bare = Bare::new(ModelUnit::CAP, ModelUnit::ECAP);
+        let mut bare = Bare::new(SHAPE.cap, SHAPE.ecap);
         bare.unit.firmware_left(1 << bit, false);
         bare.unit.fail(stuck(bit));
         let error = bare.start().unwrap_err();
         assert!(matches!(error, Error::Timeout { wait, .. } if wait.contains(name)), "{error}");
     }
-    let mut bare = Bare::new(cap(|cap| cap.with_protected_high(true)), ModelUnit::ECAP);
+    let mut bare = Bare::new(SHAPE.change(|cap| cap.with_protected_high(true)), SHAPE.ecap);
     bare.unit.firmware_left(0, true);
     bare.unit.fail(Failures { stuck_protection: true, ..Failures::default() });
     assert!(bare.start().unwrap_err().to_string().contains("PMEN.PRS"));
-    let mut bare = Bare::new(cap(|cap| cap.with_write_buffer(true)), ModelUnit::ECAP);
+    let mut bare = Bare::new(SHAPE.change(|cap| cap.with_write_buffer(true)), SHAPE.ecap);
     bare.unit.fail(stuck(27));
     assert!(bare.start().unwrap_err().to_string().contains("WBFS"));
-    let mut bare = Bare::new(ModelUnit::CAP, ModelUnit::ECAP);
+    let mut bare = Bare::new(SHAPE.cap, SHAPE.ecap);
     bare.unit.fail(Failures { dead_queue: true, ..Failures::default() });
     assert!(bare.start().unwrap_err().to_string().contains("invalidation"));
 }
@@ -145,16 +148,16 @@ fn every_wait_ends() {
 #[test]
 fn what_a_unit_lacks_is_named() {
     let lacks = |cap, ecap| Bare::new(cap, ecap).start().unwrap_err().to_string();
-    assert!(lacks(ModelUnit::CAP, ModelUnit::ECAP & !2).contains("ECAP.QI"));
-    assert!(lacks(ModelUnit::CAP & !0x1f00, ModelUnit::ECAP).contains("CAP.SAGAW"));
-    assert!(lacks(ModelUnit::CAP, ModelUnit::ECAP & !0x10).contains("ECAP.EIM"));
+    assert!(lacks(SHAPE.cap, SHAPE.ecap & !2).contains("ECAP.QI"));
+    assert!(lacks(SHAPE.cap & !0x1f00, SHAPE.ecap & !(1 << 47)).contains("CAP.SAGAW"));
+    assert!(lacks(SHAPE.cap, SHAPE.ecap & !0x10).contains("ECAP.EIM"));
     // Fault records at 0x3ff0: outside what is mapped.
-    assert!(lacks(ModelUnit::CAP | 0x3ff << 24, ModelUnit::ECAP).contains("register_bytes()"));
+    assert!(lacks(SHAPE.cap | 0x3ff << 24, SHAPE.ecap).contains("register_bytes()"));
 }
 
 #[test]
 fn a_fault_event_that_cannot_be_sent_is_refused() {
-    let mut bare = Bare::new(ModelUnit::CAP, ModelUnit::ECAP & !0x10);
+    let mut bare = Bare::new(SHAPE.cap, SHAPE.ecap & !0x10);
     let event = Some(FaultEvent { address: 0x100_fee0_1000, data: 0x30 });
     let config = UnitConfig { x2apic: false, fault_event: event, ..config(0) };
     let error = bare.start_with(config).unwrap_err();
@@ -164,7 +167,7 @@ fn a_fault_event_that_cannot_be_sent_is_refused() {
 
 #[test]
 fn without_interrupt_remapping() {
-    let mut bare = Bare::new(ModelUnit::CAP, ModelUnit::ECAP & !8);
+    let mut bare = Bare::new(SHAPE.cap, SHAPE.ecap & !8);
     let iommu = bare.start().unwrap();
     assert_eq!(bare.unit.status(), 0xc400_0000);
     assert!(!iommu.remaps_interrupts(DISK));
@@ -193,7 +196,7 @@ fn nobody_answers() {
 #[test]
 fn out_of_memory_at_each_frame_leaks_nothing() {
     for frames in 0..4 {
-        let mut bare = Bare::new(ModelUnit::CAP, ModelUnit::ECAP);
+        let mut bare = Bare::new(SHAPE.cap, SHAPE.ecap);
         bare.mem.limit(frames);
         assert!(matches!(bare.start(), Err(Error::OutOfMemory { .. })));
         assert_eq!(bare.mem.in_use(), 0);
@@ -202,7 +205,7 @@ fn out_of_memory_at_each_frame_leaks_nothing() {
 
 #[test]
 fn a_larger_table_of_the_callers() {
-    let mut bare = Bare::new(ModelUnit::CAP, ModelUnit::ECAP);
+    let mut bare = Bare::new(SHAPE.cap, SHAPE.ecap);
     let frames: [HostPhys; 4] = core::array::from_fn(|_| bare.mem.allocate().unwrap());
     bare.mem.write(HostPhys(frames[3].0 + 8), u64::MAX);
     let region = |base, order| UnitConfig { interrupts: Some(InterruptRegion { base, order }), ..config(0) };
@@ -221,7 +224,7 @@ fn a_larger_table_of_the_callers() {
 #[test]
 fn units_and_routes_must_make_sense() {
     let (mut mem, clock) = (ModelMemory::default(), ModelClock::default());
-    let unit = ModelUnit::new(&mem, ModelUnit::CAP, ModelUnit::ECAP);
+    let unit = ModelUnit::new(&mem, SHAPE.cap, SHAPE.ecap);
     let platform = &mut Platform { mem: &mut mem, clock: &clock };
     let twice = vec![(config(0), unit.clone()), (config(0), unit.clone())];
     let error = Iommu::init_cold(twice, vec![], platform).unwrap_err();

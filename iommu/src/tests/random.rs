@@ -1,7 +1,7 @@
 //! Random histories against the simplest possible account of what DMA may reach.
 
-use super::rig::{GUEST, MANAGEMENT, Rig, cap};
-use crate::model::ModelUnit;
+use super::SHAPE;
+use crate::tests::rig::{GUEST, MANAGEMENT, Rig};
 use crate::{Bdf, Token};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -121,27 +121,27 @@ fn run(steps: &[Step], cap: u64, ecap: u64) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
     fn as_qemu(steps in prop::collection::vec(step(), 1..24)) {
-        run(&steps, ModelUnit::CAP, ModelUnit::ECAP)?;
+        run(&steps, SHAPE.cap, SHAPE.ecap)?;
     }
 
     #[test]
     fn with_caching_mode(steps in prop::collection::vec(step(), 1..24)) {
-        run(&steps, cap(|cap| cap.with_caching_mode(true)), ModelUnit::ECAP | 1)?;
+        run(&steps, SHAPE.change(|cap| cap.with_caching_mode(true)), SHAPE.coherent())?;
     }
 
     /// Nothing reaches the unit that was not flushed from the write buffer.
     #[test]
     fn behind_a_write_buffer(steps in prop::collection::vec(step(), 1..24)) {
-        run(&steps, cap(|cap| cap.with_write_buffer(true)), ModelUnit::ECAP)?;
-        run(&steps, cap(|cap| cap.with_write_buffer(true).with_caching_mode(true)), ModelUnit::ECAP | 1)?;
+        run(&steps, SHAPE.change(|cap| cap.with_write_buffer(true)), SHAPE.ecap)?;
+        run(&steps, SHAPE.change(|cap| cap.with_write_buffer(true).with_caching_mode(true)), SHAPE.coherent())?;
     }
 
     #[test]
     fn without_page_selection_or_large_pages(steps in prop::collection::vec(step(), 1..12)) {
-        run(&steps, cap(|cap| cap.with_page_selective(false).with_large_pages(1)), ModelUnit::ECAP)?;
+        run(&steps, SHAPE.change(|cap| cap.with_page_selective(false).with_large_pages(1)), SHAPE.ecap)?;
     }
 }

@@ -1,8 +1,9 @@
 //! Interrupts: who may raise which.
 
-use super::rig::{BASE, DISK, NIC, Rig, config, platform, routes};
-use super::std::string::ToString;
+use super::SHAPE;
 use crate::model::{Blocked, Delivered, ModelClock, ModelMemory, ModelUnit};
+use crate::tests::rig::{BASE, DISK, NIC, Rig, config, platform, routes};
+use crate::tests::std::string::ToString;
 use crate::{Access, Error, InterruptRange, InterruptTarget, Iommu, Platform, UnitConfig, UnitIndex, msi_message};
 use alloc::vec;
 use machine::addr::HostPhys;
@@ -16,7 +17,7 @@ fn send(rig: &Rig, source: u16, index: u16, subhandle: u16) -> Result<Delivered,
 
 #[test]
 fn only_the_source_may_use_its_entry() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::of(SHAPE);
     let range = rig.iommu.allocate_interrupts(platform!(rig), DISK, 1).unwrap();
     assert_eq!(send(&rig, 0x0300, range.first, 0), Err(Blocked(0x22)));
     let target = InterruptTarget::fixed(0x51, 0x1_0002);
@@ -33,7 +34,7 @@ fn only_the_source_may_use_its_entry() {
 
 #[test]
 fn entries_are_updated_cleared_and_freed_at_once() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::of(SHAPE);
     let range = rig.iommu.allocate_interrupts(platform!(rig), DISK, 4).unwrap();
     assert_eq!(range, InterruptRange { unit: UNIT, first: 0, count: 4 });
     for message in 0..4u8 {
@@ -58,7 +59,7 @@ fn entries_are_updated_cleared_and_freed_at_once() {
 
 #[test]
 fn the_table_runs_out() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::of(SHAPE);
     let mut given = 0;
     let error = loop {
         match rig.iommu.allocate_interrupts(platform!(rig), DISK, 32) {
@@ -76,7 +77,7 @@ fn the_table_runs_out() {
 #[test]
 fn ioapics_and_small_apic_ids() {
     let (mut mem, clock) = (ModelMemory::default(), ModelClock::default());
-    let unit = ModelUnit::new(&mem, ModelUnit::CAP, ModelUnit::ECAP);
+    let unit = ModelUnit::new(&mem, SHAPE.cap, SHAPE.ecap);
     let config = UnitConfig { x2apic: false, ..config(0) };
     let platform = &mut Platform { mem: &mut mem, clock: &clock };
     let mut iommu = Iommu::init_cold(vec![(config, unit.clone())], routes(1), platform).unwrap();

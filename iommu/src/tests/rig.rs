@@ -2,7 +2,7 @@
 
 use crate::intel::spec::registers::Capability;
 use crate::model::{Failures, ModelClock, ModelMemory, ModelUnit};
-use crate::{Bdf, Error, FaultEvent, Iommu, Platform, Route, Token, UnitConfig, UnitIndex};
+use crate::{Bdf, Error, FaultEvent, Iommu, Platform, Preference, Route, Token, UnitConfig, UnitIndex};
 use alloc::vec::Vec;
 use machine::addr::{HostPhys, Iova};
 use machine::paging::{Holes, Permissions};
@@ -43,6 +43,7 @@ pub(super) fn config(index: usize) -> UnitConfig {
         x2apic: true,
         interrupts: None,
         fault_event: Some(EVENT),
+        mode: Preference::Auto,
     }
 }
 
@@ -55,15 +56,74 @@ pub(super) fn routes(units: usize) -> Vec<Route> {
     routes
 }
 
-/// QEMU's capabilities, changed.
-pub(super) fn cap(change: impl Fn(Capability) -> Capability) -> u64 {
-    change(Capability::from_bits(ModelUnit::CAP)).into_bits()
+/// What units of one kind can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) cap: u64,
+    pub(super) ecap: u64,
+    /// What makes a unit snoop when it walks: ECAP.C for its own structures, and in scalable mode
+    /// ECAP.SMPWC for page tables.
+    pub(super) snooping: u64,
+}
+
+impl Shape {
+    /// QEMU's unit.
+    pub(super) const LEGACY: Self = Self { cap: ModelUnit::CAP, ecap: ModelUnit::ECAP, snooping: 1 };
+    /// With x-scalable-mode=on.
+    pub(super) const SECOND_STAGE: Self =
+        Self { cap: ModelUnit::CAP, ecap: ModelUnit::ECAP_SECOND_STAGE, snooping: 1 | 1 << 48 };
+    /// With x-flts=on too.
+    pub(super) const FIRST_STAGE: Self =
+        Self { cap: ModelUnit::CAP_FIRST_STAGE, ecap: ModelUnit::ECAP_FIRST_STAGE, snooping: 1 | 1 << 48 };
+
+    /// Its CAP, changed.
+    pub(super) fn change(self, change: impl Fn(Capability) -> Capability) -> u64 {
+        change(Capability::from_bits(self.cap)).into_bits()
+    }
+
+    /// Its ECAP when it snoops.
+    pub(super) fn coherent(self) -> u64 {
+        self.ecap | self.snooping
+    }
+
+    pub(super) fn is_scalable(self) -> bool {
+        self.ecap >> 43 & 1 != 0
+    }
+
+    pub(super) fn has_first_stage(self) -> bool {
+        self.ecap >> 47 & 1 != 0
+    }
+
+    /// Domains have so many address bits: of a first stage only the lower half is used.
+    pub(super) fn address_bits(self) -> u8 {
+        if self.has_first_stage() { 47 } else { 48 }
+    }
+
+    /// The reason code of this mode for the reason of legacy mode that tests name.
+    pub(super) fn reason(self, legacy: u8) -> u8 {
+        match legacy {
+            0x01 if self.is_scalable() => 0x39,
+            0x02 if self.is_scalable() => 0x41,
+            other => other,
+        }
+    }
+}
+
+/// The reason code of legacy mode that says the same as one of scalable mode (VT-d 7.1).
+fn in_words_of_legacy_mode(reason: u8, write: bool) -> u8 {
+    match reason {
+        0x39 => 0x01,
+        0x41 => 0x02,
+        0x80 | 0x83 => 0x04,
+        0x71 | 0x79 | 0x85 | 0x86 => 5 + u8::from(!write),
+        other => other,
+    }
 }
 
 impl Rig {
-    /// One unit as QEMU has it.
-    pub(super) fn new() -> Self {
-        Self::with(&[(ModelUnit::CAP, ModelUnit::ECAP)])
+    /// One unit.
+    pub(super) fn of(shape: Shape) -> Self {
+        Self::with(&[(shape.cap, shape.ecap)])
     }
 
     /// Units with these CAP and ECAP.
@@ -78,8 +138,8 @@ impl Rig {
     }
 
     /// The guest's domain with the disk attached.
-    pub(super) fn with_guest() -> Self {
-        let mut rig = Self::new();
+    pub(super) fn guest_of(shape: Shape) -> Self {
+        let mut rig = Self::of(shape);
         rig.create(GUEST);
         rig.attach(DISK, GUEST).unwrap();
         rig
@@ -97,6 +157,14 @@ impl Rig {
         self.iommu.detach(platform!(self), device)
     }
 
+    pub(super) fn attach_pasid(&mut self, device: Bdf, pasid: u32, token: Token) -> Result<(), Error> {
+        self.iommu.attach_pasid(platform!(self), device, pasid, token)
+    }
+
+    pub(super) fn detach_pasid(&mut self, device: Bdf, pasid: u32) -> Result<(), Error> {
+        self.iommu.detach_pasid(platform!(self), device, pasid)
+    }
+
     pub(super) fn map(&mut self, token: Token, iova: u64, to: u64, bytes: u64) -> Result<(), Error> {
         let (iova, to) = (Iova(iova), HostPhys(to));
         self.iommu.map(platform!(self), token, iova, to, bytes, Permissions::READ_WRITE)
@@ -110,14 +178,20 @@ impl Rig {
         self.iommu.service_faults(platform!(self))
     }
 
-    /// A read by a device through unit 0: where it went, or the reason code.
+    /// A read by a device through unit 0: where it went, or the reason code in legacy mode's words.
     pub(super) fn read(&self, device: Bdf, iova: u64) -> Result<u64, u8> {
         self.access(0, device, iova, false)
     }
 
     pub(super) fn access(&self, unit: usize, device: Bdf, iova: u64, write: bool) -> Result<u64, u8> {
         let result = self.units[unit].dma(device.requester_id(), Iova(iova), write);
-        result.map(HostPhys::get).map_err(|blocked| blocked.0)
+        result.map(HostPhys::get).map_err(|blocked| in_words_of_legacy_mode(blocked.0, write))
+    }
+
+    /// A read with a PASID through unit 0.
+    pub(super) fn read_with_pasid(&self, device: Bdf, pasid: u32, iova: u64) -> Result<u64, u8> {
+        let result = self.units[0].dma_with_pasid(device.requester_id(), pasid, Iova(iova), false);
+        result.map(HostPhys::get).map_err(|blocked| in_words_of_legacy_mode(blocked.0, false))
     }
 
     pub(super) fn fail(&self, failures: Failures) {

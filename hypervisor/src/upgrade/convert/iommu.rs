@@ -13,7 +13,7 @@ use handover::state::unit::{
     UNIT_FAULT_EVENT, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitRestV1, UnitV1,
 };
 use iommu::intel::spec::faults::Reason;
-use iommu::state::{AliasState, DeviceState, DidState, DomainState, IrteState, Snapshot, UnitState};
+use iommu::state::{AliasState, DeviceState, DidState, DomainState, IrteState, SECOND_STAGE, Snapshot, UnitState};
 use iommu::{Access, Fault, FaultLine};
 use machine::addr::{HostPhys, Iova, PAGE_SIZE};
 use machine::paging::LeafSizes;
@@ -65,7 +65,17 @@ const fn unit_flags(unit: &UnitState) -> u32 {
 /// # Errors
 /// A device or domain id refers to a unit that the snapshot does not have.
 pub fn save_plan(state: &mut State, snapshot: &Snapshot, space_of: impl Fn(u64) -> u64) -> Converted<()> {
-    let coherent = snapshot.units.iter().all(|unit| unit.ecap & ECAP_COHERENT != 0);
+    // Scalable mode: no record says it yet, so nothing of it may be left out in silence.
+    let unsaid = |what, value| {
+        let record = name_of::<DomainV1>([u64::MAX, 0]);
+        Err(ConvertError::Unsaved { record, what, value })
+    };
+    if let Some(domain) = snapshot.domains.iter().find(|domain| domain.stage != SECOND_STAGE) {
+        return unsaid("a domain without a second stage,", domain.token);
+    }
+    if let Some(device) = snapshot.devices.iter().find(|device| device.directory != 0) {
+        return unsaid("the PASID directory of device", device.source.into());
+    }
     state.units.extend((0..).zip(&snapshot.units).map(|(index, unit)| UnitV1 {
         register_base: unit.base,
         cap: unit.cap,
@@ -93,7 +103,8 @@ pub fn save_plan(state: &mut State, snapshot: &Snapshot, space_of: impl Fn(u64) 
         leaf_mask: leaf_mask(LeafSizes { two_mib: domain.leaf_sizes & 1 != 0, one_gib: domain.leaf_sizes & 2 != 0 }),
         width: width(domain.levels.into()),
         format: FORMAT_SECOND_STAGE,
-        flags: if coherent { DOMAIN_COHERENT } else { 0 } | if domain.snoop == 0 { 0 } else { DOMAIN_FORCE_SNOOP },
+        flags: if domain.coherent == 0 { 0 } else { DOMAIN_COHERENT }
+            | if domain.snoop == 0 { 0 } else { DOMAIN_FORCE_SNOOP },
         reserved: [0; 4],
     }));
     for id in &snapshot.dids {
@@ -224,6 +235,7 @@ pub fn load(state: &State) -> Converted<Snapshot> {
         Ok(DeviceState {
             unit: base(record.unit)?,
             token: record.domain,
+            directory: 0,
             segment: (record.bdf >> 16) as u16,
             source: record.bdf as u16,
             ats: ats.into(),
@@ -253,6 +265,7 @@ pub fn load(state: &State) -> Converted<Snapshot> {
         domains,
         dids: state.domain_ids.iter().map(did).collect::<Converted<_>>()?,
         devices: state.devices.iter().map(device).collect::<Converted<_>>()?,
+        pasids: Vec::new(),
         aliases: state.aliases.iter().map(alias).collect::<Converted<_>>()?,
         irtes: state.irtes.iter().map(irte).collect::<Converted<_>>()?,
         faults: state.faults.iter().map(|record| load_fault(state, record)).collect::<Converted<Vec<_>>>()?,
@@ -312,9 +325,13 @@ fn load_domain(record: &DomainV1) -> Converted<DomainState> {
     Ok(DomainState {
         token: record.token,
         root: record.table_root,
+        parent: 0,
+        stage: SECOND_STAGE,
         levels: narrow(record, "levels", record.levels)?,
         leaf_sizes: u8::from(leaves.two_mib) | u8::from(leaves.one_gib) << 1,
         snoop: (record.flags & DOMAIN_FORCE_SNOOP != 0).into(),
+        coherent: (record.flags & DOMAIN_COHERENT != 0).into(),
+        address_bits: 0,
         consumed: false,
     })
 }

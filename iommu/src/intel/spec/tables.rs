@@ -46,6 +46,8 @@ impl TranslationType {
     pub const SECOND_STAGE: Self = Self(0b00);
     /// Likewise, and the device may have a TLB (ATS). Needs ECAP.DT.
     pub const DEVICE_TLB: Self = Self(0b01);
+    /// Untranslated requests pass as they are. Needs ECAP.PT.
+    pub const PASS_THROUGH: Self = Self(0b10);
 
     const fn from_bits(bits: u8) -> Self {
         Self(bits)
@@ -99,6 +101,13 @@ impl ContextEntry {
             .with_domain(domain)
     }
 
+    /// A present entry: requests pass as they are, tagged with `domain`. `levels`: the most that
+    /// the unit has.
+    #[must_use]
+    pub fn pass_through(levels: u8, domain: u16) -> Self {
+        Self::second_stage(HostPhys(0), levels, domain, TranslationType::PASS_THROUGH)
+    }
+
     /// The second stage's root.
     #[must_use]
     pub fn root(self) -> HostPhys {
@@ -145,6 +154,8 @@ mod tests {
         let three = ContextEntry::second_stage(HostPhys(0x7000), 3, 1, TranslationType::DEVICE_TLB);
         assert_eq!(pair(three.into_bits()), [0x7005, 0x101]);
         assert_eq!(three.levels(), 3);
+        let through = ContextEntry::pass_through(4, 7);
+        assert_eq!(pair(through.into_bits()), [0x9, 0x702]);
         assert_eq!(ContextEntry::from_bits(unpair([0x7005, 0x101])).root(), HostPhys(0x7000));
     }
 }

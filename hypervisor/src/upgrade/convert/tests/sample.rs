@@ -273,10 +273,11 @@ fn regions() -> Vec<Region> {
 
 fn snapshot() -> Snapshot {
     let domain =
-        |token, root| DomainState { token, root: ARENA + root, levels: 4, leaf_sizes: 3, snoop: 0, consumed: false };
+        |token, root| DomainState { token, root: ARENA + root, levels: 4, leaf_sizes: 3, ..DomainState::default() };
     let device = |device: Bdf, token, ats| DeviceState {
         unit: UNIT,
         token,
+        directory: 0,
         segment: 0,
         source: device.requester_id(),
         ats: u8::from(ats > 0),
@@ -326,6 +327,7 @@ fn snapshot() -> Snapshot {
         }],
         domains: vec![domain(GUEST_DOMAIN, 0x5_0000), domain(OWN_DOMAIN, 0x6_0000)],
         dids: [(GUEST_DOMAIN, 2), (OWN_DOMAIN, 1)].map(|(token, did)| DidState { unit: UNIT, token, did }).to_vec(),
+        pasids: Vec::new(),
         devices: vec![device(NIC, OWN_DOMAIN, 0), device(NVME, GUEST_DOMAIN, 32)],
         aliases: vec![AliasState { segment: 0, source: NVME.requester_id(), alias: 0x0301 }],
         // The first is the I/O APIC's.

@@ -1,0 +1,22 @@
+//! The common cases on units in scalable mode with second stages.
+#![allow(clippy::duplicate_mod, reason = "the same cases on other units are the point")]
+
+use super::rig::Shape;
+
+/// The units of these cases.
+const SHAPE: Shape = Shape::SECOND_STAGE;
+
+#[path = "adopting.rs"]
+mod adopting;
+#[path = "dma.rs"]
+mod dma;
+#[path = "pasids.rs"]
+mod pasids;
+#[path = "power_on.rs"]
+mod power_on;
+#[path = "queue.rs"]
+mod queue;
+#[path = "random.rs"]
+mod random;
+#[path = "remapping.rs"]
+mod remapping;
