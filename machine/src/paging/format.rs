@@ -174,6 +174,11 @@ impl Format {
         Attributes(attributes.0 & !self.permissions | self.permission_bits(permissions))
     }
 
+    /// Whether two leaves differ in nothing but what hardware notes by itself.
+    pub(super) fn alike(&self, one: Attributes, other: Attributes) -> bool {
+        (one.0 ^ other.0) & !self.hardware_bits() == 0
+    }
+
     /// Whether there is no bit whose meaning this code does not know.
     pub(super) fn knows(&self, attributes: Attributes) -> bool {
         let known = self.leaf

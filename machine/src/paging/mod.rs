@@ -1,6 +1,7 @@
 //! One page-table core, several formats.
 //!
-//! - [`PageTable`] maps, unmaps, protects and translates; it knows nothing of bits.
+//! - [`PageTable`] maps, unmaps, protects, replaces, splits, merges, reports dirty memory and translates;
+//!   it knows nothing of bits.
 //! - A [`Format`] says which bits mean what, as data: [`HOST`], [`NPT`], [`EPT`], [`VTD_SECOND_STAGE`],
 //!   [`VTD_FIRST_STAGE`]. So there is one copy of the core in the image, and whoever holds a table need not
 //!   know its format.
@@ -11,6 +12,7 @@
 //! Hardware walks these tables while they change. Therefore:
 //! - a table is complete (and written back, for walkers that do not snoop) before it is linked;
 //! - a leaf is split by one store, which puts the finished lower table in its place;
+//! - 512 leaves are merged by one store, which puts one leaf in the place of their table;
 //! - an address that is mapped before and after a change is mapped at every moment between;
 //! - whatever can fail (overlap, holes, memory) fails before the first store to a live table.
 

@@ -163,6 +163,40 @@ impl PageTable {
         Edit::new(self, range, mem).change(Change::Split(leafs), Holes::Tolerate)
     }
 
+    /// Puts large leaves, of the sizes that this tree may have, in the place of tables
+    /// between `at` and `at + bytes` that say the same with small ones. Nothing leads elsewhere.
+    ///
+    /// A large leaf is dirty if one of the small ones was. What hardware notes in an
+    /// unlinked table until the invalidation is done is lost: not for a range whose
+    /// writes are being tracked.
+    pub fn merge(&mut self, mem: &mut dyn TableMemory, at: u64, bytes: u64) -> Result<Flush, PagingError> {
+        let range = self.check_range(at, HostPhys(0), bytes)?;
+        Edit::new(self, range, mem).merge()
+    }
+
+    /// Reports which memory was written to since the last call, and starts over.
+    ///
+    /// `report` gets ranges of addresses in ascending order, a whole leaf at least: one
+    /// that sticks out of `bytes` from `at` is reported as a whole. Split large leaves
+    /// first to know more. Leaves that this code wrote may be dirty from the start (first
+    /// stage, host, NPT): the first call begins the tracking, later ones report.
+    ///
+    /// Walkers set a dirty bit only where their cache holds none: the invalidation must be
+    /// done before writes are noted again, and what a device writes until then counts as
+    /// written before. Under VT-d this needs ECAP.SLADS and SLADE of the PASID entry for
+    /// the second stage (VT-d 9.8), and ECAP.SMPWC for the first: without page-walk snoop a
+    /// unit that must set the bit raises a fault instead.
+    pub fn take_dirty(
+        &mut self,
+        mem: &mut dyn TableMemory,
+        at: u64,
+        bytes: u64,
+        report: &mut dyn FnMut(Range<u64>),
+    ) -> Result<Flush, PagingError> {
+        let range = self.check_range(at, HostPhys(0), bytes)?;
+        Ok(Edit::new(self, range, mem).take_dirty(report))
+    }
+
     /// Frees every table, the root included. No hardware may use the tree any more,
     /// nor hold any of it in a cache. Memory that was mapped is not touched.
     pub fn destroy(self, mem: &mut dyn TableMemory) {

@@ -3,9 +3,13 @@
 //!
 //! - `map`: onto nothing
 //! - `change`: other permissions, other memory, nothing, or smaller leaves, where something is mapped
+//! - `merge`: larger leaves where something is mapped
+//! - `dirty`: what hardware noted of writes
 
 mod change;
+mod dirty;
 mod map;
+mod merge;
 
 pub(super) use change::Change;
 

@@ -169,23 +169,66 @@ fn split_changes_nothing<F: Hardware>() {
             (G + M, K, LeafSizes::ONLY_4K, [G, M, K]),
             (0, K, LeafSizes::ONLY_4K, [K, M, K]),
         ] {
-            let (root, before) = (tree.root().0, mem.frames.clone());
-            mem.events.clear();
-            let flush = tree.split(&mut mem, at, bytes, sizes).unwrap();
-            let mut replay = super::memory::Replay { coherent: before.clone(), visible: before.clone() };
-            for &event in &mem.events {
-                replay.step(event);
-                for at in FEW {
-                    let expected = walk::<F>(&before, root, levels, at);
-                    assert_eq!(walk::<F>(&replay.coherent, root, levels, at), expected);
-                    assert_eq!(walk::<F>(&replay.visible, root, levels, at), expected);
-                }
-            }
-            assert_eq!(flush.must_invalidate(), mem.events.iter().any(|event| matches!(event, Event::Write(..))));
-            flush.complete(&mut mem);
+            steady::<F>(&mut mem, &mut tree, |tree, mem| tree.split(mem, at, bytes, sizes));
             assert_eq!([0, G, G + M].map(|at| leaves(&tree, &mem, at)), counts);
         }
     }
+}
+
+/// Runs a change that changes no address, and proves that of every prefix of its stores.
+fn steady<F: Hardware>(
+    mem: &mut Memory,
+    tree: &mut PageTable,
+    change: impl FnOnce(&mut PageTable, &mut Memory) -> Result<Flush, PagingError>,
+) {
+    let (root, levels, mut replay) = (tree.root().0, tree.levels(), mem.written_back());
+    let before = FEW.map(|at| walk::<F>(&replay.coherent, root, levels, at));
+    mem.events.clear();
+    let flush = change(tree, mem).unwrap();
+    for &event in &mem.events {
+        replay.step(event);
+        assert_eq!(FEW.map(|at| walk::<F>(&replay.coherent, root, levels, at)), before);
+        assert_eq!(FEW.map(|at| walk::<F>(&replay.visible, root, levels, at)), before);
+    }
+    assert_eq!(replay.visible, mem.frames);
+    assert_eq!(flush.must_invalidate(), mem.events.iter().any(|event| matches!(event, Event::Write(..))));
+    flush.complete(mem);
+    assert_eq!(tree.tables(mem), mem.frames.len() as u64);
+}
+
+/// Merging changes no address, at no moment, and merges exactly what is in a row.
+fn merge_changes_nothing<F: Hardware>() {
+    for &levels in F::TEST_LEVELS {
+        let (mut mem, mut small) = tree::<F>(levels, LeafSizes::ONLY_4K);
+        let rw = Permissions::READ_WRITE;
+        let mut map = |at, to, bytes| {
+            small.map(&mut mem, at, HostPhys(to), bytes, rw, Caching::WriteBack).unwrap().complete(&mut mem);
+        };
+        map(0, 4 * G, 3 * M);
+        map(3 * M, 9 * G + K, M); // not aligned
+        map(4 * M, 9 * G, M - K); // one is missing
+        map(5 * M, 10 * G, M);
+        let flush = small.protect(&mut mem, 5 * M + K, K, Permissions::READ, Holes::Refuse).unwrap();
+        flush.complete(&mut mem);
+        let mut tree = PageTable::adopt(F::FORMAT, small.root(), levels, LeafSizes::UP_TO_1G).unwrap();
+        let leaves = |tree: &PageTable, mem: &Memory| {
+            [0, M, 2 * M, 3 * M, 4 * M, 5 * M].map(|at| tree.translate(mem, at).unwrap().leaf_bytes)
+        };
+        // Tables that lie in the range as a whole.
+        steady::<F>(&mut mem, &mut tree, |tree, mem| tree.merge(mem, K, 2 * M));
+        assert_eq!(leaves(&tree, &mem), [K, M, K, K, K, K]);
+        steady::<F>(&mut mem, &mut tree, |tree, mem| tree.merge(mem, 0, 2 * G));
+        assert_eq!(leaves(&tree, &mem), [M, M, M, K, K, K]);
+        steady::<F>(&mut mem, &mut tree, |tree, mem| tree.split(mem, M, K, LeafSizes::ONLY_4K));
+        assert_eq!(leaves(&tree, &mem), [M, K, M, K, K, K]);
+    }
+    // Up to 1 GiB.
+    let (mut mem, mut small) = tree::<F>(4, LeafSizes::UP_TO_2M);
+    let rw = Permissions::READ_WRITE;
+    small.map(&mut mem, G, HostPhys(4 * G), G, rw, Caching::WriteBack).unwrap().complete(&mut mem);
+    let mut tree = PageTable::adopt(F::FORMAT, small.root(), 4, LeafSizes::UP_TO_1G).unwrap();
+    steady::<F>(&mut mem, &mut tree, |tree, mem| tree.merge(mem, 0, 4 * G));
+    assert_eq!(tree.translate(&mem, G).unwrap().leaf_bytes, G);
 }
 
 fn unmap_leaves_tables_to_walkers<F: Hardware>() {
@@ -245,6 +288,7 @@ for_every_format!(
     a_split_is_one_store,
     replace_never_unmaps,
     split_changes_nothing,
+    merge_changes_nothing,
     unmap_leaves_tables_to_walkers,
     unlinked_tables_keep_their_entries,
     protect_alone_touches_only_leaves,

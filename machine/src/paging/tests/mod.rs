@@ -1,6 +1,7 @@
 //! Tests of the page tables against walkers written from the manuals, not from
 //! the formats under test.
 
+mod dirty;
 mod exhaustion;
 mod history;
 mod memory;

@@ -20,6 +20,8 @@ pub type Outcome = Option<(u64, Permissions)>;
 pub trait Hardware {
     /// The format under test.
     const FORMAT: &'static Format;
+    /// The accessed and the dirty bit.
+    const MARKS: (u64, u64);
     /// Levels to test with.
     const TEST_LEVELS: &'static [u8];
     fn step(entry: u64, level: u8) -> Result<Step, &'static str>;
@@ -64,6 +66,7 @@ fn long_mode(entry: u64, level: u8) -> Result<Step, &'static str> {
 
 impl Hardware for Host {
     const FORMAT: &'static Format = &HOST;
+    const MARKS: (u64, u64) = (1 << 5, 1 << 6);
     const TEST_LEVELS: &'static [u8] = &[4, 5];
     fn step(entry: u64, level: u8) -> Result<Step, &'static str> {
         if entry & 1 != 0 && entry & 4 != 0 {
@@ -75,6 +78,7 @@ impl Hardware for Host {
 
 impl Hardware for Npt {
     const FORMAT: &'static Format = &NPT;
+    const MARKS: (u64, u64) = (1 << 5, 1 << 6);
     const TEST_LEVELS: &'static [u8] = &[4, 5];
     fn step(entry: u64, level: u8) -> Result<Step, &'static str> {
         if entry & 1 != 0 && entry & 4 == 0 {
@@ -86,6 +90,7 @@ impl Hardware for Npt {
 
 impl Hardware for Ept {
     const FORMAT: &'static Format = &EPT;
+    const MARKS: (u64, u64) = (1 << 8, 1 << 9);
     const TEST_LEVELS: &'static [u8] = &[4, 5];
     fn step(entry: u64, level: u8) -> Result<Step, &'static str> {
         let allowed = Permissions { read: entry & 1 != 0, write: entry & 2 != 0, execute: entry & 4 != 0 };
@@ -111,6 +116,7 @@ impl Hardware for Ept {
 
 impl Hardware for SecondStage {
     const FORMAT: &'static Format = &VTD_SECOND_STAGE;
+    const MARKS: (u64, u64) = (1 << 8, 1 << 9);
     const TEST_LEVELS: &'static [u8] = &[3, 4, 5];
     fn step(entry: u64, level: u8) -> Result<Step, &'static str> {
         let allowed = Permissions { read: entry & 1 != 0, write: entry & 2 != 0, execute: false };
@@ -123,7 +129,8 @@ impl Hardware for SecondStage {
             return Err("PS where it is reserved");
         }
         // Of a leaf, SNP (bit 11) too; here only when the test asked for it, and none does.
-        if entry & !(ADDRESS | 3 | if large { 0x80 } else { 0 }) != 0 {
+        // Accessed and dirty (9:8) stand in leaves only once hardware was told to mark them.
+        if entry & !(ADDRESS | 3 | if leaf { 0x300 } else { 0 } | if large { 0x80 } else { 0 }) != 0 {
             return Err("reserved bits");
         }
         Ok(if leaf { Step::Leaf(entry & ADDRESS, allowed) } else { Step::Table(entry & ADDRESS, allowed) })
@@ -135,6 +142,7 @@ impl Hardware for SecondStage {
 
 impl Hardware for FirstStage {
     const FORMAT: &'static Format = &VTD_FIRST_STAGE;
+    const MARKS: (u64, u64) = (1 << 5, 1 << 6);
     const TEST_LEVELS: &'static [u8] = &[4, 5];
     fn step(entry: u64, level: u8) -> Result<Step, &'static str> {
         if entry & 1 == 0 {
