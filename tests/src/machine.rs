@@ -91,6 +91,12 @@ impl Machine {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// A file of this machine.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
     /// Baton's API.
     #[must_use]
     pub fn api(&self) -> Client {

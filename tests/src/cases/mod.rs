@@ -19,7 +19,7 @@ use anyhow::{Context, Result, anyhow};
 use crate::log::Log;
 use crate::machine::Machine;
 use crate::paths;
-use crate::spec::Spec;
+use crate::spec::{Offer, Spec};
 use variants::Variant;
 
 /// One case.
@@ -86,6 +86,16 @@ pub const ALL: &[Case] = &[
         run: attack::leave::run,
     },
     Case {
+        name: "attack-dma-scalable",
+        about: "the same where the unit offers scalable mode",
+        run: |bed| attack::dma::variant(bed, Offer::Scalable),
+    },
+    Case {
+        name: "attack-dma-first",
+        about: "the same where the unit offers first-stage tables",
+        run: |bed| attack::dma::variant(bed, Offer::FirstStage),
+    },
+    Case {
         name: "iommu-scalable",
         about: "upgrades under I/O where the unit offers scalable mode",
         run: |bed| variants::run(bed, Variant::Scalable),
@@ -135,7 +145,7 @@ pub const ALL: &[Case] = &[
 /// What cases share.
 #[derive(Default)]
 pub struct Bed {
-    shared: Option<(&'static str, Machine)>,
+    shared: Option<(String, Machine)>,
     used: Option<PathBuf>,
 }
 
@@ -160,15 +170,15 @@ impl Bed {
     /// A machine that cases share, booted by the first of them. There is one at a time: cases that share stand together.
     fn shared(
         &mut self,
-        name: &'static str,
+        name: &str,
         spec: impl FnOnce() -> Spec,
         ready: impl FnOnce(&Machine) -> Result<()>,
     ) -> Result<&Machine> {
-        if self.shared.as_ref().is_none_or(|(known, machine)| *known != name || machine.healthy().is_err()) {
+        if self.shared.as_ref().is_none_or(|(known, machine)| known != name || machine.healthy().is_err()) {
             self.shared = None;
             let machine = self.start(name, &spec())?;
             ready(&machine)?;
-            self.shared = Some((name, machine));
+            self.shared = Some((name.into(), machine));
         }
         self.used = Some(paths::target("runs").join(name));
         Ok(&self.shared.as_ref().context("it was just started")?.1)

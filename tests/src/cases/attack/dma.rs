@@ -6,8 +6,9 @@ use anyhow::{Result, ensure};
 
 use super::{GUEST_BYTES, GUEST_FREE, Watch};
 use crate::cases::Bed;
+use crate::machine::Machine;
 use crate::outside::UNIT;
-use crate::paths;
+use crate::spec::{Iommu, Offer, Spec};
 use crate::tables::PAGE;
 
 /// Where the attacker's disk keeps what it has read: see the program.
@@ -35,7 +36,7 @@ fn targets(watch: &Watch<'_>) -> Result<Vec<Target>> {
         memory("the neighbour's memory", watch.secret),
         memory("the root table", structures.find("root table")?.base),
         memory("its own context table", structures.find(&bus)?.base),
-        memory("its own second stage", structures.root_of(watch.attacker.id)?),
+        memory("its own page tables", structures.root_of(watch.attacker.id)?),
         memory("the interrupt remapping table", structures.find("interrupt")?.base),
         memory("the invalidation queue", structures.queue),
         registers("the unit's registers", UNIT),
@@ -46,8 +47,8 @@ fn targets(watch: &Watch<'_>) -> Result<Vec<Target>> {
 }
 
 /// The last page that the attacker's disk has read.
-fn loot() -> Result<Vec<u8>> {
-    let disk = fs::read(paths::target("runs/attack/disk.img"))?;
+fn loot(machine: &Machine) -> Result<Vec<u8>> {
+    let disk = fs::read(machine.file("disk.img"))?;
     Ok(disk.get(LOOT..LOOT + PAGE as usize).unwrap_or_default().to_vec())
 }
 
@@ -55,7 +56,10 @@ fn loot() -> Result<Vec<u8>> {
 fn control(watch: &Watch<'_>) -> Result<()> {
     let at = |address| watch.structures.translate(watch.attacker.id, address);
     watch.order(&format!("disk-read {GUEST_CODE:#x}"))?;
-    ensure!(loot()? == watch.machine.memory(at(GUEST_CODE)?, PAGE)?, "the disk does not read its guest's memory");
+    ensure!(
+        loot(watch.machine)? == watch.machine.memory(at(GUEST_CODE)?, PAGE)?,
+        "the disk does not read its guest's memory"
+    );
     watch.order(&format!("disk-write {GUEST_FREE:#x}"))?;
     let written = watch.machine.memory(at(GUEST_FREE)?, PAGE)?;
     ensure!(written.iter().all(|byte| *byte == WRITTEN), "the disk does not write its guest's memory");
@@ -63,7 +67,16 @@ fn control(watch: &Watch<'_>) -> Result<()> {
 }
 
 pub fn run(bed: &mut Bed) -> Result<()> {
-    let machine = super::machine(bed)?;
+    on(super::machine(bed)?)
+}
+
+/// The same on another IOMMU.
+pub fn variant(bed: &mut Bed, offer: Offer) -> Result<()> {
+    let spec = || Spec { iommu: Some(Iommu { offer, ..Iommu::default() }), ..super::spec() };
+    on(bed.shared(&format!("attack-{offer:?}"), spec, super::ready)?)
+}
+
+fn on(machine: &Machine) -> Result<()> {
     let watch = Watch::begin(machine)?;
     control(&watch)?;
     for Target { name, address, memory } in targets(&watch)? {
@@ -76,7 +89,7 @@ pub fn run(bed: &mut Bed) -> Result<()> {
         if memory {
             let there = machine.memory(address, PAGE)?;
             ensure!(there.iter().any(|byte| *byte != WRITTEN), "{name} at {address:#x} was written to");
-            ensure!(loot()? != there, "{name} at {address:#x} was read");
+            ensure!(loot(machine)? != there, "{name} at {address:#x} was read");
         }
     }
     let answer = watch.order("disk-check")?;
