@@ -135,6 +135,7 @@ extern "C" fn multiboot_main(info: u32) -> ! {
         ap_trampoline: crate::ap::trampoline(),
         note: crate::note::bytes(),
         build_name: crate::note::build_name(),
+        fault: crate::note::fault(),
         origin: Origin::Cold(cold),
     })
 }

@@ -20,6 +20,8 @@ const fn number(text: &str) -> u32 {
 
 /// Bytes of a build's name.
 const NAME_BYTES: usize = 32;
+/// Bytes from the words before the name to the end of what is behind it.
+const BUILD_BYTES: usize = 16 + NAME_BYTES + 16;
 
 // The fields of `Note` in order; zero is what the build fills in when the file is complete.
 global_asm!(
@@ -42,7 +44,8 @@ global_asm!(
     ".short {major}, {minor}, {patch}",
     ".short {reads_min}, {reads_max}, {writes_min}, {writes_max}, {jump}",
     ".skip 32",
-    // What only `./x image` knows of a build, in a place that it finds by these words: its name.
+    // What only `./x image` knows of a build, in a place that it finds by these words: its name, and the fault
+    // that is planted in it.
     "baton_build:",
     ".ascii \"BATON.BUILD.NAME\"",
     ".asciz \"dev\"",
@@ -65,7 +68,7 @@ unsafe extern "C" {
     #[link_name = "baton_note"]
     static NOTE: [u8; NOTE_BYTES];
     #[link_name = "baton_build"]
-    static BUILD: [u8; 16 + NAME_BYTES];
+    static BUILD: [u8; BUILD_BYTES];
 }
 
 const _: () = assert!(size_of::<Note>() == NOTE_BYTES);
@@ -79,7 +82,14 @@ pub fn bytes() -> &'static [u8] {
 /// The name people gave this build.
 pub fn build_name() -> &'static str {
     // SAFETY: as for the note; an extern static, so the compiler knows nothing of its bytes.
-    let build: &'static [u8; 16 + NAME_BYTES] = unsafe { &BUILD };
-    let name = build.get(16..).unwrap_or_default();
+    let build: &'static [u8; BUILD_BYTES] = unsafe { &BUILD };
+    let name = build.get(16..16 + NAME_BYTES).unwrap_or_default();
     core::ffi::CStr::from_bytes_until_nul(name).ok().and_then(|name| name.to_str().ok()).unwrap_or("unnamed")
+}
+
+/// The fault that is planted in this build: kind and place.
+pub fn fault() -> [u8; 2] {
+    // SAFETY: as for the name.
+    let build: &'static [u8; BUILD_BYTES] = unsafe { &BUILD };
+    [build[16 + NAME_BYTES], build[16 + NAME_BYTES + 1]]
 }

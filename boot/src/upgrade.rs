@@ -42,6 +42,7 @@ extern "C" fn upgrade_main(jump_block: u64) -> ! {
         ap_trampoline: crate::ap::trampoline(),
         note: crate::note::bytes(),
         build_name: crate::note::build_name(),
+        fault: crate::note::fault(),
         origin: Origin::Upgrade(HostPhys(jump_block)),
     })
 }

@@ -10,7 +10,7 @@
 //!   | range | access |
 //!   |---|---|
 //!   | slot of the new image, its scratch (the block lies in it) | read, write, execute |
-//!   | old image's slot | read; execute, for the way back |
+//!   | old image's slot | read; execute, for the way back; the new image's own tables must map it so as well |
 //!   | handover arena (the stream, tables, queues) | read |
 //!   | LAPIC, registers of every unit | read, write, uncached |
 //!   | guest memory | read, where mapped at all |
@@ -19,10 +19,15 @@
 //!   stack. All other registers are of no meaning.
 //! - pCPU 0 comes first. Another pCPU waits in the old image until its [`JumpCpu::entry`] is not zero, then jumps there.
 //!
-//! Until COMMIT the new image writes nothing but its slot and its scratch. COMMIT is one 8-byte
-//! store of [`COMMITTED`] to [`JumpBlock::commit`] by pCPU 0, after every pCPU reported [`CPU_VERIFIED`]. To roll back, a
-//! pCPU writes a reason and [`CPU_REFUSES`], loads the words of its [`JumpCpu`] and jumps to
-//! [`JumpCpu::rollback_rip`]. The old image keeps copies of these words of its own and trusts the block for nothing.
+//! Until COMMIT the new image writes nothing but its slot and its scratch. The decision is one 8-byte compare-exchange of
+//! [`JumpBlock::commit`] from [`UNDECIDED`]: to [`COMMITTED`] by pCPU 0 of the new image, after every pCPU reported
+//! [`CPU_VERIFIED`]; to [`ABANDONED`] by whoever rolls back: a pCPU that refuses, the old image's exception handlers, the
+//! one that watches the deadline. Who finds it decided obeys. Every pCPU in the new image goes back once it reads [`ABANDONED`]: it writes a
+//! reason (the first one) and [`CPU_REFUSES`], loads the words of its [`JumpCpu`] and jumps to [`JumpCpu::rollback_rip`].
+//! The old image keeps copies of these words of its own and trusts the block for nothing but the decision.
+//!
+//! The scratch holds the block at its start, the new image's last log lines at [`LOG_OFFSET`], and behind [`STACKS_OFFSET`] the stacks
+//! of the old image's exception handlers, which the new image leaves alone.
 
 use core::fmt;
 
@@ -58,6 +63,16 @@ pub const EFER_MAY: u64 = 1 | 1 << 12 | 1 << 14;
 pub const UNDECIDED: u64 = 0;
 /// [`JumpBlock::commit`]: the new image has taken over.
 pub const COMMITTED: u64 = 1;
+/// [`JumpBlock::commit`]: the new image is given up, the old one takes over again.
+pub const ABANDONED: u64 = 2;
+
+/// Offset in the scratch of the new image's log: a little-endian `u64`, how many bytes were ever written to the ring of
+/// [`LOG_BYTES`] bytes behind it. Zero at the jump.
+pub const LOG_OFFSET: u64 = 0x8000;
+/// Bytes of the ring of log lines.
+pub const LOG_BYTES: u64 = 0x2000;
+/// Offset in the scratch from which on it is the old image's until COMMIT.
+pub const STACKS_OFFSET: u64 = 0x4_0000;
 
 /// [`JumpCpu::state`]: in the old image.
 pub const CPU_OLD: u32 = 0;
@@ -108,7 +123,7 @@ const _: () = assert!(size_of::<JumpCpu>() == 64);
 pub struct JumpBlock {
     /// [`MAGIC`].
     pub magic: u64,
-    /// [`UNDECIDED`] or [`COMMITTED`]; alone in what it decides, written once.
+    /// [`UNDECIDED`], [`COMMITTED`] or [`ABANDONED`]; alone in what it decides, changed once.
     pub commit: u64,
     /// Host physical address of the handover region, where the header is.
     pub region_base: u64,
@@ -147,6 +162,7 @@ pub struct JumpBlock {
 /// Bytes of a [`JumpBlock`].
 pub const BLOCK_BYTES: usize = 256 + 64 * PCPUS;
 const _: () = assert!(size_of::<JumpBlock>() == BLOCK_BYTES);
+const _: () = assert!(BLOCK_BYTES as u64 <= LOG_OFFSET && LOG_OFFSET + 8 + LOG_BYTES <= STACKS_OFFSET);
 const _: () = assert!(core::mem::offset_of!(JumpBlock, commit) == 8);
 const _: () = assert!(core::mem::offset_of!(JumpBlock, reason) == 104);
 const _: () = assert!(core::mem::offset_of!(JumpBlock, pcpus) == 256);

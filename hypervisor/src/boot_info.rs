@@ -19,6 +19,8 @@ pub struct BootInfo {
     pub note: &'static [u8],
     /// The name people gave this build.
     pub build_name: &'static str,
+    /// What was planted in this build for tests: kind and place, zero for nothing (`upgrade::fault`).
+    pub fault: [u8; 2],
     /// Which way the image was entered.
     pub origin: Origin,
 }

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use hermit_sync::InterruptTicketMutex;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::upgrade::last_words;
 use crate::{cpu, time};
 
 /// A 16550 reached by port I/O, polled.
@@ -102,10 +103,14 @@ impl Log for Console {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) || QUIET.load(Ordering::Relaxed) {
+        if !self.enabled(record.metadata()) {
             return;
         }
         let area = record.target().rsplit("::").next().unwrap_or("");
+        if QUIET.load(Ordering::Relaxed) {
+            last_words::take(format_args!("{area}: {}", record.args()));
+            return;
+        }
         let micros = time::uptime_micros();
         let word = match record.level() {
             Level::Error => "error ",

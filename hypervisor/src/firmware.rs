@@ -1,6 +1,4 @@
 //! What the firmware says about the machine, checked by `machine::acpi`.
-#![expect(unsafe_code, reason = "the 8259s are masked")]
-
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -9,9 +7,9 @@ use machine::acpi::{self, Mapper};
 use machine::addr::HostPhys;
 use machine::pci::EcamRegion;
 
-use crate::cpu;
 use crate::mem::window;
 use crate::passthrough::units::Described;
+use crate::upgrade::watchdog;
 
 /// What the hypervisor needs of it.
 pub struct Firmware {
@@ -85,17 +83,6 @@ pub fn read(rsdp: HostPhys) -> Result<Firmware, String> {
         .flat_map(|dmar| &dmar.units)
         .map(|unit| Described { base: unit.base, segment: unit.segment })
         .collect();
-    if platform.has_8259 {
-        mask_8259();
-    }
+    watchdog::set_present(platform.has_8259);
     Ok(Firmware { rsdp: rsdp.get(), cpus, ecam: platform.ecam, units, dmar })
-}
-
-/// Nothing hangs on the 8259s here; what firmware left open there would arrive as an exception's vector.
-fn mask_8259() {
-    // SAFETY: the mask registers of the 8259s touch no memory.
-    unsafe {
-        cpu::port::write8(0x21, 0xff);
-        cpu::port::write8(0xa1, 0xff);
-    }
 }

@@ -20,6 +20,7 @@ use crate::mem::{frames, heap, host_map};
 use crate::passthrough::{assign, units};
 use crate::smp::{lapic, pcpu, start as processors};
 use crate::time::{calibrate, rtc};
+use crate::upgrade::watchdog;
 use crate::{console, cpu, firmware, host, machine_cpus, manage, sched, time, vm};
 
 /// Slots, arena and scratch lie below 4 GiB: the boot tables and the SIPI's CR3 reach no further.
@@ -79,6 +80,7 @@ pub fn cold(boot: &BootInfo, cold: &ColdBoot) -> ! {
         Ok(firmware) => firmware,
         Err(error) => refuse(format_args!("{error}")),
     };
+    watchdog::mask();
     host::set(host::Host {
         image: boot.image,
         note: note(boot),

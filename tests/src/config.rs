@@ -62,11 +62,19 @@ console = "{console}"
     }
 }
 
+/// The longest guests may stand still in an upgrade, in milliseconds: on a busy machine an emulated CPU can be away for long.
+pub const DEADLINE_MS: u32 = 2_000;
+
 /// The file with these guests.
 #[must_use]
 pub fn toml(guests: &[Guest]) -> String {
+    toml_with(DEADLINE_MS, guests)
+}
+
+fn toml_with(deadline_ms: u32, guests: &[Guest]) -> String {
     let management = "[management]\nnic = \"8086:10d3\"\naddress = \"dhcp\"\nport = 80\n";
-    guests.iter().fold(management.into(), |text, guest| text + &guest.to_string())
+    let upgrade = format!("\n[upgrade]\ndeadline_ms = {deadline_ms}\n");
+    guests.iter().fold(format!("{management}{upgrade}"), |text, guest| text + &guest.to_string())
 }
 
 /// The file with the Linux guest: what differs between the tests.
@@ -82,6 +90,8 @@ pub struct Config {
     pub mode: String,
     /// Its kernel.
     pub kernel: String,
+    /// The longest it may stand still in an upgrade, in milliseconds.
+    pub deadline_ms: u32,
 }
 
 impl Default for Config {
@@ -92,21 +102,25 @@ impl Default for Config {
             devices: vec!["1b36:0010".into()],
             mode: "load".into(),
             kernel: "vmlinuz".into(),
+            deadline_ms: DEADLINE_MS,
         }
     }
 }
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&toml(&[Guest {
-            name: "debian".into(),
-            memory_mib: self.memory_mib,
-            pcpu: self.pcpu,
-            devices: self.devices.clone(),
-            kernel: self.kernel.clone(),
-            initrd: Some("initrd.cpio".into()),
-            command_line: format!("console=ttyS0 panic=-1 mode={}", self.mode),
-            console: "com2".into(),
-        }]))
+        f.write_str(&toml_with(
+            self.deadline_ms,
+            &[Guest {
+                name: "debian".into(),
+                memory_mib: self.memory_mib,
+                pcpu: self.pcpu,
+                devices: self.devices.clone(),
+                kernel: self.kernel.clone(),
+                initrd: Some("initrd.cpio".into()),
+                command_line: format!("console=ttyS0 panic=-1 mode={}", self.mode),
+                console: "com2".into(),
+            }],
+        ))
     }
 }

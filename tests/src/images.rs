@@ -25,6 +25,18 @@ pub fn set_name(image: &mut [u8], name: &str, number: u32) -> Result<()> {
     Ok(())
 }
 
+/// Plants a fault in an image that was built for it (`hypervisor/src/upgrade/fault.rs`): its kind, and where it is met.
+///
+/// # Errors
+/// As for [`set_name`].
+pub fn set_fault(image: &mut [u8], kind: u8, place: u8) -> Result<()> {
+    let at = image.windows(NAME_MAGIC.len()).position(|bytes| bytes == NAME_MAGIC).context("no place for a fault")?;
+    let place_at = at + NAME_MAGIC.len() + NAME_BYTES;
+    image.get_mut(place_at..place_at + 2).context("cut off")?.copy_from_slice(&[kind, place]);
+    note::seal_with(image, |_| {}).map_err(|error| anyhow::anyhow!("the image can't be sealed: {error}"))?;
+    Ok(())
+}
+
 /// A file that must be refused.
 pub struct Wrong {
     /// What is wrong with it.

@@ -214,10 +214,10 @@ impl Machine {
     /// With the line that says why.
     pub fn healthy(&self) -> Result<()> {
         self.alive()?;
-        for last_words in ["baton can't start", "PANIC", "panicked at"] {
-            if let Some(line) = self.baton.find(last_words) {
-                bail!("Baton gave up: {line}");
-            }
+        // Last words stand at the start of a line; a log line may tell of those of an image that was given up.
+        let last = |line: &String| line.starts_with("baton: ") || line.contains("baton can't start");
+        if let Some(line) = self.baton.lines().into_iter().find(last) {
+            bail!("Baton gave up: {line}");
         }
         Ok(())
     }

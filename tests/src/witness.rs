@@ -52,6 +52,9 @@ struct Tables {
 impl Tables {
     fn read(machine: &Machine) -> Result<Self> {
         let mut iommu = machine.api().iommu()?;
+        // The management NIC is not preserved: it has another domain after each attempt.
+        iommu.domains.retain(|domain| domain.owner != "baton");
+        iommu.devices.retain(|device| device.owner != "baton");
         iommu.domains.sort_by(|a, b| (&a.token, &a.unit).cmp(&(&b.token, &b.unit)));
         iommu.devices.sort_by(|a, b| a.bdf.cmp(&b.bdf));
         let root = |unit: &Unit| (unit.base.clone(), unit.root_table.clone(), unit.interrupt_table.clone());

@@ -34,6 +34,9 @@ pub const NEXT: [Variant; 3] = [
     Variant { name: "baton-next3", number: 4 },
 ];
 
+/// The image with a place for faults.
+const FAULT: Variant = Variant { name: "baton-fault", number: 5 };
+
 /// What an image is made of.
 const SOURCES: [&str; 9] =
     ["machine", "iommu", "handover", "guest-loader", "hypervisor", "boot", "Cargo.toml", "Cargo.lock", ".cargo"];
@@ -51,7 +54,7 @@ pub fn build_all() -> Result<()> {
     if all().all(fresh) {
         return Ok(());
     }
-    let flat = compile()?;
+    let flat = compile(&[])?;
     all().try_for_each(|variant| finish(flat.clone(), variant))
 }
 
@@ -67,9 +70,14 @@ fn newest(path: &Path) -> Result<SystemTime> {
     Ok(newest)
 }
 
+/// Builds the image in which the tests plant faults.
+pub fn build_fault() -> Result<()> {
+    finish(compile(&["--features", "fault"])?, &FAULT)
+}
+
 /// Builds one image.
 pub fn build(variant: &Variant) -> Result<()> {
-    finish(compile()?, variant)
+    finish(compile(&[])?, variant)
 }
 
 /// Names and seals a flat image.
@@ -110,8 +118,8 @@ pub fn bare_cargo(package: &str) -> Result<Command> {
 }
 
 /// The flat image, without a name and not sealed.
-fn compile() -> Result<Vec<u8>> {
-    tool::run(&mut bare_cargo("boot")?)?;
+fn compile(features: &[&str]) -> Result<Vec<u8>> {
+    tool::run(bare_cargo("boot")?.args(features))?;
     let elf = bare_program("boot");
     let file = fs::read(&elf).with_context(|| format!("{} was not built", elf.display()))?;
     flatten(&file)

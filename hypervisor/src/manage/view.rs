@@ -259,6 +259,7 @@ pub fn upgrade(state: UpgradeState, progress: Progress, id: Option<UploadId>, re
 /// A finished report; those of an image that could not be read were refused when it handed them over.
 fn finished(record: &ReportV1) -> Option<Report> {
     let mut report = convert::report::shown(record).ok().flatten()?;
+    report.notes = report::notes(record.sequence);
     if report.outcome != Outcome::Committed {
         // The record has the generation that it would have led to.
         report.generation = report.generation.saturating_sub(1);

@@ -18,6 +18,12 @@ pub const AP_TRAMPOLINE: u64 = 0x8000;
 /// Bytes of the handover arena: tables, records, whatever the next image must find.
 pub const ARENA_BYTES: u64 = 8 << 20;
 /// Bytes of the scratch region: promised to the next image, never preserved. The jump block lies in it.
-pub const SCRATCH_BYTES: u64 = 64 << 10;
+/// Behind it, for each pCPU, the stacks of the exception handlers that are in force from SWITCH to COMMIT.
+pub const SCRATCH_BYTES: u64 = 512 << 10;
+/// Bytes of these stacks per pCPU: two of 512, one for NMIs.
+pub const RESCUE_STACK_BYTES: u64 = 1 << 10;
 
-const _: () = assert!(SCRATCH_BYTES >= handover::jump::BLOCK_BYTES as u64);
+const _: () = assert!(
+    handover::jump::STACKS_OFFSET + RESCUE_STACK_BYTES * handover::jump::PCPUS as u64 <= SCRATCH_BYTES,
+    "the exception stacks of all pCPUs lie in the scratch"
+);

@@ -98,6 +98,16 @@ pub fn send_init(target: u32) {
     write(msr::ICR, u64::from(target) << 32 | 0x4500);
 }
 
+/// Sends an NMI to the pCPU with x2APIC id `target`.
+pub fn send_nmi(target: u32) {
+    write(msr::ICR, u64::from(target) << 32 | 1 << 14 | DELIVERY_NMI);
+}
+
+/// Makes LINT0 raise an NMI on this pCPU, or masks it again.
+pub fn set_lint0_nmi(on: bool) {
+    write(msr::LVT_LINT0, if on { DELIVERY_NMI } else { MASKED });
+}
+
 /// Sends a start-up IPI: the pCPU starts at `page`, which lies below 1 MiB.
 pub fn send_startup(target: u32, page: u64) {
     write(msr::ICR, u64::from(target) << 32 | 0x4600 | page >> 12);

@@ -10,7 +10,10 @@ use hermit_sync::InterruptTicketMutex;
 
 use super::lapic;
 use crate::cpu;
-use crate::trap::{devices, tables::Tables};
+use crate::mem::host_map;
+use crate::trap::{devices, dispatch, tables::Tables};
+use crate::upgrade::block::Block;
+use crate::upgrade::rescue::{self, Rescue};
 
 const IA32_GS_BASE: u32 = 0xc000_0101;
 
@@ -24,6 +27,8 @@ pub struct Pcpu {
     /// Its x2APIC id.
     pub apic_id: u32,
     tables: AtomicPtr<Tables>,
+    /// What is in force while the next image tries to take over.
+    pub rescue: &'static Rescue,
 }
 
 impl Pcpu {
@@ -32,12 +37,25 @@ impl Pcpu {
         unsafe { cpu::msr::write(IA32_GS_BASE, self.own.load(Ordering::Relaxed)) };
     }
 
-    /// Takes this pCPU over again after another image had it: descriptor tables, GS base, LAPIC.
+    /// Makes ready for the way to another image and back: `block`, and until when NMIs are the watchdog's ticks.
+    pub fn prepare_rescue(&self, scratch: u64, block: Block, deadline: u64) {
+        // SAFETY: `enlist` built the tables, which are never freed; the two words are read by the pCPU only when the rescue table
+        // is in force, which it is not.
+        unsafe { (*self.tables.load(Ordering::Acquire)).set_rescue_stacks(rescue::stacks(scratch, self.index)) };
+        self.rescue.prepare(block, deadline);
+    }
+
+    /// Takes this pCPU over again after another image had it: control registers, descriptor tables, GS base, LAPIC. Handles the
+    /// interrupt that the other image took, if there is one.
     pub fn reclaim(&self) {
+        host_map::adopt_control_registers();
         // SAFETY: `enlist` built the tables for this pCPU, which executes this; they are never freed.
         unsafe { (*self.tables.load(Ordering::Acquire)).load() };
         self.point_gs();
         lapic::enable();
+        if let Some(vector) = self.rescue.take_interrupt() {
+            dispatch::interrupt(vector);
+        }
     }
 }
 
@@ -55,6 +73,7 @@ pub fn enlist(index: u32) -> &'static Pcpu {
         index,
         apic_id: lapic::id(),
         tables: AtomicPtr::new(tables),
+        rescue: Rescue::leak(index),
     }));
     let address = core::ptr::from_ref(pcpu) as u64;
     pcpu.own.store(address, Ordering::Relaxed);

@@ -25,17 +25,20 @@ pub extern "C" fn dispatch(frame: &mut Frame) {
             NMIS.fetch_add(1, Ordering::Relaxed);
         }
         exception @ 0..=31 => fatal(exception, frame),
-        vector::SPURIOUS => {}
-        number => {
-            match number {
-                vector::IOMMU_FAULT => IOMMU_FAULT.store(true, Ordering::Release),
-                vector::MANAGEMENT => MANAGEMENT.store(true, Ordering::Release),
-                vector::KICK | vector::TIMER => {}
-                _ => devices::deliver(pcpu::this().index, number),
-            }
-            lapic::end_of_interrupt();
-        }
+        number => interrupt(number),
     }
+}
+
+/// An interrupt that was taken out of the LAPIC.
+pub fn interrupt(number: u8) {
+    match number {
+        vector::SPURIOUS => return,
+        vector::IOMMU_FAULT => IOMMU_FAULT.store(true, Ordering::Release),
+        vector::MANAGEMENT => MANAGEMENT.store(true, Ordering::Release),
+        vector::KICK | vector::TIMER => {}
+        _ => devices::deliver(pcpu::this().index, number),
+    }
+    lapic::end_of_interrupt();
 }
 
 fn fatal(exception: u8, frame: &Frame) -> ! {
@@ -51,7 +54,7 @@ fn fatal(exception: u8, frame: &Frame) -> ! {
 }
 
 /// The exception's mnemonic (SDM 3A table 6-1).
-fn name(exception: u8) -> &'static str {
+pub fn name(exception: u8) -> &'static str {
     match exception {
         0 => "#DE (divide error)",
         1 => "#DB (debug)",

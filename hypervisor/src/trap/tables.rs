@@ -14,12 +14,18 @@ const TSS_SELECTOR: u16 = 0x18;
 const STACK_BYTES: usize = 16 << 10;
 
 /// Exceptions that come on a stack of their own, by interrupt stack table index.
-mod ist {
+pub mod ist {
+    #![allow(missing_docs, reason = "each constant is what it names")]
     pub const DOUBLE_FAULT: u8 = 1;
     pub const NMI: u8 = 2;
     pub const MACHINE_CHECK: u8 = 3;
     pub const PAGE_FAULT: u8 = 4;
+    /// Stacks of this image's own handlers.
     pub const COUNT: usize = 4;
+    /// From SWITCH to COMMIT (`upgrade::rescue`); the stack lies in the scratch.
+    pub const RESCUE: u8 = 5;
+    /// Likewise, for NMIs.
+    pub const RESCUE_NMI: u8 = 6;
 }
 
 /// The tables of one pCPU.
@@ -54,6 +60,14 @@ impl Tables {
             *gate = Gate::interrupt(stubs::first() + vector * stubs::STRIDE, CODE_SELECTOR, stack);
         }
         tables
+    }
+
+    /// Sets the stacks of the handlers that are in force from SWITCH to COMMIT: exceptions, NMIs.
+    pub fn set_rescue_stacks(&mut self, [exceptions, nmis]: [u64; 2]) {
+        let mut ist = self.tss.ist;
+        ist[usize::from(ist::RESCUE) - 1] = exceptions;
+        ist[usize::from(ist::RESCUE_NMI) - 1] = nmis;
+        self.tss.ist = ist;
     }
 
     /// Loads them on this pCPU; GS base is left alone.

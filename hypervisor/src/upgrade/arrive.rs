@@ -20,7 +20,9 @@ use machine::paging::Permissions;
 use super::block::Block;
 use super::convert::machine::MachineState;
 use super::convert::management::ManagementState;
-use super::{convert, jump, report, restore, retire};
+#[cfg(feature = "fault")]
+use super::fault;
+use super::{convert, jump, last_words, report, restore, retire};
 use crate::boot_info::BootInfo;
 use crate::mem::layout::ARENA_BYTES;
 use crate::mem::regions::{Owner, RegionMap};
@@ -53,23 +55,31 @@ pub fn arrive(boot: &BootInfo, at: HostPhys) -> ! {
     let (block, jump) = match unsafe { Block::find(at.get()) } {
         Ok(found) => found,
         Err(error) => {
-            // Without a block there is no way back.
-            console::emergency(format_args!("baton: {error}; nothing can be undone"));
-            cpu::halt_forever();
+            // Without a block, the old image's exception handlers are the way back.
+            panic!("{error}");
         }
     };
+    last_words::begin(block);
+    #[cfg(feature = "fault")]
+    fault::plant(boot.fault);
     block.set_state(0, CPU_ARRIVED);
+    #[cfg(feature = "fault")]
+    fault::at(fault::Place::First);
     match verify(boot, block, jump, entered) {
         Ok(arrival) => take_over(arrival),
         Err(reason) => give_up(block, 0, &reason),
     }
 }
 
-/// Goes back to the image before this one, with the reason.
+/// Goes back to the image before this one, with the reason. Others that have come along see that this one was abandoned.
 fn give_up(block: Block, index: u32, reason: &str) -> ! {
-    block.set_reason(reason);
+    if !block.has_reason() {
+        block.set_reason(reason);
+    }
+    if !block.abandon() {
+        panic!("{reason}");
+    }
     block.set_state(index, CPU_REFUSES);
-    // Others that have come along go back by themselves when they see this pCPU's state.
     // SAFETY: before COMMIT, and nothing of the old image's was changed (the rule of this file).
     unsafe { block.give_back(index) }
 }
@@ -77,12 +87,11 @@ fn give_up(block: Block, index: u32, reason: &str) -> ! {
 /// A panic before COMMIT: back to the image before this one, if this pCPU came from there.
 pub fn panicked(message: core::fmt::Arguments<'_>) {
     let Some(block) = Block::current() else { return };
-    if block.committed() {
-        return;
-    }
     let Some(index) = block.index_of(crate::smp::lapic::id()) else { return };
-    if matches!(block.state(index), CPU_ARRIVED | CPU_VERIFIED) {
-        block.set_reason_from(message);
+    if matches!(block.state(index), CPU_ARRIVED | CPU_VERIFIED) && block.abandon() {
+        if !block.has_reason() {
+            block.set_reason_from(message);
+        }
         block.set_state(index, CPU_REFUSES);
         // SAFETY: before COMMIT.
         unsafe { block.give_back(index) }
@@ -141,7 +150,7 @@ fn map_machine(boot: &BootInfo, jump: &JumpBlock, arena: u64) -> Result<(), Stri
     for (base, bytes, rights) in [
         (arena, ARENA_BYTES, Permissions::READ),
         (jump.scratch_base, jump.scratch_bytes, Permissions::READ_WRITE),
-        (jump.old_slot_base, jump.old_slot_bytes, Permissions::ALL),
+        (jump.old_slot_base, jump.old_slot_bytes, Permissions::READ_EXECUTE),
     ] {
         host_map::map_memory(HostPhys(base), bytes, rights).map_err(|error| error.to_string())?;
     }
@@ -211,8 +220,13 @@ fn call_others(block: Block, jump: &JumpBlock, machine: &MachineState) -> Result
         }
     }
     let verified = || (1..count).all(|index| block.state(index) == CPU_VERIFIED);
-    let patience = jump.deadline_tsc.saturating_sub(cpu::tsc());
-    if !cpu::spin_until(patience, verified) {
+    // Somewhat before the old image's patience ends: this one can say which pCPU it was.
+    let patience = jump.deadline_tsc.saturating_sub(cpu::tsc()) / 4 * 3;
+    let decided = cpu::spin_until(patience, || verified() || block.abandoned());
+    if block.abandoned() {
+        return Err("another pCPU gave up".into());
+    }
+    if !decided {
         let missing = (1..count).find(|index| block.state(*index) != CPU_VERIFIED).unwrap_or(0);
         return Err(format!("pCPU {missing} did not come over in time"));
     }
@@ -223,7 +237,12 @@ fn call_others(block: Block, jump: &JumpBlock, machine: &MachineState) -> Result
 fn take_over(arrival: Arrival) -> ! {
     let Arrival { block, jump, report: mut own, reports, totals, management, runners } = arrival;
     report::enter(&mut own, Phase::Commit);
-    block.commit();
+    #[cfg(feature = "fault")]
+    fault::at(fault::Place::Commit);
+    if !block.commit() {
+        give_up(block, 0, "the old image gave this one up");
+    }
+    last_words::end();
     report::enter(&mut own, Phase::Run);
     // The arena is this image's now.
     if let Err(error) = host_map::protect(host::get().arena, ARENA_BYTES, Permissions::READ_WRITE) {

@@ -7,9 +7,12 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use handover::jump::{self as contract, JumpBlock, JumpCpu, JumpError, REASON_BYTES};
+#[cfg(feature = "fault")]
+use zerocopy::FromZeros;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::jump::{self, WayBack};
+use crate::smp::pcpu::Pcpu;
 
 /// Where the block of the upgrade under way is, 0 without one.
 static CURRENT: AtomicU64 = AtomicU64::new(0);
@@ -86,9 +89,27 @@ impl Block {
         self.word64(offset_of!(JumpBlock, commit)).load(Ordering::Acquire) == contract::COMMITTED
     }
 
-    /// COMMIT: one store.
-    pub fn commit(&self) {
-        self.word64(offset_of!(JumpBlock, commit)).store(contract::COMMITTED, Ordering::SeqCst);
+    fn decide(&self, decision: u64) -> bool {
+        let word = self.word64(offset_of!(JumpBlock, commit));
+        let decided = word.compare_exchange(contract::UNDECIDED, decision, Ordering::SeqCst, Ordering::SeqCst);
+        decided.map_or_else(|found| found == decision, |_| true)
+    }
+
+    /// COMMIT, or the word that somebody has given this image up.
+    #[must_use]
+    pub fn commit(&self) -> bool {
+        self.decide(contract::COMMITTED)
+    }
+
+    /// Gives the new image up, unless it has taken over.
+    #[must_use]
+    pub fn abandon(&self) -> bool {
+        self.decide(contract::ABANDONED)
+    }
+
+    /// Whether the new image was given up.
+    pub fn abandoned(&self) -> bool {
+        self.word64(offset_of!(JumpBlock, commit)).load(Ordering::Acquire) == contract::ABANDONED
     }
 
     /// Calls pCPU `index` into the image at `entry`; 0 withdraws.
@@ -103,6 +124,12 @@ impl Block {
     /// The LAPIC id that the old image recorded for pCPU `index`.
     pub fn apic_id(&self, index: u32) -> u32 {
         self.word32(Self::cpu(index) + offset_of!(JumpCpu, apic_id)).load(Ordering::Acquire)
+    }
+
+    /// Whether pCPU `index` is the last by number.
+    #[cfg(feature = "fault")]
+    pub fn is_last(&self, index: u32) -> bool {
+        self.word32(offset_of!(JumpBlock, pcpu_count)).load(Ordering::Acquire) == index + 1
     }
 
     /// The pCPU with LAPIC id `apic_id`.
@@ -131,6 +158,28 @@ impl Block {
         unsafe { self.way_back_place(index).read_volatile() }
     }
 
+    /// All of it, as it is.
+    #[cfg(feature = "fault")]
+    pub fn copy(&self) -> alloc::boxed::Box<JumpBlock> {
+        let mut copy = alloc::boxed::Box::new(JumpBlock::new_zeroed());
+        let from = self.0 as usize as *const u8;
+        // SAFETY: the block is mapped; any bytes are a value.
+        unsafe { core::ptr::copy_nonoverlapping(from, copy.as_mut_bytes().as_mut_ptr(), contract::BLOCK_BYTES) };
+        copy
+    }
+
+    /// Whether somebody has said why the new image goes back.
+    pub fn has_reason(&self) -> bool {
+        self.reason().first().is_some_and(|byte| *byte != 0)
+    }
+
+    /// An address as an offset in the new image's slot; as it is when it lies elsewhere.
+    pub fn in_new_slot(&self, address: u64) -> u64 {
+        let base = self.word64(offset_of!(JumpBlock, new_slot_base)).load(Ordering::Acquire);
+        let bytes = self.word64(offset_of!(JumpBlock, new_slot_bytes)).load(Ordering::Acquire);
+        address.checked_sub(base).filter(|offset| *offset < bytes).unwrap_or(address)
+    }
+
     /// Why the new image goes back.
     pub fn set_reason(&self, reason: &str) {
         let mut end = reason.len().min(REASON_BYTES);
@@ -149,7 +198,7 @@ impl Block {
         struct Cut([u8; REASON_BYTES], usize);
         impl core::fmt::Write for Cut {
             fn write_str(&mut self, text: &str) -> core::fmt::Result {
-                for byte in text.bytes().filter(u8::is_ascii) {
+                for byte in text.bytes().filter(u8::is_ascii).map(|byte| byte.max(b' ')) {
                     if let Some(place) = self.0.get_mut(self.1) {
                         *place = byte;
                         self.1 += 1;
@@ -170,14 +219,14 @@ impl Block {
         unsafe { at.read_volatile() }
     }
 
-    /// pCPU `index` enters the new image; returns when that gave up.
+    /// This pCPU, `own`, enters the new image; returns when that gave up.
     ///
     /// # Safety
     /// As for [`jump::leave`].
-    pub unsafe fn leave(&self, index: u32, entry: u64) {
-        // SAFETY: by contract; the rollback words of the block are this pCPU's.
-        unsafe { jump::leave(self.0, index, entry, self.way_back_place(index)) };
-        self.set_state(index, contract::CPU_BACK);
+    pub unsafe fn leave(&self, own: &Pcpu, entry: u64) {
+        // SAFETY: by contract; the rollback words of the block and the rescue tables are this pCPU's.
+        unsafe { jump::leave(self.0, own.index, entry, self.way_back_place(own.index), own.rescue.as_ptr()) };
+        self.set_state(own.index, contract::CPU_BACK);
     }
 
     /// pCPU `index` goes back to the image before this one.
@@ -191,17 +240,17 @@ impl Block {
 }
 
 /// A parked pCPU jumps when the new image calls it. Returns whether it jumped, and is back.
-pub fn jump_when_called(index: u32) -> bool {
+pub fn jump_when_called(own: &Pcpu) -> bool {
     let Some(block) = Block::current() else {
         return false;
     };
-    let entry = block.called(index);
-    if entry == 0 || block.state(index) != contract::CPU_OLD {
+    let entry = block.called(own.index);
+    if entry == 0 || block.state(own.index) != contract::CPU_OLD || block.abandoned() {
         return false;
     }
     // SAFETY: interrupts are off while a pCPU is parked. The new image, whose signature of wholeness was checked at STAGE and
     // which runs already on the boot CPU, has announced its own entry; its slot is mapped executable before SWITCH.
     // The caller takes the pCPU over again.
-    unsafe { block.leave(index, entry) };
+    unsafe { block.leave(own, entry) };
     true
 }

@@ -15,11 +15,16 @@ pub fn arrive(index: u32) -> ! {
     let Some(block) = Block::current() else { cpu::halt_forever() };
     block.set_state(index, CPU_ARRIVED);
     host_map::adopt_control_registers();
+    #[cfg(feature = "fault")]
+    if block.is_last(index) {
+        super::fault::at(super::fault::Place::Last);
+    }
     if block.apic_id(index) == lapic::id() {
         block.set_state(index, CPU_VERIFIED);
     } else {
         block.set_reason("a pCPU has another LAPIC id than recorded");
-        block.set_state(index, CPU_REFUSES);
+        // Before this pCPU reports, nobody can have committed.
+        let _ = block.abandon();
     }
     loop {
         if block.committed() {
@@ -27,7 +32,8 @@ pub fn arrive(index: u32) -> ! {
             retire::note_pending();
             sched::run(own)
         }
-        if block.state(0) == CPU_REFUSES || block.state(index) == CPU_REFUSES {
+        if block.abandoned() {
+            block.set_state(index, CPU_REFUSES);
             // SAFETY: before COMMIT; this pCPU has changed nothing of the old image's.
             unsafe { block.give_back(index) }
         }

@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::block;
+use super::block::{self, Block};
 use crate::cpu;
 use crate::sched::Core;
 use crate::smp::{lapic, pcpu};
@@ -26,13 +26,33 @@ pub fn park(core: &mut Core) {
     PENDING.fetch_add(lapic::pending_device_interrupts(), Ordering::AcqRel);
     let own = core.pcpu();
     PARKED.fetch_add(1, Ordering::AcqRel);
+    let mut watching = true;
     while ORDER.load(Ordering::Acquire) == PARK {
-        if block::jump_when_called(own.index) {
+        if block::jump_when_called(own) {
             own.reclaim();
+        }
+        if watching && cpu::tsc() >= DEADLINE.load(Ordering::Acquire) {
+            watching = false;
+            end_silence();
         }
         core::hint::spin_loop();
     }
     PARKED.fetch_sub(1, Ordering::AcqRel);
+}
+
+/// Until when the new image must have taken over, by the TSC; never while no pCPU is in it.
+static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Says until when pCPU 0 may be silent in the new image; `u64::MAX` when it is back.
+pub fn watch(deadline: u64) {
+    DEADLINE.store(deadline, Ordering::Release);
+}
+
+/// The deadline has passed while pCPU 0 is in the new image: unless that has taken over, pCPU 0 is sent home.
+fn end_silence() {
+    if Block::current().is_some_and(|block| block.abandon()) {
+        pcpu::all().iter().filter(|pcpu| pcpu.index == 0).for_each(|pcpu| lapic::send_nmi(pcpu.apic_id));
+    }
 }
 
 /// Takes the state of the virtual CPUs that live here out of hardware.
@@ -72,8 +92,19 @@ pub fn pending_interrupts() -> u64 {
     PENDING.load(Ordering::Acquire) + lapic::pending_device_interrupts()
 }
 
-/// Waits until the other pCPUs have gone on here; `false` when one has not within `ticks`.
+/// Waits until the other pCPUs have gone on here, sending for those that stay in the new image; `false` when one is missing
+/// after `ticks`.
 #[must_use]
 pub fn all_back(ticks: u64) -> bool {
-    cpu::spin_until(ticks, || PARKED.load(Ordering::Acquire) == 0)
+    let back = || PARKED.load(Ordering::Acquire) == 0;
+    // Again and again: one that was called late may have jumped since.
+    for _ in 0..20 {
+        if cpu::spin_until(ticks / 20, back) {
+            return true;
+        }
+        for pcpu in pcpu::all().iter().filter(|pcpu| pcpu.index != 0 && pcpu.rescue.is_away()) {
+            lapic::send_nmi(pcpu.apic_id);
+        }
+    }
+    cpu::spin_until(ticks, back)
 }

@@ -8,6 +8,10 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(target_os = "none")]
+use super::rescue;
+use super::rescue::Rescue;
+
 /// Where a pCPU left its image, in the order of `JumpCpu`'s rollback words.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -25,7 +29,8 @@ pub static AP_TABLES: AtomicU64 = AtomicU64::new(0);
 /// See [`AP_TABLES`].
 pub static AP_STACKS: AtomicU64 = AtomicU64::new(0);
 
-// baton_leave(jump_block, index, entry, *mut WayBack): saves what the ABI preserves, notes the way back, jumps.
+// baton_leave(jump_block, index, entry, *mut WayBack, *mut Rescue): saves what the ABI preserves, notes the way back in the
+// block and in the rescue tables, puts those in force, jumps.
 // baton_return(*const WayBack): the new image gives up; runs in the new slot, which the old tables map as well.
 #[cfg(target_os = "none")]
 global_asm!(
@@ -37,13 +42,25 @@ global_asm!(
     "push r13",
     "push r14",
     "push r15",
+    "push r8",
     "lea rax, [rip + baton_resume]",
+    "mov r9, cr3",
     "mov [rcx], rax",
     "mov [rcx + 8], rsp",
-    "mov rax, cr3",
-    "mov [rcx + 16], rax",
+    "mov [rcx + 16], r9",
+    "mov [r8 + {way}], rax",
+    "mov [r8 + {way} + 8], rsp",
+    "mov [r8 + {way} + 16], r9",
+    "mov qword ptr [r8 + {armed}], 1",
+    "sub rsp, 16",
+    "mov word ptr [rsp], 0xfff",
+    "mov [rsp + 2], r8",
+    "lidt [rsp]",
+    "xor esp, esp",
     "jmp rdx",
     "baton_resume:",
+    "pop r8",
+    "mov qword ptr [r8 + {armed}], 0",
     "pop r15",
     "pop r14",
     "pop r13",
@@ -59,11 +76,13 @@ global_asm!(
     "mov rsp, [rdi + 8]",
     "mov cr3, rcx",
     "jmp rax",
+    way = const rescue::WAY,
+    armed = const rescue::ARMED,
 );
 
 #[cfg(target_os = "none")]
 unsafe extern "sysv64" {
-    fn baton_leave(jump_block: u64, index: u64, entry: u64, way_back: *mut WayBack);
+    fn baton_leave(jump_block: u64, index: u64, entry: u64, way_back: *mut WayBack, rescue: *mut Rescue);
     fn baton_return(way_back: *const WayBack) -> !;
     fn baton_follow_entry();
     fn baton_resume();
@@ -94,19 +113,19 @@ pub fn follow_entry() -> u64 {
 }
 
 /// pCPU `index` jumps to `entry` of the new image with the jump block's address. Returns only when the
-/// new image gave up. The way back is stored at `way_back` before the jump.
+/// new image gave up. The way back is stored at `way_back` and in `rescue` before the jump.
 ///
 /// # Safety
-/// Interrupts are off; `entry` is the verified image's, in a slot that is mapped executable; `way_back` is valid for
-/// writes; the caller takes the pCPU over again when this returns.
-pub unsafe fn leave(jump_block: u64, index: u32, entry: u64, way_back: *mut WayBack) {
+/// Interrupts are off; `entry` is the verified image's, in a slot that is mapped executable; `way_back` and `rescue` are valid for
+/// writes, and `rescue` is this pCPU's, prepared; the caller takes the pCPU over again when this returns.
+pub unsafe fn leave(jump_block: u64, index: u32, entry: u64, way_back: *mut WayBack, rescue: *mut Rescue) {
     #[cfg(target_os = "none")]
     // SAFETY: by contract.
     unsafe {
-        baton_leave(jump_block, u64::from(index), entry, way_back);
+        baton_leave(jump_block, u64::from(index), entry, way_back, rescue);
     }
     #[cfg(not(target_os = "none"))]
-    let _ = (jump_block, index, entry, way_back);
+    let _ = (jump_block, index, entry, way_back, rescue);
 }
 
 /// Gives this pCPU back to the image before this one.

@@ -15,21 +15,29 @@
 //!
 //! Both:
 //! - `block`, `jump`: the memory and the instructions between them
+//! - `rescue`, `watchdog`: what leads back when the new image fails, and when it is silent
+//! - `last_words`: what the new image said before
 //! - `convert`: run-time state to records and back
+//! - `fault`: faults planted for the tests of the rollback, in images built for that
 //! - `report`: what became of upgrades
 //! - `settings`: what management wants the next image to know
 
 pub mod arrive;
 pub mod block;
 pub mod convert;
+#[cfg(feature = "fault")]
+pub mod fault;
 pub mod follow;
 pub mod freeze;
 pub mod gather;
 pub mod jump;
+pub mod last_words;
 pub mod plan;
 pub mod report;
+pub mod rescue;
 pub mod restore;
 pub mod retire;
 pub mod settings;
 pub mod stage;
 pub mod switch;
+pub mod watchdog;

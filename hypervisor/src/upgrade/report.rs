@@ -22,6 +22,24 @@ static REPORTS: SpinMutex<Vec<ReportV1>> = SpinMutex::new(Vec::new());
 static OUTCOMES: SpinMutex<Outcomes> =
     SpinMutex::new(Outcomes { committed: 0, rolled_back: 0, refused: 0, cancelled: 0 });
 
+/// The new image's last words, by the number of the attempt: kept while this image runs.
+static NOTES: SpinMutex<Vec<(u64, Vec<String>)>> = SpinMutex::new(Vec::new());
+
+/// Keeps what the new image of attempt `sequence` said last.
+pub fn set_notes(sequence: u64, notes: Vec<String>) {
+    let mut all = NOTES.lock();
+    all.push((sequence, notes));
+    if all.len() > KEPT {
+        all.remove(0);
+    }
+}
+
+/// What the new image of attempt `sequence` said last.
+pub fn notes(sequence: u64) -> Vec<String> {
+    let all = NOTES.lock();
+    all.iter().find(|(kept, _)| *kept == sequence).map(|(_, notes)| notes.clone()).unwrap_or_default()
+}
+
 /// Upgrades by outcome, since power-on.
 pub fn outcomes() -> Outcomes {
     *OUTCOMES.lock()

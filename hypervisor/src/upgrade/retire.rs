@@ -13,7 +13,7 @@ use machine::paging::Permissions;
 
 use super::block::Block;
 use super::convert::management::ManagementState;
-use super::report;
+use super::{report, watchdog};
 use crate::guest::pci::PciBus;
 use crate::mem::layout::SLOT_BYTES;
 use crate::mem::{frames, host_map};
@@ -67,6 +67,7 @@ pub fn is_due() -> bool {
 pub fn run() {
     let Some(leftover) = LEFTOVER.lock().take() else { return };
     WAITING.store(false, Ordering::Release);
+    watchdog::disarm();
     console::set_quiet(false);
     let mut own = leftover.report;
     if let Some(place) = own.phase_tsc.get_mut(Phase::Retire.index()) {

@@ -15,19 +15,16 @@ use zerocopy::FromZeros;
 
 use super::block::Block;
 use super::plan::Planned;
-use super::{freeze, gather, jump, report};
+use super::{freeze, gather, jump, last_words, report, watchdog};
 use crate::mem::host_map;
 use crate::mem::layout::{SCRATCH_BYTES, SLOT_BYTES};
 use crate::passthrough::units;
 use crate::sched::Core;
 use crate::smp::pcpu;
-use crate::{console, cpu, host, time};
+use crate::{console, cpu, host, manage, time};
 
 /// How long the other pCPUs may take to stop, in milliseconds.
 const PARK_MS: u64 = 1_000;
-/// How long the new image may take until COMMIT, in milliseconds; it reads this in the block.
-const COMMIT_MS: u64 = 10_000;
-
 /// Freezes and jumps. Returns only when this image has taken over again: the guests run on, and the report,
 /// which is kept, says why. The management NIC is stopped and detached before, and is the caller's to start again.
 pub fn execute(core: &mut Core, mut planned: Planned) -> ReportV1 {
@@ -40,17 +37,30 @@ pub fn execute(core: &mut Core, mut planned: Planned) -> ReportV1 {
     } else {
         Err((Phase::Freeze, String::from("a pCPU did not stop in time")))
     };
-    let (phase, reason) = match outcome {
-        Err(failed) => failed,
-        Ok(()) => (Phase::Verify, block_reason()),
-    };
-    Block::forget();
+    report::enter(&mut planned.report, Phase::Rollback);
+    if let Some(block) = Block::current() {
+        for index in 1..pcpu::count() as u32 {
+            block.call(index, 0);
+        }
+    }
     freeze::thaw();
     if !freeze::all_back(time::ms_to_ticks(PARK_MS)) {
         panic!("rollback: a pCPU did not come back; the records are at {}", planned.region.base());
     }
+    let (phase, reason) = match outcome {
+        Err(failed) => failed,
+        Ok(()) => (Phase::Verify, block_reason()),
+    };
+    let slot = host_map::protect(planned.staged.base.get(), SLOT_BYTES, Permissions::READ_WRITE);
+    if let Some(block) = Block::current() {
+        report::set_notes(planned.report.sequence, last_words::read(block));
+    }
+    Block::forget();
     planned.undo();
     console::set_quiet(false);
+    if let Err(error) = slot {
+        log::error!("the free slot can't be made data again: {error}");
+    }
     let blame = if phase == Phase::Freeze { BLAME_OLD_IMAGE } else { BLAME_NEW_IMAGE };
     let report = report::end(planned.report, Outcome::RolledBack, Some(phase), blame, &reason);
     log::warn!("upgrade {}: rolled back: {reason}", report.sequence);
@@ -87,7 +97,8 @@ fn attempt(core: &mut Core, planned: &mut Planned) -> Result<(), (Phase, String)
     block.version = contract::VERSION;
     block.region_base = planned.region.base().get();
     block.region_bytes = planned.region.bytes();
-    block.deadline_tsc = cpu::tsc() + time::ms_to_ticks(COMMIT_MS);
+    let deadline_ms = manage::deadline_ms().into();
+    block.deadline_tsc = cpu::tsc() + time::ms_to_ticks(deadline_ms);
     block.old_slot_base = host.image.base;
     block.old_slot_bytes = SLOT_BYTES;
     block.new_slot_base = target;
@@ -104,12 +115,18 @@ fn attempt(core: &mut Core, planned: &mut Planned) -> Result<(), (Phase, String)
     let entry = target + u64::from(planned.staged.note.entry_upgrade);
     // SAFETY: the scratch region belongs to no image but for the time of an upgrade, and is mapped.
     let placed = unsafe { Block::place(host.scratch, &block) };
+    last_words::clear(placed);
+    for pcpu in pcpu::all() {
+        pcpu.prepare_rescue(host.scratch, placed, block.deadline_tsc);
+    }
+    watchdog::arm(deadline_ms);
+    freeze::watch(block.deadline_tsc);
     // SAFETY: interrupts are off; the image was verified at STAGE and lies in the slot that was just made executable; all
-    // other pCPUs are parked; below, this pCPU is taken over again.
-    unsafe { placed.leave(0, entry) };
+    // other pCPUs are parked; the rescue tables are prepared; below, this pCPU is taken over again.
+    unsafe { placed.leave(pcpu::this(), entry) };
+    freeze::watch(u64::MAX);
     pcpu::this().reclaim();
-    let slot = host_map::protect(target, SLOT_BYTES, Permissions::READ_WRITE);
-    slot.map_err(|error| failed(format!("the new slot can't be made data again: {error}")))?;
+    watchdog::disarm();
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod attack;
 mod bad_input;
 mod boot;
 mod busy;
+mod faults;
 mod io;
 mod ipxe;
 mod refused;
@@ -43,6 +44,11 @@ pub const ALL: &[Case] = &[
         run: busy::run,
     },
     Case { name: "upgrade", about: "three upgrades in a row under I/O, watched from outside", run: upgrade::run },
+    Case {
+        name: "faults",
+        about: "every planted fault ends as stated, on 2 and 4 CPUs with I/O in flight",
+        run: faults::run,
+    },
     Case { name: "ipxe", about: "a network boot by the NIC's ROM and TFTP", run: ipxe::run },
     Case { name: "bad-input", about: "each wrong input costs one clear line on the console", run: bad_input::run },
     Case {
