@@ -11,8 +11,8 @@ use iommu::Token;
 use machine::addr::Iova;
 use machine::paging::Permissions;
 use machine::pci::{
-    self, Bar, BarKind, Bdf, Buses, Command, ConfigSpace, Enumeration, Function, Groups, HeaderKind, Msi, Msix,
-    NoReset, Reset,
+    self, Bar, BarKind, Bdf, Buses, Command, ConfigSpace, Enumeration, Function, Groups, HeaderKind, Holder, Msi, Msix,
+    NoReset, Reset, Windows,
 };
 
 use super::hardware::{HostFunction, TablePlace};
@@ -21,6 +21,7 @@ use crate::config::{self, DeviceSelector, FunctionSelector};
 use crate::guest::pci::access::BarDescription;
 use crate::guest::pci::{Passthrough, PciBus};
 use crate::host;
+use crate::mem::regions::Owner;
 use crate::time::TscClock;
 use crate::upgrade::convert::pci::MsixPlace;
 use crate::vm::memory::GuestRam;
@@ -185,6 +186,20 @@ fn isolate(candidates: &[Candidate]) -> Result<(), String> {
         .try_for_each(|candidate| groups.check(candidate.function.bdf, together).map_err(|error| error.to_string()))
 }
 
+/// Whether the BARs lead to the device and nowhere else: they will be mapped, and are the device's word.
+fn check_bars(function: &Function, bars: &[Bar]) -> Result<(), String> {
+    let host = host::get();
+    let regions = host.regions.lock();
+    // What firmware keeps may well hold the windows of ports; memory it is not.
+    let memory = regions.iter().filter(|region| region.owner != Owner::Firmware);
+    let memory = memory.map(|region| (region.base..region.end(), Holder::Memory));
+    let registers: Vec<_> = host.ecam.regions().filter_map(|region| region.extent()).collect();
+    let registers = registers.iter().map(|(base, bytes)| (base.get()..base.get() + bytes, Holder::Registers));
+    let windows = function.path.last().map(|port| Windows::read(&*host.ecam, *port));
+    let held = memory.chain(registers);
+    pci::check_bars(function.bdf, bars, windows.as_ref(), held).map_err(|clash| clash.to_string())
+}
+
 fn describe(bars: &[Bar], bdf: Bdf) -> Result<Vec<BarDescription>, String> {
     let mut descriptions = Vec::new();
     for bar in bars {
@@ -223,6 +238,7 @@ pub fn assign(
     for candidate in candidates {
         let bdf = candidate.function.bdf;
         let bars = pci::bars(&*ecam, bdf, candidate.function.header).map_err(|error| error.to_string())?;
+        check_bars(&candidate.function, &bars)?;
         let descriptions = describe(&bars, bdf)?;
         let reset = reset_of(bdf).map_err(|error| error.to_string())?;
         reset.perform(&*ecam, &TscClock).map_err(|error| error.to_string())?;
