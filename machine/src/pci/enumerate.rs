@@ -3,6 +3,8 @@
 use super::bdf::Bdf;
 use super::config::ConfigSpace;
 use super::ecam::EcamRegion;
+use super::express::Express;
+use super::extended::Ari;
 use super::header::{self, Class, HeaderKind, Ids};
 use alloc::vec::Vec;
 use core::fmt;
@@ -150,6 +152,10 @@ impl<C: ConfigSpace + ?Sized> Walk<'_, C> {
     }
 
     fn bus(&mut self, here: &Todo, todo: &mut Vec<Todo>) {
+        let port = here.path.last().and_then(|port| Express::find(self.config, *port));
+        if port.is_some_and(|port| port.forwards_ari(self.config)) && self.numbered(here, todo) {
+            return;
+        }
         for device in 0..32u16 {
             let first = Bdf::from_requester_id(self.range.segment, u16::from(here.bus) << 8 | device << 3);
             if !self.config.is_present(first) {
@@ -163,6 +169,24 @@ impl<C: ConfigSpace + ?Sized> Walk<'_, C> {
                 }
             }
         }
+    }
+
+    /// One device with up to 256 functions, each of which names the next (PCIe 7.8.8.2). Returns whether there is one.
+    fn numbered(&mut self, here: &Todo, todo: &mut Vec<Todo>) -> bool {
+        let first = Bdf::from_requester_id(self.range.segment, u16::from(here.bus) << 8);
+        let mut next = Ari::find(self.config, first).filter(|_| self.config.is_present(first)).map(|_| first);
+        let is_device = next.is_some();
+        while let Some(bdf) = next {
+            let following = Ari::find(self.config, bdf).map_or(0, |ari| ari.next_function);
+            // Upwards only, so it ends.
+            let follows = following > bdf.devfn();
+            next =
+                follows.then(|| Bdf::from_requester_id(first.segment(), first.requester_id() | u16::from(following)));
+            if self.config.is_present(bdf) {
+                self.function(bdf, bdf != first || next.is_some(), here, todo);
+            }
+        }
+        is_device
     }
 
     fn function(&mut self, bdf: Bdf, multifunction: bool, here: &Todo, todo: &mut Vec<Todo>) {

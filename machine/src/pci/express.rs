@@ -127,16 +127,23 @@ impl Express {
 
     /// Lets function numbers beyond 7 through the port (PCIe 6.13). Returns whether they are.
     pub(super) fn forward_ari(&self, config: &(impl ConfigSpace + ?Sized)) -> bool {
-        let is_port = matches!(self.port_type, PortType::ROOT_PORT | PortType::DOWNSTREAM);
-        let (can, control) = (self.offset + at::DEVICE_CAPABILITIES_2, self.offset + at::DEVICE_CONTROL_2);
-        if !is_port || !self.has_two() || config.read32(self.bdf, can) & u32::from(ARI_FORWARDING) == 0 {
-            return false;
+        let can = self.is_downstream()
+            && config.read32(self.bdf, self.offset + at::DEVICE_CAPABILITIES_2) & u32::from(ARI_FORWARDING) != 0;
+        if can && !self.forwards_ari(config) {
+            let control = self.offset + at::DEVICE_CONTROL_2;
+            config.write16(self.bdf, control, config.read16(self.bdf, control) | ARI_FORWARDING);
         }
-        let before = config.read16(self.bdf, control);
-        if before & ARI_FORWARDING == 0 {
-            config.write16(self.bdf, control, before | ARI_FORWARDING);
-        }
-        config.read16(self.bdf, control) & ARI_FORWARDING != 0
+        can && self.forwards_ari(config)
+    }
+
+    /// Whether function numbers beyond 7 get through the port.
+    pub(super) fn forwards_ari(&self, config: &(impl ConfigSpace + ?Sized)) -> bool {
+        self.is_downstream() && config.read16(self.bdf, self.offset + at::DEVICE_CONTROL_2) & ARI_FORWARDING != 0
+    }
+
+    /// Whether there is a link behind it, and the registers that it needs for ARI.
+    fn is_downstream(&self) -> bool {
+        matches!(self.port_type, PortType::ROOT_PORT | PortType::DOWNSTREAM) && self.has_two()
     }
 
     /// Whether the second set of device registers is there.

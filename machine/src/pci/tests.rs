@@ -51,6 +51,40 @@ fn switches_nest() {
     assert_eq!(found.get(bdf("80:00.0")).unwrap().path, []);
 }
 
+/// PCIe 7.8.8: with ARI forwarding a device has 256 functions that name each other.
+#[test]
+fn functions_beyond_seven() {
+    let model = Model::q35();
+    let function = |next: u8| {
+        let mut function = Device::new(0x8086, 0x10c9, 0x02_0000);
+        function.extended(0x100, 0x0e, 0);
+        function.set(0x105, 1, next.into());
+        function
+    };
+    model.add("02:00.0", function(9));
+    model.add("02:01.1", function(0xff));
+    model.add("02:1f.7", function(9));
+    // Not in the list, so not there.
+    model.add("02:01.0", function(0));
+    model.edit("00:02.1", |port| port.set(0x54 + 0x28, 2, 0x20));
+    let on_bus_2 = |model: &Model| {
+        let found = enumerate(model, &ALL);
+        let all = found.functions.into_iter().filter(|function| function.bdf.bus() == 2);
+        all.map(|function| (function.bdf.to_string(), function.multifunction)).collect::<Vec<_>>()
+    };
+    let named = ["0000:02:00.0", "0000:02:01.1", "0000:02:1f.7"];
+    assert_eq!(on_bus_2(&model), named.map(|name| (name.to_string(), true)));
+    // A device without ARI, or a port that does not forward it: the usual numbers.
+    model.edit("00:02.1", |port| port.set(0x54 + 0x28, 2, 0));
+    assert_eq!(on_bus_2(&model)[..2], ["0000:02:00.0", "0000:02:01.0"].map(|name| (name.to_string(), false)));
+    model.edit("00:02.1", |port| port.set(0x54 + 0x28, 2, 0x20));
+    model.edit("02:00.0", |nic| nic.extended(0x100, 1, 0));
+    assert_eq!(on_bus_2(&model).len(), 2);
+    // A function alone.
+    model.add("02:00.0", function(0));
+    assert_eq!(on_bus_2(&model), [("0000:02:00.0".to_string(), false)]);
+}
+
 #[test]
 fn bad_bus_numbers_are_not_followed() {
     for (secondary, subordinate) in [(0, 5), (3, 2), (2, 2), (3, 3), (2, 255), (1, 3)] {
