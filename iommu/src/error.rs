@@ -87,6 +87,10 @@ pub enum Error {
     WriteOnly { token: Token },
     /// The interrupt remapping entry is not allocated.
     NoSuchInterrupt { unit: HostPhys, index: u16 },
+    /// No posted interrupt descriptor was given out there.
+    NoSuchDescriptor { place: HostPhys },
+    /// An interrupt remapping entry leads to the posted interrupt descriptor.
+    DescriptorInUse { unit: HostPhys, index: u16 },
     /// The destination does not fit the unit's mode.
     Destination { unit: HostPhys, apic_id: u32 },
 
@@ -214,6 +218,13 @@ impl fmt::Display for Error {
             }
             Self::NoSuchInterrupt { unit, index } => {
                 write!(f, "interrupt remapping entry {index} of the VT-d unit at {unit} is not allocated")
+            }
+            Self::NoSuchDescriptor { place } => write!(f, "there is no posted interrupt descriptor at {place}"),
+            Self::DescriptorInUse { unit, index } => {
+                write!(
+                    f,
+                    "interrupt remapping entry {index} of the VT-d unit at {unit} still posts there; free it first"
+                )
             }
             Self::Destination { unit, apic_id } => {
                 write!(f, "APIC id {apic_id:#x} does not fit the VT-d unit at {unit}, which remaps to 8-bit APIC ids")

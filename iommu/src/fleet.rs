@@ -6,12 +6,13 @@ use crate::geometry::{Geometry, check_units};
 use crate::ids::{Token, UnitIndex};
 use crate::intel::cold::UnitConfig;
 use crate::intel::entries::{Path, PathTables};
-use crate::intel::fault::FaultLog;
+use crate::intel::fault_log::FaultLog;
 use crate::intel::mode::Mode;
 use crate::intel::pasids::PasidDirectory;
 use crate::intel::queue::QueueErrors;
 use crate::intel::unit::Unit;
 use crate::platform::Platform;
+use crate::posted::PostedFrames;
 use crate::routes::{Route, Routes};
 use crate::table::{Stage, Table};
 use alloc::collections::BTreeMap;
@@ -62,6 +63,7 @@ pub struct Iommu<R> {
     /// Besides what devices do without PASID, by device and PASID.
     pub(crate) pasids: BTreeMap<(Bdf, u32), PasidAttachment>,
     pub(crate) faults: FaultLog,
+    pub(crate) posted: PostedFrames,
     /// False between `prepare` and `finish` of an adoption.
     pub(crate) live: bool,
 }
@@ -103,6 +105,7 @@ impl<R: Registers> Iommu<R> {
             devices: BTreeMap::new(),
             pasids: BTreeMap::new(),
             faults: FaultLog::default(),
+            posted: PostedFrames::default(),
             live,
         }
     }
@@ -198,6 +201,7 @@ impl<R: Registers> Iommu<R> {
         for directory in self.devices.values().filter_map(|attachment| attachment.directory) {
             directory.for_each_frame(mem, &mut visit);
         }
+        self.posted.frames.iter().for_each(|(frame, _)| visit(*frame));
         for domain in self.domains.values() {
             domain.table.for_each_table(mem, &mut visit);
         }
@@ -206,7 +210,10 @@ impl<R: Registers> Iommu<R> {
     /// Empties every invalidation queue, with a wait as the last descriptor: for FREEZE.
     pub fn drain(&mut self, platform: &mut Platform<'_>) -> Result<(), Error> {
         self.must_be_live()?;
-        self.units.iter_mut().try_for_each(|unit| unit.queue.drain(&unit.window, platform))
+        self.units.iter_mut().try_for_each(|unit| {
+            unit.settle_growth(platform)?;
+            unit.queue.drain(&unit.window, platform)
+        })
     }
 
     /// What a unit's invalidation queue has met and got over.

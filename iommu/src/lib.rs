@@ -14,8 +14,8 @@
 //!
 //! Contents:
 //! - [`Iommu`] (`fleet`): all units; `geometry`: what they have in common; `mapping`: domains;
-//!   `devices` and `pasids`: attaching; `nested`: domains without a table of ours;
-//!   `interrupts`: remapping entries; `snapshot` and `adopt`: handover
+//!   `devices` and `pasids`: attaching; `nested`: domains without a table of ours; `snapshot` and `adopt`: handover
+//! - `interrupts`: remapping entries; `sources`: who may use them; `posted`: where they are noted
 //! - [`Domain`]: an address space; `table`: first stage, second stage, neither
 //! - [`state`]: what a handover carries, as plain structures
 //! - [`intel`]: VT-d; [`intel::spec`]: its manual as data
@@ -44,8 +44,10 @@ pub mod model;
 mod nested;
 mod pasids;
 mod platform;
+mod posted;
 mod routes;
 mod snapshot;
+mod sources;
 pub mod state;
 mod table;
 #[cfg(test)]
@@ -57,7 +59,8 @@ pub use fleet::Iommu;
 pub use geometry::Geometry;
 pub use ids::{Token, UnitIndex};
 pub use intel::cold::{InterruptRegion, UnitConfig, extended_interrupts, register_bytes};
-pub use intel::fault::{Access, Fault, FaultLine, FaultLog};
+pub use intel::fault::{Access, Fault};
+pub use intel::fault_log::{FaultLine, FaultLog, SourceCount};
 pub use intel::mode::{Mode, Preference};
 pub use intel::queue::QueueErrors;
 pub use intel::remap::{InterruptTarget, msi_message, redirection_entry};
@@ -65,5 +68,7 @@ pub use intel::unit::FaultEvent;
 pub use interrupts::InterruptRange;
 pub use machine::pci::Bdf;
 pub use platform::Platform;
+pub use posted::PostedDescriptor;
 pub use routes::Route;
+pub use sources::InterruptSource;
 pub use table::Stage;

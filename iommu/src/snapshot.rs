@@ -7,7 +7,7 @@ use crate::ids::UnitIndex;
 use crate::intel::spec::tables::pair;
 use crate::state::{
     AliasState, DeviceState, DidState, DomainState, FIRST_STAGE, IrteState, NESTED, PASS_THROUGH, PasidState,
-    SECOND_STAGE, Snapshot,
+    PostedState, SECOND_STAGE, Snapshot,
 };
 use crate::table::{Stage, Table};
 use machine::access::Registers;
@@ -25,6 +25,7 @@ impl<R: Registers> Iommu<R> {
     pub fn snapshot_into(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
         self.must_be_live()?;
         self.domains.values().try_for_each(|domain| domain.fresh())?;
+        self.units.iter().try_for_each(|unit| unit.growth_settled())?;
         let base = |unit: UnitIndex| self.unit_base(unit).unwrap_or_default().0;
         refill(&mut snapshot.units, self.units.iter().map(|unit| unit.state()));
         refill(&mut snapshot.domains, self.domains.values().map(DomainState::of));
@@ -70,12 +71,14 @@ impl<R: Registers> Iommu<R> {
             &mut snapshot.irtes,
             self.units.iter().flat_map(|unit| {
                 let base = unit.base().0;
-                unit.interrupts.iter().flat_map(|table| table.entries.iter()).map(move |(index, entry)| {
-                    let [low, high] = pair(entry.into_bits());
-                    IrteState { unit: base, low, high, index: *index }
+                unit.interrupts.iter().flat_map(|table| table.entries.iter()).map(move |(index, allocated)| {
+                    let [low, high] = pair(allocated.entry.into_bits());
+                    IrteState { unit: base, low, high, index: *index, owner: allocated.owner }
                 })
             }),
         );
+        let posted = self.posted.frames.iter().map(|(frame, used)| PostedState { frame: frame.0, used: *used });
+        refill(&mut snapshot.posted, posted);
         refill(&mut snapshot.faults, self.faults.lines.iter().copied());
         Ok(())
     }

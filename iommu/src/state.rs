@@ -3,8 +3,9 @@
 //! The run-time types stay inside; these are what `Iommu::snapshot` says and what
 //! `Iommu::adopt` compares with the machine. Units are named by their register base.
 
-use crate::intel::fault::FaultLine;
+use crate::intel::fault_log::FaultLine;
 use alloc::vec::Vec;
+use machine::pci::Bdf;
 
 /// One unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -153,6 +154,17 @@ pub struct IrteState {
     pub high: u64,
     /// Its place in the table.
     pub index: u16,
+    /// The device that it was allocated for; `None`: an IOAPIC, an HPET, Baton itself.
+    pub owner: Option<Bdf>,
+}
+
+/// One frame of posted interrupt descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PostedState {
+    /// Physical address.
+    pub frame: u64,
+    /// Which of its 64 places are given out.
+    pub used: u64,
 }
 
 /// Everything.
@@ -172,6 +184,8 @@ pub struct Snapshot {
     pub aliases: Vec<AliasState>,
     /// Interrupt remapping entries.
     pub irtes: Vec<IrteState>,
+    /// Posted interrupt descriptors.
+    pub posted: Vec<PostedState>,
     /// The fault log.
     pub faults: Vec<FaultLine>,
 }

@@ -4,7 +4,7 @@ use alloc::vec;
 
 use handover::phase::{END, Phase};
 use handover::state::name_field;
-use iommu::intel::spec::faults::Reason;
+use iommu::intel::spec::faults::{Qualifiers, Reason};
 use zerocopy::FromZeros;
 
 use super::*;
@@ -41,7 +41,7 @@ fn a_unit_by_its_live_registers() {
 /// Entries put together by VT-d 9.10: P, V in 23:16, DST in 63:32, SID in 79:64, SVT = 1 in 83:82.
 #[test]
 fn remapping_entries_in_both_apic_modes() {
-    let entry = |low, high, index| IrteState { unit: 0xfed9_0000, low, high, index };
+    let entry = |low, high, index| IrteState { unit: 0xfed9_0000, low, high, index, owner: None };
     let snapshot = |irta| Snapshot {
         units: vec![UnitState { base: 0xfed9_0000, irta, ..UnitState::default() }],
         irtes: vec![
@@ -68,6 +68,7 @@ fn a_fault_in_words() {
         access: Access::Write,
         address: machine::addr::Iova(0x1234_5000),
         pasid: Some(7),
+        qualifiers: Qualifiers::default(),
     };
     let view = fault(&FaultLine { fault: seen, count: 3, reported: 1, reported_at: 9 }, Some("web".into()));
     assert_eq!((view.source.as_str(), view.owner.as_str(), view.kind.as_str()), ("0000:03:00.0", "web", "write"));

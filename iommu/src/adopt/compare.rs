@@ -7,10 +7,13 @@ use crate::fleet::{Attachment, Iommu};
 use crate::ids::{Token, UnitIndex};
 use crate::intel::live::compare_entry;
 use crate::intel::pasids::{OWN_PASID, PasidDirectory, TABLES};
+use crate::intel::remap::Allocated;
 use crate::intel::spec::interrupts::InterruptEntry;
 use crate::intel::spec::scalable::{DirectoryEntry, PASIDS, PasidEntry};
 use crate::intel::spec::tables::{pair, unpair};
 use crate::ledger::Ledger;
+use crate::posted::posted_at;
+use crate::sources::InterruptSource;
 use crate::state::{DomainState, Snapshot};
 use machine::access::{Registers, TableMemory};
 use machine::addr::HostPhys;
@@ -148,6 +151,9 @@ impl<R: Registers> Iommu<R> {
                 return changed("PASID (not the one prepared)", u64::from(state.pasid));
             }
         }
+        if !self.posted.agrees(&snapshot.posted) {
+            return changed("posted interrupt descriptors (not those prepared)", snapshot.posted.len() as u64);
+        }
         let ids: usize = self.domains.values().map(|domain| domain.ids.len()).sum();
         let aliases: usize = self.devices.values().map(|attachment| attachment.aliases.len()).sum();
         let prepared = [self.units.len(), self.domains.len(), ids, self.devices.len(), self.pasids.len(), aliases];
@@ -181,10 +187,17 @@ impl<R: Registers> Iommu<R> {
             table.entries.clear();
             for irte in recorded() {
                 let entry = InterruptEntry::from_bits(unpair([irte.low, irte.high]));
-                if u32::from(irte.index) >= table.size() || entry.posted() {
-                    return Err(Error::BadRecord { what: "interrupt entry", value: u64::from(irte.index) });
+                let lie = Error::BadRecord { what: "interrupt entry", value: u64::from(irte.index) };
+                // A free entry that an error left allocated verifies nothing, and lets nothing through.
+                let sound = !entry.present() || InterruptSource::of(entry).is_some();
+                if u32::from(irte.index) >= table.size() || !sound || (entry.posted() && !unit.cap.posted_interrupts())
+                {
+                    return Err(lie);
                 }
-                if table.entries.insert(irte.index, entry).is_some() {
+                if let Some(place) = posted_at(entry.into_bits()) {
+                    self.posted.check(place)?;
+                }
+                if table.entries.insert(irte.index, Allocated { entry, owner: irte.owner }).is_some() {
                     return Err(Error::Duplicate { what: "interrupt entry", name: u64::from(irte.index) });
                 }
             }
@@ -193,7 +206,7 @@ impl<R: Registers> Iommu<R> {
                 match table.entries.get(&index) {
                     None if !found.present() => {}
                     expected => {
-                        let expected = expected.map_or(0, |entry| entry.into_bits());
+                        let expected = expected.map_or(0, |allocated| allocated.entry.into_bits());
                         let what = "interrupt remapping entry";
                         compare_entry(&unit.window, what, u32::from(index), expected, found.into_bits())?;
                     }

@@ -25,9 +25,9 @@ use crate::intel::tables::Tables;
 use crate::intel::unit::{FaultEvent, Unit};
 use crate::intel::window::Window;
 use crate::ledger::Ledger;
+use crate::posted::PostedFrames;
 use crate::routes::Route;
 use crate::state::{Snapshot, UnitState};
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use machine::access::{Registers, TableMemory};
 use machine::addr::HostPhys;
@@ -74,6 +74,7 @@ impl<R: Registers> Iommu<R> {
             units.push(adopt_unit(Window { base, regs }, state, &mut ledger)?);
         }
         let mut iommu = Self::of(units, routes, false);
+        iommu.posted = PostedFrames::adopt(&snapshot.posted, &mut ledger)?;
         for state in &snapshot.domains {
             iommu.adopt_domain(state, mem, &mut ledger)?;
         }
@@ -150,14 +151,8 @@ fn adopt_unit<R: Registers>(window: Window<R>, state: &UnitState, ledger: &mut L
     ledger.claim("an invalidation queue", queue.ring)?;
     ledger.claim("invalidation status words", queue.status)?;
     let irta = InterruptTableAddress(state.irta);
-    let interrupts = ecap.interrupt_remapping().then(|| InterruptTable {
-        base: irta.table(),
-        order: irta.order(),
-        x2apic: irta.x2apic(),
-        coherent,
-        own_frame: false,
-        entries: BTreeMap::new(),
-    });
+    let table = || InterruptTable::new(irta.table(), irta.order(), irta.x2apic(), coherent, false);
+    let interrupts = ecap.interrupt_remapping().then(table);
     if let Some(table) = &interrupts {
         let mut result = Ok(());
         table.for_each_frame(&mut |frame| {

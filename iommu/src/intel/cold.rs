@@ -16,7 +16,6 @@ use super::unit::{FaultEvent, Unit};
 use super::window::Window;
 use crate::error::Error;
 use crate::platform::Platform;
-use alloc::collections::BTreeMap;
 use machine::access::Registers;
 use machine::addr::{HostPhys, PAGE_SIZE};
 
@@ -31,6 +30,13 @@ pub struct InterruptRegion {
     pub base: HostPhys,
     /// Log2 of the entries of 16 bytes, 8 to 16.
     pub order: u8,
+}
+
+impl InterruptRegion {
+    /// Aligned, and of a size that IRTA can say.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.base.is_aligned(PAGE_SIZE) && (FRAME_ORDER..=MAX_ORDER).contains(&self.order)
+    }
 }
 
 /// What the caller decides about a unit at power-on.
@@ -134,14 +140,8 @@ impl<R: Registers> Unit<R> {
             ecap,
             tables: Tables { root, mode, coherent },
             queue: Queue::new(ring, status, cap, ecap, mode == Mode::Scalable),
-            interrupts: interrupts.map(|(base, order)| InterruptTable {
-                base,
-                order,
-                x2apic: config.x2apic,
-                coherent,
-                own_frame,
-                entries: BTreeMap::new(),
-            }),
+            interrupts: interrupts
+                .map(|(base, order)| InterruptTable::new(base, order, config.x2apic, coherent, own_frame)),
             dids: DomainIds::new(cap),
             fault_event: config.fault_event,
             faults_masked: true,
@@ -268,7 +268,7 @@ fn probe<R: Registers>(
     )?;
     if let Some(region) = config.interrupts {
         must(
-            region.base.is_aligned(PAGE_SIZE) && (FRAME_ORDER..=MAX_ORDER).contains(&region.order),
+            region.is_sound(),
             "an aligned interrupt remapping table of 2^8 to 2^16 entries; correct the configuration",
         )?;
     }

@@ -1,24 +1,20 @@
-//! Faults: read from the recording registers, put in words, kept in a bounded log.
+//! Faults: read from the recording registers, and put in words.
 
 use super::cold::fault_records;
-use super::spec::faults::{FaultRecord, RECORD_BYTES, RECORD_FLAG, RECORD_FLAG_OFFSET, Reason};
+use super::fault_log::FaultLog;
+use super::spec::faults::{FaultRecord, Qualifiers, RECORD_BYTES, RECORD_FLAG, RECORD_FLAG_OFFSET, Reason};
 use super::spec::registers::{FaultStatus, offset};
 use super::spec::tables::unpair;
 use super::unit::Unit;
-use alloc::vec::Vec;
 use core::fmt;
-use machine::access::{Clock, Registers};
+use machine::access::Registers;
 use machine::addr::{HostPhys, Iova};
 use machine::pci::Bdf;
 
-/// Lines that the log keeps.
-const LINES: usize = 64;
 /// Passes over the recording registers in one go; hardware may refill them meanwhile.
 const PASSES: usize = 4;
 /// Faults in one second, of all units, at which fault events are masked and faults are polled.
 const STORM: u64 = 100;
-/// Length of the rate limit's window, in milliseconds.
-const WINDOW_MS: u64 = 1_000;
 
 /// What was blocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +46,8 @@ pub struct Fault {
     pub address: Iova,
     /// The PASID of the request.
     pub pasid: Option<u32>,
+    /// What else is known of the request. Not carried over by a handover.
+    pub qualifiers: Qualifiers,
 }
 
 impl Fault {
@@ -79,13 +77,24 @@ impl Fault {
             access,
             address: Iova(address),
             pasid: record.has_pasid().then(|| record.pasid()),
+            qualifiers: qualifiers(record),
         })
     }
 
     /// Whether both are the same trouble, at whatever address.
-    fn same_cause(&self, other: &Self) -> bool {
+    pub(super) fn same_cause(&self, other: &Self) -> bool {
         Self { address: other.address, ..*self } == *other
     }
+}
+
+/// AT, EXE, PRIV: VT-d 11.4.15. The last two are a PASID's.
+fn qualifiers(record: FaultRecord) -> Qualifiers {
+    let mut bits = record.address_type() & 3;
+    if record.has_pasid() {
+        bits |= if record.execute() { Qualifiers::EXECUTE.0 } else { 0 };
+        bits |= if record.privileged() { Qualifiers::PRIVILEGED.0 } else { 0 };
+    }
+    Qualifiers(bits)
 }
 
 impl fmt::Display for Fault {
@@ -101,99 +110,15 @@ impl fmt::Display for Fault {
                     Access::Atomic => "atomic operation",
                     _ => "page request",
                 };
-                write!(f, "device {}: {words} at {} blocked", self.device, self.address)?;
+                write!(f, "device {}: ", self.device)?;
+                self.qualifiers.words().try_for_each(|word| f.write_str(word))?;
+                write!(f, "{words} at {} blocked", self.address)?;
             }
         }
         if let Some(pasid) = self.pasid {
             write!(f, " (PASID {pasid:#x})")?;
         }
-        write!(f, ": {}", self.reason)
-    }
-}
-
-/// One kind of trouble, and how often it was met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FaultLine {
-    /// The latest one.
-    pub fault: Fault,
-    /// How many there were.
-    pub count: u64,
-    /// How many of them [`FaultLog::report`] has told of.
-    pub reported: u64,
-    /// When it last told, in ticks.
-    pub reported_at: u64,
-}
-
-/// The faults of all units. Bounded; what does not fit is counted.
-#[derive(Clone, Debug, Default)]
-pub struct FaultLog {
-    pub(crate) lines: Vec<FaultLine>,
-    /// Every fault ever seen.
-    pub total: u64,
-    /// Faults of kinds that found no room in the log.
-    pub unlisted: u64,
-    /// How often a unit ran out of recording registers and lost faults.
-    pub overflows: u64,
-    window_start: u64,
-    window_count: u64,
-}
-
-impl FaultLog {
-    /// The kinds of trouble met, oldest first.
-    #[must_use]
-    pub fn lines(&self) -> &[FaultLine] {
-        &self.lines
-    }
-
-    fn record(&mut self, fault: Fault) {
-        self.total = self.total.saturating_add(1);
-        self.window_count = self.window_count.saturating_add(1);
-        if let Some(line) = self.lines.iter_mut().find(|line| line.fault.same_cause(&fault)) {
-            line.fault = fault;
-            line.count = line.count.saturating_add(1);
-        } else if self.lines.len() < LINES {
-            self.lines.push(FaultLine { fault, count: 1, reported: 0, reported_at: 0 });
-        } else {
-            self.unlisted = self.unlisted.saturating_add(1);
-        }
-    }
-
-    /// Tells `tell` of lines with news, and how many faults are new in each; every line
-    /// at most once a second.
-    pub fn report(&mut self, clock: &dyn Clock, mut tell: impl FnMut(&FaultLine, u64)) {
-        let now = clock.ticks();
-        let pause = clock.ticks_per_ms().saturating_mul(WINDOW_MS);
-        for line in &mut self.lines {
-            let news = line.count.saturating_sub(line.reported);
-            let due = line.reported == 0 || now.saturating_sub(line.reported_at) >= pause;
-            if news > 0 && due {
-                line.reported = line.count;
-                line.reported_at = now;
-                tell(line, news);
-            }
-        }
-    }
-
-    /// Continues the log of the image before.
-    pub(crate) fn restore(&mut self, lines: &[FaultLine]) {
-        self.lines = lines.iter().take(LINES).copied().collect();
-        self.total = self.lines.iter().fold(0, |sum: u64, line| sum.saturating_add(line.count));
-        for line in &mut self.lines {
-            // Ticks of another image mean nothing.
-            line.reported_at = 0;
-            line.reported = line.reported.min(line.count);
-        }
-    }
-
-    /// Starts a new window when the last is over. Returns whether it did.
-    pub(crate) fn roll(&mut self, clock: &dyn Clock) -> bool {
-        let now = clock.ticks();
-        let over = now.saturating_sub(self.window_start) >= clock.ticks_per_ms().saturating_mul(WINDOW_MS);
-        if over {
-            self.window_start = now;
-            self.window_count = 0;
-        }
-        over
+        write!(f, ": {}, by the unit at {}", self.reason, self.unit)
     }
 }
 
@@ -278,17 +203,13 @@ mod tests {
         assert_eq!(interrupt.access, Access::Interrupt(0x17));
         assert!(interrupt.to_string().contains("belongs to another source"));
         assert_eq!(decode(0x1000, 0x4000_0005_0000_0300), None);
-    }
-
-    #[test]
-    fn the_log_is_bounded() {
-        let mut log = FaultLog::default();
-        for source in 0..100u64 {
-            for page in 0..3u64 {
-                log.record(decode(page << 12, 0x8000_0005_0000_0000 | source).unwrap());
-            }
-        }
-        assert_eq!((log.lines().len(), log.total, log.unlisted), (64, 300, 108));
-        assert_eq!((log.lines()[0].count, log.lines()[0].fault.address.0), (3, 0x2000));
+        // F, T1, AT = 1, PV, FR, PP, EXE, PRIV: a privileged execute request for translation, with PASID 0x12345.
+        let with_pasid = decode(0x5000, 0xd123_4571_e000_0300).unwrap();
+        assert_eq!((with_pasid.pasid, with_pasid.access), (Some(0x12345), Access::Read));
+        assert_eq!(
+            with_pasid.to_string(),
+            "device 0000:03:00.0: translation execute privileged read at 0x5000 blocked (PASID 0x12345): \
+             not mapped (first-stage entry not present) (reason 0x71), by the unit at 0xfed90000"
+        );
     }
 }

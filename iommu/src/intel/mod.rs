@@ -8,8 +8,8 @@
 //! - `pasids`: PASID directories and tables
 //! - `entries`: what context and PASID entries must be for a domain
 //! - `dids`: domain ids
-//! - [`remap`]: interrupt remapping
-//! - [`fault`]: fault records and the log of them
+//! - [`remap`]: interrupt remapping; `grow`: a larger table while it is on
+//! - [`fault`]: fault records in words; [`fault_log`]: the log of them
 //! - [`unit`]: all of these together
 //! - `cold`: power-on
 //! - `live`: comparing a live unit with a record
@@ -18,6 +18,8 @@ pub mod cold;
 pub(crate) mod dids;
 pub(crate) mod entries;
 pub mod fault;
+pub mod fault_log;
+pub(crate) mod grow;
 pub(crate) mod live;
 pub mod mode;
 pub(crate) mod pasids;

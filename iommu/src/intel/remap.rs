@@ -1,11 +1,9 @@
 //! The interrupt remapping table of one unit: VT-d 5.1, 9.10.
 //!
-//! Every entry names the one source that may use it; an interrupt of anybody else
+//! Every entry names the source that may use it; an interrupt of anybody else
 //! through it is blocked and recorded as a fault.
 
-use super::spec::interrupts::{
-    DeliveryMode, ENTRY_BYTES, InterruptEntry, MessageAddress, RedirectionEntry, SourceValidation,
-};
+use super::spec::interrupts::{DeliveryMode, ENTRY_BYTES, InterruptEntry, MessageAddress, RedirectionEntry};
 use super::spec::registers::InterruptTableAddress;
 use super::spec::tables::pair;
 use super::tables::read_pair;
@@ -13,6 +11,7 @@ use crate::platform::Platform;
 use alloc::collections::BTreeMap;
 use machine::access::TableMemory;
 use machine::addr::{HostPhys, PAGE_SIZE};
+use machine::pci::Bdf;
 
 /// Log2 of the entries that one frame holds.
 pub const FRAME_ORDER: u8 = 8;
@@ -67,6 +66,15 @@ pub fn redirection_entry(index: u16, vector: u8, level: bool, active_low: bool, 
         .into_bits()
 }
 
+/// An allocated entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Allocated {
+    /// As memory holds it.
+    pub(crate) entry: InterruptEntry,
+    /// The device that it was allocated for; `None`: an IOAPIC, an HPET, Baton itself.
+    pub(crate) owner: Option<Bdf>,
+}
+
 /// The table and what is allocated of it.
 #[derive(Debug)]
 pub(crate) struct InterruptTable {
@@ -77,17 +85,28 @@ pub(crate) struct InterruptTable {
     pub(crate) coherent: bool,
     /// The frame came from `Platform::mem`, not from the caller.
     pub(crate) own_frame: bool,
-    /// Every allocated entry, as memory holds it.
-    pub(crate) entries: BTreeMap<u16, InterruptEntry>,
+    /// The table before this one, while the unit may still read it, and whether it is a frame of
+    /// `Platform::mem`: see [`super::grow`].
+    pub(crate) predecessor: Option<(HostPhys, bool)>,
+    pub(crate) entries: BTreeMap<u16, Allocated>,
 }
 
 impl InterruptTable {
+    pub(crate) fn new(base: HostPhys, order: u8, x2apic: bool, coherent: bool, own_frame: bool) -> Self {
+        Self { base, order, x2apic, coherent, own_frame, predecessor: None, entries: BTreeMap::new() }
+    }
+
     pub(crate) fn register(&self) -> InterruptTableAddress {
         InterruptTableAddress::new(self.base, self.order, self.x2apic)
     }
 
     pub(crate) fn size(&self) -> u32 {
         1 << self.order
+    }
+
+    /// Bytes of the table: at least a frame.
+    pub(crate) fn bytes(&self) -> u64 {
+        (u64::from(self.size()) * ENTRY_BYTES).max(PAGE_SIZE)
     }
 
     /// Finds `count` free entries in a row, aligned to the next power of two.
@@ -104,36 +123,29 @@ impl InterruptTable {
         None
     }
 
-    /// A present entry that sends interrupts of `source` to `target`.
-    pub(crate) fn entry(&self, source: u16, target: &InterruptTarget) -> Option<InterruptEntry> {
-        // VT-d 9.10, DST: with EIME = 0 the APIC id is in bits 15:8.
-        let destination = match (self.x2apic, u8::try_from(target.apic_id)) {
-            (true, _) => target.apic_id,
-            (false, Ok(id)) => u32::from(id) << 8,
-            (false, Err(_)) => return None,
-        };
+    /// A present entry that sends interrupts to `target`; it verifies the source as `old` does.
+    /// `None`: the APIC id has no place in it.
+    pub(crate) fn entry(&self, old: InterruptEntry, target: &InterruptTarget) -> Option<InterruptEntry> {
         Some(
-            InterruptEntry::new()
+            blocked(old)
                 .with_present(true)
                 .with_logical(target.logical)
                 .with_redirection_hint(target.redirection_hint)
                 .with_level(target.level)
                 .with_delivery(target.delivery)
                 .with_vector(target.vector)
-                .with_destination(destination)
-                .with_source(source)
-                .with_validation(SourceValidation::SOURCE),
+                .with_destination(destination(self.x2apic, target.apic_id)?),
         )
     }
 
     /// Writes the allocated entry `index` at once. The cache still holds the old one.
-    pub(crate) fn store(&mut self, platform: &mut Platform<'_>, index: u16, entry: InterruptEntry) {
+    pub(crate) fn store(&mut self, platform: &mut Platform<'_>, index: u16, new: Allocated) {
         let at = self.place(index);
-        platform.mem.write_pair(at, pair(entry.into_bits()));
+        platform.mem.write_pair(at, pair(new.entry.into_bits()));
         if !self.coherent {
             platform.mem.flush(at, ENTRY_BYTES);
         }
-        self.entries.insert(index, entry);
+        self.entries.insert(index, new);
     }
 
     /// What memory holds at `index`.
@@ -143,8 +155,7 @@ impl InterruptTable {
 
     /// Calls `visit` with every frame of the table.
     pub(crate) fn for_each_frame(&self, visit: &mut dyn FnMut(HostPhys)) {
-        let bytes = (u64::from(self.size()) * ENTRY_BYTES).max(PAGE_SIZE);
-        for offset in (0..bytes).step_by(PAGE_SIZE as usize) {
+        for offset in (0..self.bytes()).step_by(PAGE_SIZE as usize) {
             visit(HostPhys(self.base.0 + offset));
         }
     }
@@ -154,9 +165,27 @@ impl InterruptTable {
     }
 }
 
+/// An entry that is not present, and verifies the source as `old` does: the same bits in both formats.
+pub(crate) fn blocked(old: InterruptEntry) -> InterruptEntry {
+    InterruptEntry::new()
+        .with_source(old.source())
+        .with_source_qualifier(old.source_qualifier())
+        .with_validation(old.validation())
+}
+
+/// An APIC id as DST and NDST hold it: with EIME = 0 in bits 15:8 (VT-d 9.10, 9.12).
+pub(crate) fn destination(x2apic: bool, apic_id: u32) -> Option<u32> {
+    match (x2apic, u8::try_from(apic_id)) {
+        (true, _) => Some(apic_id),
+        (false, Ok(id)) => Some(u32::from(id) << 8),
+        (false, Err(_)) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sources::InterruptSource;
 
     /// Addresses as in VT-d 5.1.5.2 and Linux's fill_msi_msg(); the redirection entry as in VT-d 5.1.5.1.
     #[test]
@@ -168,14 +197,7 @@ mod tests {
     }
 
     fn table(x2apic: bool) -> InterruptTable {
-        InterruptTable {
-            base: HostPhys(0x1000),
-            order: 4,
-            x2apic,
-            coherent: true,
-            own_frame: true,
-            entries: BTreeMap::new(),
-        }
+        InterruptTable::new(HostPhys(0x1000), 4, x2apic, true, true)
     }
 
     #[test]
@@ -185,7 +207,8 @@ mod tests {
             fn allocate(&mut self, count: u16) -> Option<u16> {
                 let first = self.0.find(count)?;
                 for index in first..first + count {
-                    assert_eq!(self.0.entries.insert(index, InterruptEntry::new()), None);
+                    let free = Allocated { entry: InterruptEntry::new(), owner: None };
+                    assert_eq!(self.0.entries.insert(index, free), None);
                 }
                 Some(first)
             }
@@ -204,8 +227,9 @@ mod tests {
     /// VT-d 9.10: DST is 32 bits wide with EIME, bits 15:8 without.
     #[test]
     fn destinations() {
+        let bound = InterruptSource::Function(0x0108).bind(InterruptEntry::new());
         let entry =
-            |x2apic, id| table(x2apic).entry(0x0108, &InterruptTarget::fixed(0x41, id)).map(|e| pair(e.into_bits()));
+            |x2apic, id| table(x2apic).entry(bound, &InterruptTarget::fixed(0x41, id)).map(|e| pair(e.into_bits()));
         assert_eq!(entry(true, 0x300), Some([0x0000_0300_0041_0001, 0x4_0108]));
         assert_eq!(entry(false, 3), Some([0x0000_0300_0041_0001, 0x4_0108]));
         assert_eq!(entry(false, 0x100), None);

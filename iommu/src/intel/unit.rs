@@ -3,7 +3,7 @@
 use super::dids::DomainIds;
 use super::mode::Mode;
 use super::queue::Queue;
-use super::remap::InterruptTable;
+use super::remap::{Allocated, InterruptTable};
 use super::spec::interrupts::InterruptEntry;
 use super::spec::invalidation::{Descriptor, DeviceTlb, Drain};
 use super::spec::registers::{Capability, ExtendedCapability, Global, QueueAddress, RootTableAddress};
@@ -161,17 +161,36 @@ impl<R: Registers> Unit<R> {
         if self.cap.page_selective() { cover(start.0, bytes, self.cap.max_mask()) } else { None }
     }
 
-    /// Writes an allocated interrupt entry and makes the unit forget the old one.
+    /// The remapping table, when no growth of it is pending.
+    pub(crate) fn interrupt_table(&mut self, platform: &mut Platform<'_>) -> Result<&mut InterruptTable, Error> {
+        self.settle_growth(platform)?;
+        let unit = self.base();
+        self.interrupts.as_mut().ok_or(Error::Unsupported { unit, what: "interrupt remapping (ECAP.IR)" })
+    }
+
+    /// Writes an allocated interrupt entry in one store and makes the unit forget the old one.
     pub(crate) fn set_interrupt(
         &mut self,
         platform: &mut Platform<'_>,
         index: u16,
-        entry: InterruptEntry,
+        new: impl FnOnce(&InterruptTable, InterruptEntry) -> Result<InterruptEntry, Error>,
     ) -> Result<(), Error> {
         let unit = self.base();
-        let table = self.interrupts.as_mut().filter(|table| table.entries.contains_key(&index));
-        table.ok_or(Error::NoSuchInterrupt { unit, index })?.store(platform, index, entry);
+        let table = self.interrupt_table(platform)?;
+        let old = *table.entries.get(&index).ok_or(Error::NoSuchInterrupt { unit, index })?;
+        let entry = new(table, old.entry)?;
+        table.store(platform, index, Allocated { entry, ..old });
         self.submit(platform, &[Descriptor::interrupt_index(index, 0)])
+    }
+
+    /// What makes the unit forget the entries `first` to `last`: the aligned block around them,
+    /// or everything where that is more than ECAP.MHMV.
+    pub(crate) fn forget_interrupts(&self, first: u16, last: u16) -> Descriptor {
+        let mask = (u16::BITS - (first ^ last).leading_zeros()) as u8;
+        if mask > self.ecap.max_index_mask() {
+            return Descriptor::interrupt_global();
+        }
+        Descriptor::interrupt_index(((u32::from(first) >> mask) << mask) as u16, mask)
     }
 
     /// Calls `visit` with every frame that the unit walks or writes, second stages not included.

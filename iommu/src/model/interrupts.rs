@@ -1,14 +1,28 @@
-//! Interrupts: VT-d 5.1.
+//! Interrupts: VT-d 5.1 (remapped), 5.2 (posted).
 
 use super::unit::{CFI, IRE, ModelUnit, State};
-use super::{Blocked, Delivered};
+use super::{Blocked, Delivered, Signal};
+
+/// CAP.PI.
+const PI: u64 = 1 << 59;
+/// IM of an entry.
+const POSTED: u64 = 1 << 15;
 
 impl ModelUnit {
-    /// `source` writes `data` to `address`, which is in the interrupt range.
+    /// `source` writes `data` to `address`, which is in the interrupt range, and the interrupt
+    /// goes to a processor at once.
     pub fn msi(&self, source: u16, address: u64, data: u32) -> Result<Delivered, Blocked> {
+        match self.signal(source, address, data)? {
+            Signal::Sent(delivered) => Ok(delivered),
+            Signal::Posted(_) => panic!("the interrupt was posted"),
+        }
+    }
+
+    /// Likewise; it may be posted too.
+    pub fn signal(&self, source: u16, address: u64, data: u32) -> Result<Signal, Blocked> {
         let mut state = self.state.borrow_mut();
         if state.gsts & IRE == 0 {
-            return Ok(compatibility(address, data));
+            return Ok(Signal::Sent(compatibility(address, data)));
         }
         let (index, result) = state.remap(source, address, data);
         if let Err(Blocked(reason)) = result {
@@ -23,10 +37,10 @@ fn compatibility(address: u64, data: u32) -> Delivered {
 }
 
 impl State {
-    fn remap(&mut self, source: u16, address: u64, data: u32) -> (u32, Result<Delivered, Blocked>) {
+    fn remap(&mut self, source: u16, address: u64, data: u32) -> (u32, Result<Signal, Blocked>) {
         if address & 0x10 == 0 {
             let pass = self.gsts & CFI != 0;
-            return (0, if pass { Ok(compatibility(address, data)) } else { Err(Blocked(0x25)) });
+            return (0, if pass { Ok(Signal::Sent(compatibility(address, data))) } else { Err(Blocked(0x25)) });
         }
         let handle = (address >> 5 & 0x7fff | (address >> 2 & 1) << 15) as u32;
         let with_subhandle = address & 8 != 0;
@@ -50,14 +64,16 @@ impl State {
         if low & 1 == 0 {
             return Err(Blocked(0x22));
         }
-        if low & 0xff00_f000 != 0 || high >> 20 != 0 {
+        let posted = self.cap & PI != 0 && low & POSTED != 0;
+        let reserved = if posted { [0x3f_ff00_30fc, 0xfff0_0000] } else { [0xff00_f000, !0xf_ffff] };
+        if low & reserved[0] != 0 || high & reserved[1] != 0 {
             return Err(Blocked(0x24));
         }
         self.caches.interrupts.insert(index, [low, high]);
         Ok([low, high])
     }
 
-    fn deliver(&self, source: u16, [low, high]: [u64; 2]) -> Result<Delivered, Blocked> {
+    fn deliver(&mut self, source: u16, [low, high]: [u64; 2]) -> Result<Signal, Blocked> {
         let (sid, qualifier, validation) = (high as u16, high >> 16 & 3, high >> 18 & 3);
         let ignored = [0u16, 4, 6, 7][qualifier as usize];
         let bus = source >> 8;
@@ -70,11 +86,37 @@ impl State {
         if !verified {
             return Err(Blocked(0x26));
         }
-        let destination = (low >> 32) as u32;
-        let x2apic = self.interrupt_table & 1 << 11 != 0;
-        Ok(Delivered {
-            vector: (low >> 16) as u8,
-            destination: if x2apic { destination } else { destination >> 8 & 0xff },
-        })
+        if low & POSTED != 0 {
+            return self.post([low, high]);
+        }
+        let (vector, destination) = ((low >> 16) as u8, self.processor((low >> 32) as u32));
+        Ok(Signal::Sent(Delivered { vector, destination }))
+    }
+
+    /// The APIC id in a destination field.
+    fn processor(&self, field: u32) -> u32 {
+        if self.interrupt_table & 1 << 11 != 0 { field } else { field >> 8 & 0xff }
+    }
+
+    fn post(&self, [low, high]: [u64; 2]) -> Result<Signal, Blocked> {
+        let descriptor = high & 0xffff_ffff_0000_0000 | low >> 32 & 0xffff_ffc0;
+        let (vector, urgent) = (low >> 16 & 0xff, low & 1 << 14 != 0);
+        // These accesses snoop, whatever ECAP.C says (VT-d 5.2.3).
+        let words: [u64; 8] = core::array::from_fn(|word| self.memory.device_read(descriptor + word as u64 * 8));
+        if words == [u64::MAX; 8] {
+            return Err(Blocked(0x27));
+        }
+        let control = words[4];
+        if control & 0xff00_fffc != 0 || words[5..] != [0; 3] {
+            return Err(Blocked(0x28));
+        }
+        self.memory.device_or(descriptor + vector / 64 * 8, 1 << (vector % 64));
+        if control & 1 != 0 || (control & 2 != 0 && !urgent) {
+            return Ok(Signal::Posted(None));
+        }
+        self.memory.device_or(descriptor + 32, 1);
+        let notification =
+            Delivered { vector: (control >> 16) as u8, destination: self.processor((control >> 32) as u32) };
+        Ok(Signal::Posted(Some(notification)))
     }
 }

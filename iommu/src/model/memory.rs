@@ -36,12 +36,14 @@ struct Inner {
 #[derive(Clone, Debug)]
 pub struct ModelMemory {
     inner: Rc<RefCell<Inner>>,
+    /// This walker is behind the write buffer.
+    buffered: bool,
 }
 
 impl Default for ModelMemory {
     fn default() -> Self {
         let inner = Inner { next: 0x1_0000_0000, ..Inner::default() };
-        Self { inner: Rc::new(RefCell::new(inner)) }
+        Self { inner: Rc::new(RefCell::new(inner)), buffered: false }
     }
 }
 
@@ -69,10 +71,12 @@ impl ModelMemory {
         self.inner.borrow().writes
     }
 
-    /// From here on what the CPU writes stays in a buffer until [`settle`](Self::settle).
-    pub(crate) fn buffer(&self) {
+    /// The same memory for a walker behind a write buffer: what the CPU writes from here on stays in
+    /// it until [`settle`](Self::settle).
+    pub(crate) fn behind_buffer(&self) -> Self {
         self.inner.borrow_mut().settled.get_or_insert_default();
         self.settle();
+        Self { buffered: true, ..self.clone() }
     }
 
     /// Flushes the write buffer.
@@ -91,13 +95,25 @@ impl ModelMemory {
     /// What a walker reads.
     pub(crate) fn walker_read(&self, at: u64, snoops: bool) -> u64 {
         let inner = self.inner.borrow();
-        let view = match (&inner.settled, snoops) {
+        let view = match (inner.settled.as_ref().filter(|_| self.buffered), snoops) {
             (Some([cpu, _]), true) => cpu,
             (Some([_, written_back]), false) => written_back,
             (None, true) => &inner.cpu,
             (None, false) => &inner.written_back,
         };
         view.get(&(at & !(PAGE_SIZE - 1))).map_or(u64::MAX, |frame| frame[(at % PAGE_SIZE / 8) as usize])
+    }
+
+    /// A read by a device that snoops.
+    pub(crate) fn device_read(&self, at: u64) -> u64 {
+        self.read(HostPhys(at))
+    }
+
+    /// Bits set by a device in one step; they are seen by all.
+    pub(crate) fn device_or(&self, at: u64, bits: u64) {
+        let word = self.device_read(at) | bits;
+        self.device_write32(at, word as u32);
+        self.device_write32(at + 4, (word >> 32) as u32);
     }
 
     /// A write of 4 bytes by a device; it is seen by all.

@@ -40,3 +40,12 @@ pub struct Delivered {
     /// The APIC id.
     pub destination: u32,
 }
+
+/// What became of an interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// It went to a processor.
+    Sent(Delivered),
+    /// It was noted in a posted interrupt descriptor; perhaps a processor was notified.
+    Posted(Option<Delivered>),
+}

@@ -116,7 +116,7 @@ impl ModelUnit {
     pub fn new(memory: &ModelMemory, cap: u64, ecap: u64) -> Self {
         let records = (cap >> 40 & 0xff) as usize + 1;
         let state = State {
-            memory: memory.clone(),
+            memory: if cap & RWBF != 0 { memory.behind_buffer() } else { memory.clone() },
             cap,
             ecap,
             gsts: 0,
@@ -149,9 +149,6 @@ impl ModelUnit {
             pending: None,
             queue_delay: 0,
         };
-        if cap & RWBF != 0 {
-            memory.buffer();
-        }
         Self { state: Rc::new(RefCell::new(state)) }
     }
 
@@ -385,7 +382,9 @@ impl State {
             self.violation(format_args!("GCMD {value:#x} written before GSTS showed the last command"));
             self.gsts = gsts;
         }
-        let before = self.gsts;
+        // A pointer that is taken shows as not taken meanwhile.
+        let before = self.gsts & !(value & (SRTP | SIRTP));
+        self.gsts = before;
         self.obey(value);
         if self.failures.slow > 0 && self.gsts != before {
             self.pending = Some((core::mem::replace(&mut self.gsts, before), self.failures.slow));

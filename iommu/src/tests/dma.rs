@@ -155,6 +155,26 @@ fn lost_faults_are_counted_and_storms_are_masked() {
     assert_eq!(told, [(NIC, 201)]);
 }
 
+/// A storm of one device makes it a suspect, with a fault or two of another it does not.
+#[test]
+fn a_hammering_device_is_a_suspect() {
+    let mut rig = Rig::with(&[(SHAPE.change(|cap| cap.with_fault_records(7)), SHAPE.ecap)]);
+    rig.create(GUEST);
+    rig.attach(DISK, GUEST).unwrap();
+    for _ in 0..20 {
+        for _ in 0..7 {
+            assert!(rig.read(DISK, 0x1000).is_err());
+        }
+        assert!(rig.read(NIC, 0).is_err());
+        assert_eq!(rig.service_faults(), 8);
+    }
+    assert_eq!(rig.iommu.faults().suspects(100).collect::<Vec<_>>(), [DISK]);
+    assert_eq!(rig.iommu.faults().overflows, 0);
+    let text = rig.iommu.faults().lines()[0].fault.to_string();
+    assert!(text.starts_with("device 0000:03:00.0: read at 0x1000 blocked: "), "{text}");
+    assert!(text.ends_with("by the unit at 0xfed90000"), "{text}");
+}
+
 #[test]
 fn several_fault_records() {
     let mut rig = Rig::with(&[(SHAPE.change(|cap| cap.with_fault_records(3)), SHAPE.ecap)]);

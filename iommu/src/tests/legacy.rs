@@ -10,6 +10,8 @@ const SHAPE: Shape = Shape::LEGACY;
 mod adopting;
 #[path = "dma.rs"]
 mod dma;
+#[path = "oracle.rs"]
+mod oracle;
 #[path = "power_on.rs"]
 mod power_on;
 #[path = "queue.rs"]

@@ -10,6 +10,8 @@ const SHAPE: Shape = Shape::SECOND_STAGE;
 mod adopting;
 #[path = "dma.rs"]
 mod dma;
+#[path = "oracle.rs"]
+mod oracle;
 #[path = "pasids.rs"]
 mod pasids;
 #[path = "power_on.rs"]

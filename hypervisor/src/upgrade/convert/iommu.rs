@@ -12,7 +12,7 @@ use handover::state::unit::{
     DOMAIN_COHERENT, DOMAIN_FORCE_SNOOP, DomainIdV1, DomainV1, FORMAT_SECOND_STAGE, UNIT_CACHING_MODE,
     UNIT_FAULT_EVENT, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitRestV1, UnitV1,
 };
-use iommu::intel::spec::faults::Reason;
+use iommu::intel::spec::faults::{Qualifiers, Reason};
 use iommu::state::{AliasState, DeviceState, DidState, DomainState, IrteState, SECOND_STAGE, Snapshot, UnitState};
 use iommu::{Access, Fault, FaultLine};
 use machine::addr::{HostPhys, Iova, PAGE_SIZE};
@@ -75,6 +75,9 @@ pub fn save_plan(state: &mut State, snapshot: &Snapshot, space_of: impl Fn(u64) 
     }
     if let Some(device) = snapshot.devices.iter().find(|device| device.directory != 0) {
         return unsaid("the PASID directory of device", device.source.into());
+    }
+    if let Some(frame) = snapshot.posted.first() {
+        return unsaid("posted interrupt descriptors, at", frame.frame);
     }
     state.units.extend((0..).zip(&snapshot.units).map(|(index, unit)| UnitV1 {
         register_base: unit.base,
@@ -166,7 +169,12 @@ pub fn save_rest(state: &mut State, snapshot: &Snapshot) -> Converted<()> {
     }
     for entry in &snapshot.irtes {
         let unit = unit_at(snapshot, entry.unit)?;
-        let owner = owner_of(snapshot, entry);
+        // Only attached devices have a record; what is the management NIC's own is gone by then.
+        let attached = |owner: &Bdf| {
+            let is = |device: &DeviceState| Bdf::from_requester_id(device.segment, device.source) == *owner;
+            snapshot.devices.iter().any(is)
+        };
+        let owner = entry.owner.filter(attached).map(bdf);
         state.irtes.push(IrteV1 {
             low: entry.low,
             high: entry.high,
@@ -200,19 +208,6 @@ pub fn save_rest(state: &mut State, snapshot: &Snapshot) -> Converted<()> {
         });
     }
     Ok(())
-}
-
-/// The attached device that may use a remapping entry, by the source id in it: its own, or an alias.
-fn owner_of(snapshot: &Snapshot, entry: &IrteState) -> Option<u32> {
-    let source = entry.high as u16;
-    let of_unit = || snapshot.devices.iter().filter(|device| device.unit == entry.unit);
-    let is_alias = |device: &&DeviceState| {
-        let same =
-            |alias: &AliasState| (alias.segment, alias.source, alias.alias) == (device.segment, device.source, source);
-        snapshot.aliases.iter().any(same)
-    };
-    let owner = of_unit().find(|device| device.source == source).or_else(|| of_unit().find(is_alias));
-    owner.map(|device| u32::from(device.segment) << 16 | u32::from(device.source))
 }
 
 /// The snapshot in a set, for `Iommu::prepare` and `Iommu::finish`, which compare it with the machine.
@@ -258,6 +253,7 @@ pub fn load(state: &State) -> Converted<Snapshot> {
             low: record.low,
             high: record.high,
             index: narrow(record, "index", record.index)?,
+            owner: (record.flags & IRTE_OWN == 0).then(|| function(record.owner)),
         })
     };
     Ok(Snapshot {
@@ -268,6 +264,8 @@ pub fn load(state: &State) -> Converted<Snapshot> {
         pasids: Vec::new(),
         aliases: state.aliases.iter().map(alias).collect::<Converted<_>>()?,
         irtes: state.irtes.iter().map(irte).collect::<Converted<_>>()?,
+        // Refused when they were to be saved.
+        posted: Vec::new(),
         faults: state.faults.iter().map(|record| load_fault(state, record)).collect::<Converted<Vec<_>>>()?,
     })
 }
@@ -357,6 +355,7 @@ fn load_fault(state: &State, record: &FaultV1) -> Converted<FaultLine> {
             access,
             address: Iova(record.address),
             pasid: (record.pasid != NO_PASID).then_some(record.pasid),
+            qualifiers: Qualifiers::default(),
         },
         count: record.count,
         reported: record.reported,

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
-use iommu::intel::spec::faults::Reason;
+use iommu::intel::spec::faults::{Qualifiers, Reason};
 use iommu::state::{AliasState, DeviceState, IrteState};
 use iommu::{Access, Fault, FaultLine};
 use machine::addr::{GuestPhys, HostPhys, Iova};
@@ -320,11 +320,14 @@ proptest! {
             }
             let source = 0x300;
             snapshot.aliases = aliases.into_iter().map(|alias| AliasState { segment: 0, source, alias }).collect();
-            snapshot.irtes = irtes.into_iter().map(|(index, (low, high))| IrteState { unit: base, low, high, index }).collect();
+            snapshot.irtes = irtes.into_iter().map(|(index, (low, high))| {
+                let owner = (index % 2 == 0).then(|| Bdf::from_requester_id(0, source));
+                IrteState { unit: base, low, high, index, owner }
+            }).collect();
             snapshot.faults = faults.into_iter().map(|(access, reason, address, pasid, (a, b, reported_at, source))| FaultLine {
                 fault: Fault {
                     unit: HostPhys(base), device: Bdf::from_requester_id(segment, source), reason: Reason(reason), access,
-                    address: Iova(address), pasid,
+                    address: Iova(address), pasid, qualifiers: Qualifiers::default(),
                 },
                 count: a.max(b), reported: a.min(b), reported_at,
             }).collect();

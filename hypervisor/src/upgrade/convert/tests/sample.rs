@@ -7,7 +7,7 @@ use core::net::Ipv4Addr;
 use handover::State;
 use handover::state::name_field;
 use handover::state::report::ReportV1;
-use iommu::intel::spec::faults::Reason;
+use iommu::intel::spec::faults::{Qualifiers, Reason};
 use iommu::state::{AliasState, DeviceState, DidState, DomainState, IrteState, Snapshot, UnitState};
 use iommu::{Access, Fault, FaultLine};
 use machine::addr::{GuestPhys, HostPhys, Iova};
@@ -292,6 +292,7 @@ fn snapshot() -> Snapshot {
             access,
             address: Iova(address),
             pasid: None,
+            qualifiers: Qualifiers::default(),
         },
         count: 3,
         reported: 2,
@@ -302,6 +303,7 @@ fn snapshot() -> Snapshot {
         low: (0x31_0000 + u64::from(index) * 0x1_0000) | 1,
         high: 0x4_0000 | source,
         index,
+        owner: [NIC, NVME].into_iter().find(|device| u64::from(device.requester_id()) == source & !1),
     };
     Snapshot {
         // QEMU's intel-iommu: 48 bits, 2 MiB and 1 GiB leaves, 16 bits of domain id, interrupt remapping.
@@ -332,6 +334,7 @@ fn snapshot() -> Snapshot {
         aliases: vec![AliasState { segment: 0, source: NVME.requester_id(), alias: 0x0301 }],
         // The first is the I/O APIC's.
         irtes: vec![irte(0, 0xff), irte(4, 0x300), irte(6, 0x301)],
+        posted: Vec::new(),
         faults: vec![fault(Access::Write, 5, 0xdead_f000), fault(Access::Interrupt(4), 0x26, 0)],
     }
 }
