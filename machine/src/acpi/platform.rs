@@ -143,7 +143,9 @@ fn decode(platform: &mut Platform, copies: &[Copy], revision: u8, root: HostPhys
                 start_bus: entry.bus_number_start,
                 end_bus: entry.bus_number_end,
             };
-            if region.extent().is_some() {
+            // The same functions under two names would be given away twice.
+            let is_new = platform.ecam.iter().all(|known| known.is_apart(&region));
+            if region.extent().is_some() && is_new {
                 platform.ecam.push(region);
             } else {
                 let table = Signature(*b"MCFG");

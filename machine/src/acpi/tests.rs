@@ -71,6 +71,7 @@ fn tables() -> Vec<Vec<u8>> {
         0, 0, 0, 0, 0, 0, 0, 0, //
         0, 0, 0, 0xb0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0, 0, 0, 0, // segment 0, buses 0 to 255 at 0xb0000000
         0, 0, 0, 0xb0, 0, 0, 0, 0, 1, 0, 9, 8, 0, 0, 0, 0, // buses 9 to 8
+        0, 0, 0, 0xb0, 0, 0, 0, 0, 2, 0, 0, 0xff, 0, 0, 0, 0, // segment 2 where segment 0 is
     ];
     let hpet = [1, 0xa2, 0x86, 0x80, 0, 0, 0, 0, 0, 0, 0xd0, 0xfe, 0, 0, 0, 0, 0, 0, 0, 0];
     let dmar = [
@@ -131,7 +132,8 @@ fn all_of_it() {
         assert_eq!(platform.hpet, Some(Hpet { address: HostPhys(0xfed0_0000), number: 0 }));
         assert_eq!(platform.pm_timer, Some(PmTimer::Port { port: 0x608, wide: true }));
         assert_eq!(platform.dmar.unwrap().unwrap().units[0].base, HostPhys(0xfed9_0000));
-        assert_eq!(platform.warnings, [AcpiWarning::Value { table: Signature(*b"MCFG"), offset: 60 }]);
+        let warning = |offset| AcpiWarning::Value { table: Signature(*b"MCFG"), offset };
+        assert_eq!(platform.warnings, [warning(60), warning(76)]);
     }
 }
 

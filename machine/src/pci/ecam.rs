@@ -31,6 +31,18 @@ impl EcamRegion {
         let end = start.checked_add(buses << 20)?;
         (self.base.is_aligned(1 << 20) && self.base.0 != 0 && end.0 <= 1 << 52).then_some((start, buses << 20))
     }
+
+    /// Whether the two share neither addresses nor buses.
+    #[must_use]
+    pub fn is_apart(&self, other: &Self) -> bool {
+        let same_buses =
+            self.segment == other.segment && self.start_bus <= other.end_bus && other.start_bus <= self.end_bus;
+        let same_addresses = match (self.extent(), other.extent()) {
+            (Some((one, bytes)), Some((two, others))) => one.0 < two.0 + others && two.0 < one.0 + bytes,
+            _ => false,
+        };
+        !same_buses && !same_addresses
+    }
 }
 
 /// Configuration space as the MCFG table describes it.
@@ -132,5 +144,18 @@ mod tests {
         // SAFETY: nothing is accessed.
         let ecam = unsafe { Ecam::new(&[bad.as_slice(), &[good]].concat()) };
         assert_eq!(ecam.regions().collect::<vec::Vec<_>>(), [good]);
+    }
+
+    #[test]
+    fn shared_buses_and_addresses() {
+        let region =
+            |base, segment, start_bus, end_bus| EcamRegion { base: HostPhys(base), segment, start_bus, end_bus };
+        let first = region(0xb000_0000, 0, 0, 0x7f);
+        // Two halves of a segment with one base, as ACPI has it; another segment elsewhere.
+        assert!(first.is_apart(&region(0xb000_0000, 0, 0x80, 0xff)));
+        assert!(first.is_apart(&region(0xc000_0000, 1, 0, 0xff)));
+        assert!(!first.is_apart(&region(0xc000_0000, 0, 0x7f, 0xff)));
+        assert!(!first.is_apart(&region(0xb000_0000, 1, 0x70, 0xff)));
+        assert!(!first.is_apart(&first));
     }
 }

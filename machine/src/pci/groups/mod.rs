@@ -14,6 +14,8 @@ mod control;
 mod error;
 mod names;
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;
 
 pub use control::enable_acs;

@@ -20,7 +20,7 @@ pub enum InterruptSource {
 
 /// Functions that make requests under the id of another function of their device, whether that one is there or not:
 /// vendor, device, function. Errata of the makers; known from those who met them.
-const POSERS: [(u16, u16, u8); 20] = [
+const POSERS: [(u16, u16, u8); 22] = [
     // Ricoh card readers: everything comes from function 0.
     (0x1180, 0xe476, 0),
     (0x1180, 0xe832, 0),
@@ -30,6 +30,7 @@ const POSERS: [(u16, u16, u8); 20] = [
     // Marvell SATA controllers (also sold as HighPoint, and a JMicron): the disks' requests come from function 1.
     (0x1b4b, 0x9120, 1),
     (0x1b4b, 0x9123, 1),
+    (0x1b4b, 0x9125, 1),
     (0x1b4b, 0x9128, 1),
     (0x1b4b, 0x9130, 1),
     (0x1b4b, 0x9170, 1),
@@ -38,6 +39,7 @@ const POSERS: [(u16, u16, u8); 20] = [
     (0x1b4b, 0x9182, 1),
     (0x1b4b, 0x9183, 1),
     (0x1b4b, 0x91a0, 1),
+    (0x1b4b, 0x9215, 1),
     (0x1b4b, 0x9220, 1),
     (0x1b4b, 0x9230, 1),
     (0x1b4b, 0x9235, 1),
