@@ -11,7 +11,7 @@ pub struct Guest {
     pub memory_mib: u32,
     /// The pCPU of its vCPU.
     pub pcpu: u32,
-    /// Its devices.
+    /// Its devices: names, or tables in the words of the file.
     pub devices: Vec<String>,
     /// Its kernel.
     pub kernel: String,
@@ -43,6 +43,9 @@ impl Guest {
 impl fmt::Display for Guest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, memory_mib, pcpu, devices, kernel, initrd, command_line, console } = self;
+        // A table stands as it is, a name in quotes.
+        let quoted = |device: &String| if device.starts_with('{') { device.clone() } else { format!("\"{device}\"") };
+        let devices = devices.iter().map(quoted).collect::<Vec<_>>().join(", ");
         let initrd = initrd.as_ref().map_or_else(String::new, |name| format!("initrd = \"{name}\"\n"));
         write!(
             f,
@@ -54,7 +57,7 @@ vcpus = 1
 pcpus = [{pcpu}]
 kernel = "{kernel}"
 {initrd}command_line = "{command_line}"
-devices = {devices:?}
+devices = [{devices}]
 on_upgrade = "preserve"
 console = "{console}"
 "#

@@ -40,7 +40,7 @@ pub fn initrd() -> PathBuf {
 }
 
 /// The guests of our own, by the names of their programs.
-pub const BARE_GUESTS: [&str; 2] = ["disk", "attacker"];
+pub const BARE_GUESTS: [&str; 3] = ["disk", "attacker", "functions"];
 
 /// A guest of our own.
 #[must_use]

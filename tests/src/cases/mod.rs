@@ -92,6 +92,16 @@ pub const ALL: &[Case] = &[
         run: attack::leave::run,
     },
     Case {
+        name: "attack-edu",
+        about: "a DMA engine without a driver reaches nothing but its guest",
+        run: attack::edu::dma,
+    },
+    Case {
+        name: "attack-edu-leave",
+        about: "a transfer that comes after its guest has ended reaches nothing",
+        run: attack::edu::leave,
+    },
+    Case {
         name: "attack-dma-scalable",
         about: "the same where the unit offers scalable mode",
         run: |bed| attack::dma::variant(bed, Offer::Scalable),
@@ -145,6 +155,16 @@ pub const ALL: &[Case] = &[
         name: "switch-group",
         about: "disks behind a switch that can't keep them apart go to one guest or are refused by name",
         run: switch::run,
+    },
+    Case {
+        name: "virtio",
+        about: "upgrades under I/O with a virtio disk behind the IOMMU",
+        run: |bed| variants::run(bed, Variant::Virtio),
+    },
+    Case {
+        name: "virtio-ats",
+        about: "the same with a disk that is trusted to keep translations",
+        run: |bed| variants::run(bed, Variant::TrustedVirtio),
     },
 ];
 

@@ -20,6 +20,8 @@ pub enum Variant {
     NoExtendedInterrupts,
     SecondRoot,
     Switch,
+    Virtio,
+    TrustedVirtio,
 }
 
 impl Variant {
@@ -33,15 +35,20 @@ impl Variant {
             Self::Bits39 => Iommu { address_bits: 39, ..usual },
             Self::NoDeviceTlb => Iommu { device_tlb: false, ..usual },
             Self::NoExtendedInterrupts => Iommu { extended_interrupts: false, ..usual },
-            Self::SecondRoot | Self::Switch => usual,
+            Self::SecondRoot | Self::Switch | Self::Virtio | Self::TrustedVirtio => usual,
         };
         let place = match self {
             Self::SecondRoot => Place::SecondRoot,
             Self::Switch => Place::Switch,
             _ => Place::RootPort,
         };
-        let guest = Guest::bare("disk", "disk", &["1b36:0010"]);
-        let devices = vec![Device { kind: Kind::Nvme, place }];
+        let (kind, device) = match self {
+            Self::Virtio => (Kind::Virtio, "1af4:1042"),
+            Self::TrustedVirtio => (Kind::Virtio, r#"{ device = "1af4:1042", ats = "trusted" }"#),
+            _ => (Kind::Nvme, "1b36:0010"),
+        };
+        let guest = Guest::bare("disk", "disk", &[device]);
+        let devices = vec![Device { kind, place }];
         Spec { iommu: Some(iommu), devices, memory_mib: 256, ..Spec::bare(&["disk"], &[guest]) }
     }
 }

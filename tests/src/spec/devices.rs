@@ -28,6 +28,10 @@ pub enum Place {
 pub enum Kind {
     /// An NVMe disk.
     Nvme,
+    /// An 82576 network card, which can have virtual functions.
+    Igb,
+    /// A virtio disk behind the IOMMU, with a TLB of its own.
+    Virtio,
     /// QEMU's device for teaching: a DMA engine that goes wherever it is told.
     Edu,
 }
@@ -82,18 +86,33 @@ pub(super) fn arguments(devices: &[Device], directory: &Path) -> Result<Vec<Stri
         };
         match device.kind {
             Kind::Nvme => {
-                // The first has no number: it is the disk of every case that has one.
-                let name = if index == 0 { "disk.img".into() } else { format!("disk{index}.img") };
-                let disk = directory.join(name);
-                File::create(&disk)?.set_len(DISK_BYTES)?;
-                lines.push(format!("-drive if=none,id=d{index},file={},format=raw,cache=unsafe", text(&disk)?));
+                lines.push(drive(index, directory)?);
                 lines.push(format!(
                     "-device nvme,id=nv{index},serial=pt{index},bus={bus},max_ioqpairs=6,msix_qsize=6 \
                      -device nvme-ns,drive=d{index},bus=nv{index}"
                 ));
             }
+            Kind::Igb => {
+                lines.push(format!(
+                    "-netdev hubport,hubid={index},id=net{index} -device igb,netdev=net{index},bus={bus}"
+                ));
+            }
+            Kind::Virtio => {
+                lines.push(drive(index, directory)?);
+                let options = "iommu_platform=on,disable-legacy=on,ats=on";
+                lines.push(format!("-device virtio-blk-pci,drive=d{index},bus={bus},{options}"));
+            }
             Kind::Edu => lines.push(format!("-device edu,id=edu{index},bus={bus},dma_mask=0xffffffffffffffff")),
         }
     }
     Ok(lines)
+}
+
+/// The file behind a disk.
+fn drive(index: usize, directory: &Path) -> Result<String> {
+    // The first has no number: it is the disk of every case that has one.
+    let name = if index == 0 { "disk.img".into() } else { format!("disk{index}.img") };
+    let disk = directory.join(name);
+    File::create(&disk)?.set_len(DISK_BYTES)?;
+    Ok(format!("-drive if=none,id=d{index},file={},format=raw,cache=unsafe", text(&disk)?))
 }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use machine::addr::HostPhys;
 use machine::mmio::MmioRegion;
-use machine::pci::{Bdf, Command, ConfigSpace, Ecam, EcamRegion, Msi, Msix};
+use machine::pci::{Bdf, Command, ConfigSpace, Ecam, EcamRegion, Msix};
 
 /// Configuration space of bus 0, as the guest's map has it.
 const ECAM: EcamRegion = EcamRegion { base: HostPhys(0xe000_0000), segment: 0, start_bus: 0, end_bus: 0 };
@@ -30,28 +30,36 @@ pub fn find(vendor: u16, device: u16) -> Vec<Bdf> {
     slots.filter(|bdf| config.read32(*bdf, 0) == wanted).collect()
 }
 
-/// Where BAR 0 is.
+/// Where BAR `index` is.
 #[must_use]
-pub fn bar0(config: &Ecam, bdf: Bdf) -> u64 {
-    let low = config.read32(bdf, BAR0);
+pub fn bar_address(config: &Ecam, bdf: Bdf, index: u8) -> u64 {
+    let register = BAR0 + u16::from(index) * 4;
+    let low = config.read32(bdf, register);
     // Bit 2: 64 bits wide (PCI 3.0 6.2.5.1).
-    let high = if low & 4 != 0 { u64::from(config.read32(bdf, BAR0 + 4)) << 32 } else { 0 };
+    let high = if low & 4 != 0 { u64::from(config.read32(bdf, register + 4)) << 32 } else { 0 };
     high | u64::from(low & !0xf)
 }
 
-/// Lets the function answer and lets it do DMA; its registers.
+/// Lets the function answer and lets it do DMA; the registers in its BAR 0.
 #[must_use]
 pub fn enable(config: &Ecam, bdf: Bdf) -> MmioRegion {
     (Command::MEMORY | Command::BUS_MASTER).write(config, bdf);
-    // SAFETY: a BAR is where the hypervisor says, in the window that is mapped one to one and uncached.
-    unsafe { MmioRegion::new(HostPhys(bar0(config, bdf)), REGISTER_BYTES) }
+    bar(config, bdf, 0)
 }
 
-/// Sends entry `entry` of a function's MSI-X table, in the BAR at `registers`, to a vector.
-pub fn route(config: &Ecam, bdf: Bdf, registers: MmioRegion, entry: u16, vector: u8) -> bool {
-    let Some(msix) = Msix::find(config, bdf).filter(|msix| msix.table.bar == 0 && entry < msix.vectors) else {
+/// The registers in BAR `index` of a function that answers.
+#[must_use]
+pub fn bar(config: &Ecam, bdf: Bdf, index: u8) -> MmioRegion {
+    // SAFETY: a BAR is where the hypervisor says, in the window that is mapped one to one and uncached.
+    unsafe { MmioRegion::new(HostPhys(bar_address(config, bdf, index)), REGISTER_BYTES) }
+}
+
+/// Sends entry `entry` of a function's MSI-X table to a vector; false if there is none.
+pub fn route(config: &Ecam, bdf: Bdf, entry: u16, vector: u8) -> bool {
+    let Some(msix) = Msix::find(config, bdf).filter(|msix| entry < msix.vectors) else {
         return false;
     };
+    let registers = bar(config, bdf, msix.table.bar);
     let (address, data) = crate::interrupts::message(vector);
     // PCIe 7.7.2.1: address, upper address, data, vector control.
     let at = msix.table.offset as usize + usize::from(entry) * Msix::ENTRY_BYTES as usize;
@@ -60,14 +68,5 @@ pub fn route(config: &Ecam, bdf: Bdf, registers: MmioRegion, entry: u16, vector:
     registers.write_u32(at + 8, data);
     registers.write_u32(at + 12, 0);
     msix.set_control(config, true, false);
-    true
-}
-
-/// Sends a function's one MSI to a vector.
-pub fn route_msi(config: &Ecam, bdf: Bdf, vector: u8) -> bool {
-    let Some(msi) = Msi::find(config, bdf) else { return false };
-    let (address, data) = crate::interrupts::message(vector);
-    msi.set_message(config, address, data as u16);
-    msi.set_enabled(config, true);
     true
 }

@@ -46,11 +46,20 @@ impl Edu {
         self.transfer(address, BUFFER, bytes, 0)
     }
 
-    fn transfer(&self, source: u64, target: u64, bytes: u64, direction: u64) -> bool {
+    /// Lets the device begin to copy `bytes` of its buffer to `address`.
+    pub fn begin(&self, address: u64, bytes: u64) {
+        self.order(BUFFER, address, bytes, TO_MEMORY);
+    }
+
+    fn order(&self, source: u64, target: u64, bytes: u64, direction: u64) {
         self.registers.write_u64(SOURCE, source);
         self.registers.write_u64(TARGET, target);
         self.registers.write_u64(COUNT, bytes);
         self.registers.write_u64(COMMAND, START | direction);
+    }
+
+    fn transfer(&self, source: u64, target: u64, bytes: u64, direction: u64) -> bool {
+        self.order(source, target, bytes, direction);
         let end = clock::now_ns() + PATIENCE_NS;
         while self.registers.read_u64(COMMAND) & START != 0 {
             if clock::now_ns() > end {

@@ -6,7 +6,7 @@
 //! - `interrupts`: IDT, local APIC, waiting
 //! - `clock`: time since power-on
 //! - `devices`: the PCI functions that the guest was given
-//! - `nvme`, `edu`: drivers, which do what a guest's owner tells them, however wrong
+//! - `nvme`, `virtio`, `edu`: drivers, which do what a guest's owner tells them, however wrong
 //! - `load`: the disk kept busy and checked, in the words of the Linux guest's program
 //!
 //! A guest trusts Baton: what does not work ends it with a line on its console. On the host the crate only
@@ -25,6 +25,7 @@ pub mod interrupts;
 pub mod load;
 pub mod memory;
 pub mod nvme;
+pub mod virtio;
 
 /// Brings the kit up and runs `main` with the kernel's command line.
 #[cfg(target_os = "none")]

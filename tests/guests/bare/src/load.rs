@@ -5,8 +5,16 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::memory::{Frames, PAGE};
-use crate::nvme::{Direction, Nvme, SECTOR};
+use crate::nvme::{Completion, Direction, SECTOR};
 use crate::{clock, println};
+
+/// A disk of whatever kind.
+pub trait Disk {
+    /// Starts a transfer of `sectors` from `sector` on. `address` is what the device is told: it may be anything.
+    fn submit(&mut self, id: u16, direction: Direction, address: u64, sector: u64, sectors: u64);
+    /// Waits for a completion by its interrupt: one that is lost is waited for, for ever.
+    fn wait(&mut self) -> Completion;
+}
 
 /// Commands in flight.
 const DEPTH: u16 = 4;
@@ -76,7 +84,7 @@ impl Worker {
     }
 
     /// Starts the next command: only blocks that were written are read.
-    fn start(&mut self, number: u16, disk: &mut Nvme) {
+    fn start(&mut self, number: u16, disk: &mut dyn Disk) {
         let index = self.random() % BLOCKS;
         self.block = self.first + index;
         let version = self.written[index as usize];
@@ -127,7 +135,7 @@ impl Counters {
 }
 
 /// Works until the machine ends.
-pub fn run(disk: &mut Nvme) -> ! {
+pub fn run(disk: &mut dyn Disk) -> ! {
     let pattern = Frames::take(PATTERN_PAGES);
     fill(pattern, u64::MAX, 1);
     println!("pattern at {:#x}", pattern.address());

@@ -62,6 +62,14 @@ impl Frames {
         Self { base: base.cast(), words: pages * PAGE / 8 }
     }
 
+    /// The page at `address` of the memory that no program lies in and no loader needs any more: above the command line, below
+    /// the reserved part (ACPI tables) of the first MiB.
+    #[must_use]
+    pub fn at(address: u64) -> Option<Self> {
+        let free = (0x3_0000..0xa_0000).contains(&address) && address.is_multiple_of(PAGE as u64);
+        free.then(|| Self { base: core::ptr::with_exposed_provenance_mut(address as usize), words: PAGE / 8 })
+    }
+
     /// Where devices find it: the guest's memory is mapped one to one.
     #[must_use]
     pub fn address(&self) -> u64 {

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use machine::mmio::MmioRegion;
 use machine::pci::Bdf;
 
+use crate::load::Disk;
 use crate::memory::Frames;
 use crate::{clock, devices, interrupts};
 
@@ -124,7 +125,7 @@ impl Nvme {
         registers.write_u64(register::ACQ, this.admin.completions.address());
         registers.write_u32(register::CC, ENABLE);
         this.await_ready(true);
-        assert!(devices::route(&config, bdf, registers, ENTRY, vector), "{bdf} has no MSI-X table in BAR 0");
+        assert!(devices::route(&config, bdf, ENTRY, vector), "{bdf} has no MSI-X");
         // NVMe 1.4 5.3, 5.4: physically contiguous; the completion queue with its interrupt.
         let size = u64::from(ENTRIES - 1) << 16 | 1;
         let completions = this.io.completions.address();
@@ -168,9 +169,29 @@ impl Nvme {
         assert!(completion.status == 0, "{} refuses command {opcode:#x}: {:#x}", self.bdf, completion.status);
     }
 
-    /// Starts a transfer of `sectors` from `sector` on. `address` is what the device is told: it may be anything.
+    /// A completion, if there is one.
+    pub fn completed(&mut self) -> Option<Completion> {
+        let completion = self.io.pop()?;
+        self.doorbell(1, true, self.io.head);
+        Some(completion)
+    }
+
+    /// Waits for a completion for a while, without its interrupt; `None` when it doesn't come.
+    pub fn poll(&mut self) -> Option<Completion> {
+        let end = clock::now_ns() + POLL_NS;
+        while clock::now_ns() < end {
+            if let Some(completion) = self.completed() {
+                return Some(completion);
+            }
+            interrupts::sleep_ms(1);
+        }
+        None
+    }
+}
+
+impl Disk for Nvme {
     /// At most two pages, the second right behind the first.
-    pub fn submit(&mut self, id: u16, direction: Direction, address: u64, sector: u64, sectors: u64) {
+    fn submit(&mut self, id: u16, direction: Direction, address: u64, sector: u64, sectors: u64) {
         let opcode = if direction == Direction::Write { WRITE } else { READ };
         let second = (address & !0xfff).wrapping_add(0x1000);
         // Opcode and id, namespace; metadata; two pages; first sector; sectors less one.
@@ -187,15 +208,7 @@ impl Nvme {
         self.doorbell(1, false, self.io.tail);
     }
 
-    /// A completion, if there is one.
-    pub fn completed(&mut self) -> Option<Completion> {
-        let completion = self.io.pop()?;
-        self.doorbell(1, true, self.io.head);
-        Some(completion)
-    }
-
-    /// Waits for a completion by its interrupt: one that is lost is waited for, for ever.
-    pub fn wait(&mut self) -> Completion {
+    fn wait(&mut self) -> Completion {
         loop {
             let before = interrupts::count(self.vector);
             if let Some(completion) = self.completed() {
@@ -203,17 +216,5 @@ impl Nvme {
             }
             interrupts::wait_unless(|| interrupts::count(self.vector) != before);
         }
-    }
-
-    /// Waits for a completion for a while, without its interrupt; `None` when it doesn't come.
-    pub fn poll(&mut self) -> Option<Completion> {
-        let end = clock::now_ns() + POLL_NS;
-        while clock::now_ns() < end {
-            if let Some(completion) = self.completed() {
-                return Some(completion);
-            }
-            interrupts::sleep_ms(1);
-        }
-        None
     }
 }

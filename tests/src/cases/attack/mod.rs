@@ -3,6 +3,7 @@
 //!
 //! - here: the machine of all attacks, and the watch
 //! - `dma`: the disk reads and writes what isn't its guest's
+//! - `edu`: likewise by a DMA engine that needs no driver
 //! - `interrupts`: messages that are not the device's own
 //! - `config`: BARs and configuration space
 //! - `toggle`: bus mastering off and on during an upgrade
@@ -11,6 +12,7 @@
 
 pub mod config;
 pub mod dma;
+pub mod edu;
 pub mod interrupts;
 pub mod leave;
 pub mod storm;
@@ -43,7 +45,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An attacker with the first disk and the third, a neighbour that works on the second and tells by Baton's log.
 pub fn spec() -> Spec {
-    let attacker = Guest::bare("attacker", "attacker", &["03:00.0", "05:00.0"]);
+    spec_with(&[])
+}
+
+/// The same, where the attacker has more devices.
+fn spec_with(devices: &[&str]) -> Spec {
+    let devices = [&["03:00.0", "05:00.0"], devices].concat();
+    let attacker = Guest::bare("attacker", "attacker", &devices);
     let neighbour = Guest { pcpu: 2, console: "com1".into(), ..Guest::bare("neighbour", "disk", &["04:00.0"]) };
     let mut spec = Spec::bare(&["attacker", "disk"], &[attacker, neighbour]);
     (spec.devices, spec.cpus, spec.memory_mib, spec.typed) = (vec![Device::DISK; 3], 3, 256, true);
@@ -73,10 +81,10 @@ pub struct Owned {
 }
 
 impl Owned {
-    fn of(machine: &Machine, guest: &str) -> Result<Self> {
+    fn of(machine: &Machine, guest: &str, index: usize) -> Result<Self> {
         let guests = machine.api().guests()?.guests;
         let guest = guests.into_iter().find(|entry| entry.name == guest).context("no such guest")?;
-        let name = guest.devices.first().context("the guest has no device")?.clone();
+        let name = guest.devices.get(index).context("the guest has no such device")?.clone();
         // 0000:03:00.0
         let field = |range: std::ops::Range<usize>| {
             name.get(range).and_then(|text| u16::from_str_radix(text, 16).ok()).with_context(|| name.clone())
@@ -148,7 +156,7 @@ impl<'a> Watch<'a> {
     /// # Errors
     /// When somebody doesn't answer.
     pub fn begin(machine: &'a Machine) -> Result<Self> {
-        let (attacker, neighbour) = (Owned::of(machine, "attacker")?, Owned::of(machine, "neighbour")?);
+        let (attacker, neighbour) = (Owned::of(machine, "attacker", 0)?, Owned::of(machine, "neighbour", 0)?);
         let structures = Structures::read(machine)?;
         let pattern = machine.wait_baton(" neighbour: pattern at 0x", 1)?;
         let page = pattern.rsplit("0x").next().and_then(|digits| u64::from_str_radix(digits, 16).ok());
@@ -163,6 +171,14 @@ impl<'a> Watch<'a> {
             registers: Registers::read(machine.qmp()?)?,
             lines: machine.samples().len(),
         })
+    }
+
+    /// The attacker's third device.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn engine(&self) -> Result<Owned> {
+        Owned::of(self.machine, "attacker", 2)
     }
 
     /// Baton's own memory.

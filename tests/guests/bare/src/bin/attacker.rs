@@ -6,6 +6,8 @@
 //! - `disk-check`: the disk still does what it should, started afresh
 //! - `storm N A`: N writes of the disk, page after page from A on
 //! - `edu-write A B`, `edu-read A B`: the same by `edu`, B bytes
+//! - `edu-leave A`: `edu` is told to write 4 KiB to A, and the guest powers itself off before that
+//! - `clear A`: the guest itself writes a page of zeroes to its address A
 //! - `bar A`: moves the disk's BAR 0 to A, looks what is there, and moves it back; `bar 0`: over the other disk's
 //! - `config`: writes to every byte of the disk's configuration space
 //! - `toggle`: bus mastering off and on, until another line comes
@@ -19,6 +21,7 @@ use alloc::string::String;
 
 use bareguest::console::Input;
 use bareguest::edu::Edu;
+use bareguest::load::Disk;
 use bareguest::memory::Frames;
 use bareguest::nvme::{Direction, Nvme};
 use bareguest::{clock, devices, guest, println};
@@ -117,6 +120,20 @@ impl Attacker {
                     None => "no edu".into(),
                 }
             }
+            "edu-leave" => match &self.edu {
+                Some(edu) => {
+                    edu.begin(number(), 0x1000);
+                    power_off()
+                }
+                None => "no edu".into(),
+            },
+            "clear" => Frames::at(number()).map_or_else(
+                || "not there".into(),
+                |page| {
+                    (0..page.words()).for_each(|word| page.write(word, 0));
+                    "done".into()
+                },
+            ),
             "bar" => self.move_bar(number()),
             "config" => self.config(),
             "toggle" => self.toggle(input),
@@ -157,7 +174,7 @@ impl Attacker {
     fn move_bar(&mut self, address: u64) -> String {
         let config = devices::config();
         let bdf = self.disk.bdf();
-        let others = devices::bar0(&config, self.other.bdf());
+        let others = devices::bar_address(&config, self.other.bdf(), 0);
         let address = if address == 0 { others } else { address };
         let put = |low: u32, high: u32| {
             (Command::read(&config, bdf) - Command::MEMORY).write(&config, bdf);
@@ -169,7 +186,7 @@ impl Attacker {
         let home = [config.read32(bdf, BAR), config.read32(bdf, BAR + 4)];
         let before = mark(bdf);
         put(address as u32, (address >> 32) as u32);
-        let there = devices::bar0(&config, bdf);
+        let there = devices::bar_address(&config, bdf, 0);
         let found = mark(bdf);
         let other = mark(self.other.bdf());
         put(home[0], home[1]);
@@ -211,15 +228,19 @@ impl Attacker {
         format!("{count} times")
     }
 
-    #[expect(unsafe_code, reason = "port I/O")]
     fn leave(&mut self) -> String {
         for id in 0..DEPTH as u16 {
             self.disk.submit(id, Direction::Read, self.page.address(), PATTERN, 2 * PAGE);
         }
-        // SAFETY: the sleep control register of this platform (ACPI 6.5 4.8.3.7): S5.
-        unsafe { port::write8(0x600, 0x34) };
-        "still here".into()
+        power_off()
     }
+}
+
+#[expect(unsafe_code, reason = "port I/O")]
+fn power_off() -> String {
+    // SAFETY: the sleep control register of this platform (ACPI 6.5 4.8.3.7): S5.
+    unsafe { port::write8(0x600, 0x34) };
+    "still here".into()
 }
 
 /// The disk's BAR 0, 64 bits wide.

@@ -1,0 +1,70 @@
+//! A DMA engine without a driver: it copies to and from any address, a tenth of a second after it was told.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::{GUEST_FREE, Watch};
+use crate::cases::Bed;
+use crate::log::wait_for;
+use crate::outside::UNIT;
+use crate::spec::{Device, Kind, Place, Spec};
+use crate::tables::{PAGE, Structures};
+
+/// Command register, bus mastering (PCI 3.0 6.2.2).
+const COMMAND: usize = 0x04;
+const BUS_MASTER: u8 = 1 << 2;
+/// Of the machine of all attacks, the attacker has this one besides.
+const ENGINE: &str = "06:00.0";
+
+fn spec() -> Spec {
+    let mut spec = super::spec_with(&[ENGINE]);
+    spec.devices.push(Device { kind: Kind::Edu, place: Place::RootPort });
+    spec
+}
+
+/// It reaches nothing that is not its guest's.
+pub fn dma(bed: &mut Bed) -> Result<()> {
+    let machine = bed.shared("attack-edu", spec, super::ready)?;
+    let watch = Watch::begin(machine)?;
+    let engine = watch.engine()?;
+    // What it may reach it does reach.
+    let at = watch.structures.translate(engine.id, GUEST_FREE)?;
+    watch.order(&format!("disk-write {GUEST_FREE:#x}"))?;
+    watch.order(&format!("edu-read {GUEST_FREE:#x} 0x100"))?;
+    watch.order(&format!("clear {GUEST_FREE:#x}"))?;
+    ensure!(machine.memory(at, 8)? == [0; 8], "the attacker's page is not clear");
+    watch.order(&format!("edu-write {GUEST_FREE:#x} 8"))?;
+    ensure!(machine.memory(at, 8)? == [0xa5; 8], "the engine does not write its guest's memory");
+    for target in [watch.image() + PAGE, watch.secret, watch.structures.find("root table")?.base, UNIT] {
+        watch.order(&format!("edu-write {target:#x} 0x100"))?;
+        watch.fault(&engine.name, "write", target & !(PAGE - 1))?;
+        watch.order(&format!("edu-read {target:#x} 0x100"))?;
+        watch.fault(&engine.name, "read", target & !(PAGE - 1))?;
+    }
+    watch.end()
+}
+
+/// The guest ends between the order and the transfer: the engine has no reset that stops it, but nothing is left to reach.
+pub fn leave(bed: &mut Bed) -> Result<()> {
+    let machine = bed.start("attack-edu-leave", &spec())?;
+    super::ready(&machine)?;
+    let mut watch = Watch::begin(&machine)?;
+    let engine = watch.engine()?;
+    let at = watch.structures.translate(engine.id, GUEST_FREE)?;
+    watch.order(&format!("disk-write {GUEST_FREE:#x}"))?;
+    watch.order(&format!("edu-read {GUEST_FREE:#x} 0x1000"))?;
+    watch.order(&format!("clear {GUEST_FREE:#x}"))?;
+    machine.type_line(&format!("edu-leave {GUEST_FREE:#x}"))?;
+    let gone = || Structures::read(&machine).ok().filter(|structures| structures.root_of(engine.id).is_err());
+    wait_for("end of the engine's domain", Duration::from_secs(30), || machine.healthy(), gone)?;
+    ensure!(engine.config(&machine)?.bytes[COMMAND] & BUS_MASTER == 0, "{} may still do DMA", engine.name);
+    let page = machine.memory(at, PAGE)?;
+    for word in ["context table", "interrupt", "device 0x03", "device 0x05", "device 0x06"] {
+        watch.except(word);
+    }
+    // Lines of the neighbour are a quarter of a second apart: by then the transfer is over.
+    watch.end()?;
+    ensure!(machine.memory(at, PAGE)? == page, "the engine wrote to memory that is not its guest's any more");
+    Ok(())
+}
