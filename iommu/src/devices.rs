@@ -7,15 +7,13 @@ use crate::intel::pasids::OWN_PASID;
 use crate::intel::spec::invalidation::Descriptor;
 use crate::intel::spec::tables::pair;
 use crate::platform::Platform;
+use crate::quarantine::ALL_PAGES;
 use crate::table::Stage;
 use alloc::vec::Vec;
 use core::ops::Range;
 use machine::access::Registers;
 use machine::addr::Iova;
 use machine::pci::Bdf;
-
-/// Mask of a device TLB invalidation that means everything.
-const ALL_PAGES: u8 = 52;
 
 impl<R: Registers> Iommu<R> {
     /// Attaches `device`, with every other requester id it may send as, to the domain:
@@ -205,7 +203,7 @@ impl<R: Registers> Iommu<R> {
         let mut aliases: Vec<u16> = aliases.iter().copied().filter(|alias| *alias != device.requester_id()).collect();
         aliases.sort_unstable();
         aliases.dedup();
-        let attachment = Attachment { unit: index, token, aliases, ats, directory: None };
+        let attachment = Attachment { unit: index, token, aliases, ats, directory: None, quarantined: false };
         for source in attachment.sources(device) {
             let one = Bdf::from_requester_id(device.segment(), source);
             if self.unit_of(one) != Some(index) {

@@ -32,6 +32,8 @@ pub(crate) struct Attachment {
     pub(crate) ats: Option<u8>,
     /// In scalable mode.
     pub(crate) directory: Option<PasidDirectory>,
+    /// Its context entries are not present: see [`Iommu::quarantine`].
+    pub(crate) quarantined: bool,
 }
 
 impl Attachment {

@@ -14,7 +14,8 @@
 //!
 //! Contents:
 //! - [`Iommu`] (`fleet`): all units; `geometry`: what they have in common; `mapping`: domains;
-//!   `devices` and `pasids`: attaching; `nested`: domains without a table of ours; `snapshot` and `adopt`: handover
+//!   `devices` and `pasids`: attaching; `quarantine`: cutting off; `nested`: domains without a table of ours;
+//!   `snapshot` and `adopt`: handover
 //! - `interrupts`: remapping entries; `sources`: who may use them; `posted`: where they are noted
 //! - [`Domain`]: an address space; `table`: first stage, second stage, neither
 //! - [`state`]: what a handover carries, as plain structures
@@ -45,6 +46,7 @@ mod nested;
 mod pasids;
 mod platform;
 mod posted;
+mod quarantine;
 mod routes;
 mod snapshot;
 mod sources;

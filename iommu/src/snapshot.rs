@@ -46,6 +46,7 @@ impl<R: Registers> Iommu<R> {
                 source: device.requester_id(),
                 ats: u8::from(attachment.ats.is_some()),
                 ats_depth: attachment.ats.unwrap_or_default(),
+                quarantined: attachment.quarantined.into(),
                 consumed: false,
             }),
         );

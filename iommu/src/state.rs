@@ -111,6 +111,8 @@ pub struct DeviceState {
     pub ats: u8,
     /// The device's invalidate queue depth, with `ats`.
     pub ats_depth: u8,
+    /// 1 when the device is in quarantine: its context entries are not present.
+    pub quarantined: u8,
     /// Set by adoption.
     pub consumed: bool,
 }

@@ -13,6 +13,7 @@ use crate::intel::spec::scalable::{DirectoryEntry, PASIDS, PasidEntry};
 use crate::intel::spec::tables::{pair, unpair};
 use crate::ledger::Ledger;
 use crate::posted::posted_at;
+use crate::quarantine::quarantined_entry;
 use crate::sources::InterruptSource;
 use crate::state::{DomainState, Snapshot};
 use machine::access::{Registers, TableMemory};
@@ -99,7 +100,10 @@ impl<R: Registers> Iommu<R> {
             };
             let own = path(attachment.token)?;
             let directory = attachment.directory.map(|directory| directory.frame);
-            let expected = unit.context_entry(&own, directory, attachment.ats.is_some());
+            let expected = match attachment.quarantined {
+                true => quarantined_entry().into_bits(),
+                false => unit.context_entry(&own, directory, attachment.ats.is_some()),
+            };
             for source in attachment.sources(*device) {
                 let found = unit.tables.context(mem, source);
                 compare_entry(&unit.window, "context entry", u32::from(source), expected, found)?;
@@ -139,7 +143,10 @@ impl<R: Registers> Iommu<R> {
             unconsumed(state.consumed, "device", u64::from(state.source))?;
             let device = Bdf::from_requester_id(state.segment, state.source);
             let directory = |attachment: &Attachment| attachment.directory.map_or(0, |directory| directory.frame.0);
-            let same = |found: &Attachment| (found.token.0, directory(found)) == (state.token, state.directory);
+            let same = |found: &Attachment| {
+                (found.token.0, directory(found), u8::from(found.quarantined))
+                    == (state.token, state.directory, state.quarantined)
+            };
             if !self.devices.get(&device).is_some_and(same) {
                 return changed("device (not the one prepared)", u64::from(state.source));
             }

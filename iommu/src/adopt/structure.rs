@@ -88,6 +88,9 @@ impl<R: Registers> Iommu<R> {
         if state.ats > 1 || (state.ats == 1 && !self.unit_mut(unit)?.ecap.device_tlb()) {
             return Err(Error::BadRecord { what: "use of a device TLB", value: u64::from(state.ats) });
         }
+        if state.quarantined > 1 {
+            return Err(Error::BadRecord { what: "quarantine", value: u64::from(state.quarantined) });
+        }
         let mut aliases: Vec<u16> = snapshot
             .aliases
             .iter()
@@ -104,7 +107,8 @@ impl<R: Registers> Iommu<R> {
             }
             (Mode::Scalable, frame) => Some(PasidDirectory { frame: HostPhys(frame), coherent }),
         };
-        let attachment = Attachment { unit, token: Token(state.token), aliases, ats, directory };
+        let quarantined = state.quarantined == 1;
+        let attachment = Attachment { unit, token: Token(state.token), aliases, ats, directory, quarantined };
         let mut sources: Vec<u16> = attachment.sources(device).collect();
         sources.sort_unstable();
         if let Some(&[twice, _]) = sources.windows(2).find(|two| two.first() == two.last()) {

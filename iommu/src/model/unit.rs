@@ -445,6 +445,17 @@ impl State {
         }
     }
 
+    /// Whether faults of `source` are recorded: FPD of its context entry, present or not (VT-d 9.3, 9.4).
+    pub(super) fn reports(&self, source: u16) -> bool {
+        let load = |at| self.memory.walker_read(at, self.snoops());
+        let (root, function) = (self.root & !0xfff, u64::from(source & 0xff));
+        let scalable = self.root >> 10 & 3 == 1;
+        // In scalable mode entries have 32 bytes, and devices 16 to 31 a table of their own.
+        let (link, entry) = if scalable { (function >> 7, (function & 0x7f) * 32) } else { (0, function * 16) };
+        let link = load(root + u64::from(source >> 8) * 16 + link * 8);
+        link & 1 == 0 || load((link & !0xfff) + entry) & 2 == 0
+    }
+
     /// Records a fault: VT-d 7.2.
     pub(super) fn record_fault(&mut self, information: u64, source: u16, reason: u8, read: bool) {
         self.record_request_fault(information, source, reason, read, None);

@@ -28,7 +28,9 @@ impl ModelUnit {
             return Ok(HostPhys(iova.0));
         }
         let result = state.translate(source, pasid, iova.0, write);
-        if let Err(Blocked(reason)) = result {
+        if let Err(Blocked(reason)) = result
+            && state.reports(source)
+        {
             state.record_request_fault(iova.0 & !0xfff, source, reason, !write, pasid);
         }
         result

@@ -16,6 +16,8 @@ mod oracle;
 mod pasids;
 #[path = "power_on.rs"]
 mod power_on;
+#[path = "quarantine.rs"]
+mod quarantine;
 #[path = "queue.rs"]
 mod queue;
 #[path = "random.rs"]

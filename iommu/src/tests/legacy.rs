@@ -14,6 +14,8 @@ mod dma;
 mod oracle;
 #[path = "power_on.rs"]
 mod power_on;
+#[path = "quarantine.rs"]
+mod quarantine;
 #[path = "queue.rs"]
 mod queue;
 #[path = "random.rs"]

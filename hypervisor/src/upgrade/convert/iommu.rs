@@ -41,6 +41,10 @@ pub(super) const fn function(bdf: u32) -> Bdf {
     Bdf::from_requester_id((bdf >> 16) as u16, bdf as u16)
 }
 
+const fn function_of(device: &DeviceState) -> Bdf {
+    Bdf::from_requester_id(device.segment, device.source)
+}
+
 /// Entries of the interrupt remapping table that IRTA tells of (VT-d 11.4.7.3).
 const fn interrupt_entries(irta: u64) -> u32 {
     if irta == 0 { 0 } else { 2 << (irta & 0xf) }
@@ -114,6 +118,10 @@ pub fn save_plan(state: &mut State, snapshot: &Snapshot, space_of: impl Fn(u64) 
         state.domain_ids.push(DomainIdV1 { domain: id.token, unit: unit_at(snapshot, id.unit)?, did: id.did.into() });
     }
     for device in &snapshot.devices {
+        if device.quarantined != 0 {
+            let (record, value) = (name_of::<DeviceV1>([u64::from(bdf(function_of(device))), 0]), 1);
+            return Err(ConvertError::Unsaved { record, what: "quarantine", value });
+        }
         state.devices.push(DeviceV1 {
             domain: device.token,
             owner: 0,
@@ -170,10 +178,7 @@ pub fn save_rest(state: &mut State, snapshot: &Snapshot) -> Converted<()> {
     for entry in &snapshot.irtes {
         let unit = unit_at(snapshot, entry.unit)?;
         // Only attached devices have a record; what is the management NIC's own is gone by then.
-        let attached = |owner: &Bdf| {
-            let is = |device: &DeviceState| Bdf::from_requester_id(device.segment, device.source) == *owner;
-            snapshot.devices.iter().any(is)
-        };
+        let attached = |owner: &Bdf| snapshot.devices.iter().any(|device| function_of(device) == *owner);
         let owner = entry.owner.filter(attached).map(bdf);
         state.irtes.push(IrteV1 {
             low: entry.low,
@@ -235,6 +240,8 @@ pub fn load(state: &State) -> Converted<Snapshot> {
             source: record.bdf as u16,
             ats: ats.into(),
             ats_depth: narrow(record, "queue depth", record.ats_depth)?,
+            // Refused when it was to be saved.
+            quarantined: 0,
             consumed: false,
         })
     };

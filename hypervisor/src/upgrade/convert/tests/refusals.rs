@@ -300,6 +300,22 @@ fn nothing_is_lost_in_silence() {
     refused(|m| m.functions[0].device = machine::pci::Bdf::from_requester_id(0, 0x900), "device 0000:09:00.0");
 }
 
+/// What no record can hold refuses the plan by name: posted interrupt descriptors, a quarantine.
+#[test]
+fn what_no_record_holds() {
+    let saved = |snapshot: &iommu::state::Snapshot| {
+        crate::upgrade::convert::iommu::save_plan(&mut State::default(), snapshot, |_| 0)
+            .map_err(|error| error.to_string())
+    };
+    let mut snapshot = everything().snapshot;
+    assert_eq!(saved(&snapshot), Ok(()));
+    snapshot.devices[1].quarantined = 1;
+    assert!(saved(&snapshot).unwrap_err().contains("quarantine"));
+    snapshot.devices[1].quarantined = 0;
+    snapshot.posted.push(iommu::state::PostedState { frame: 0x7000, used: 1 });
+    assert!(saved(&snapshot).unwrap_err().contains("posted interrupt descriptors"));
+}
+
 #[test]
 fn long_reasons_are_cut_between_characters() {
     let mut machine = everything();

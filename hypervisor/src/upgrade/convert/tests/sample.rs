@@ -282,6 +282,7 @@ fn snapshot() -> Snapshot {
         source: device.requester_id(),
         ats: u8::from(ats > 0),
         ats_depth: ats,
+        quarantined: 0,
         consumed: false,
     };
     let fault = |access, reason, address| FaultLine {
