@@ -14,6 +14,13 @@ use crate::tables::{PAGE, Structures};
 /// Command register, bus mastering (PCI 3.0 6.2.2).
 const COMMAND: usize = 0x04;
 const BUS_MASTER: u8 = 1 << 2;
+const MEMORY: u8 = 1 << 1;
+/// The engine's registers and its buffer (QEMU, docs/specs/edu.rst); 3 starts a transfer to memory.
+const SOURCE: u64 = 0x80;
+const TARGET: u64 = 0x88;
+const COUNT: u64 = 0x90;
+const START: u64 = 0x98;
+const BUFFER: u32 = 0x4_0000;
 /// Of the machine of all attacks, the attacker has this one besides.
 const ENGINE: &str = "06:00.0";
 
@@ -45,13 +52,15 @@ pub fn dma(bed: &mut Bed) -> Result<()> {
     watch.end()
 }
 
-/// The guest ends between the order and the transfer: the engine has no reset that stops it, but nothing is left to reach.
+/// The guest ends between the order and the transfer; afterwards the engine, as no honest device would, takes up bus mastering by
+/// itself and tries again. It has no reset that stops it, but nothing is left that it could reach.
 pub fn leave(bed: &mut Bed) -> Result<()> {
     let machine = bed.start("attack-edu-leave", &spec())?;
     super::ready(&machine)?;
     let mut watch = Watch::begin(&machine)?;
     let engine = watch.engine()?;
     let at = watch.structures.translate(engine.id, GUEST_FREE)?;
+    let registers = engine.config(&machine)?.long(0x10);
     watch.order(&format!("disk-write {GUEST_FREE:#x}"))?;
     watch.order(&format!("edu-read {GUEST_FREE:#x} 0x1000"))?;
     watch.order(&format!("clear {GUEST_FREE:#x}"))?;
@@ -60,10 +69,17 @@ pub fn leave(bed: &mut Bed) -> Result<()> {
     wait_for("end of the engine's domain", Duration::from_secs(30), || machine.healthy(), gone)?;
     ensure!(engine.config(&machine)?.bytes[COMMAND] & BUS_MASTER == 0, "{} may still do DMA", engine.name);
     let page = machine.memory(at, PAGE)?;
+    let bus = machine.bus()?;
+    bus.write(engine.config_at() + COMMAND as u64, u32::from(BUS_MASTER | MEMORY))?;
+    bus.write(engine.config_at() + 0x10, registers)?;
+    let at_once = [(SOURCE, BUFFER), (TARGET, at as u32), (COUNT, 8), (START, 3)];
+    at_once.into_iter().try_for_each(|(register, value)| bus.write(u64::from(registers & !0xf) + register, value))?;
+    let fault = watch.fault(&engine.name, "write", at)?;
+    ensure!(fault.reason == "0x2", "not blocked for being nobody's: {fault:?}");
     for word in ["context table", "interrupt", "device 0x03", "device 0x05", "device 0x06"] {
         watch.except(word);
     }
-    // Lines of the neighbour are a quarter of a second apart: by then the transfer is over.
+    // Lines of the neighbour are a quarter of a second apart: by then the first transfer is over as well.
     watch.end()?;
     ensure!(machine.memory(at, PAGE)? == page, "the engine wrote to memory that is not its guest's any more");
     Ok(())

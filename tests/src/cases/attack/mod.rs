@@ -93,13 +93,19 @@ impl Owned {
         Ok(Self { name, id })
     }
 
+    /// Where its configuration space is in the machine.
+    #[must_use]
+    pub fn config_at(&self) -> u64 {
+        ECAM + u64::from(self.id) * PAGE
+    }
+
     /// The device's configuration space, as the machine has it.
     ///
     /// # Errors
     /// When QEMU doesn't answer.
     pub fn config(&self, machine: &Machine) -> Result<Piece> {
         let name = format!("configuration space of {}", self.name);
-        let piece = Piece::read(machine, &name, ECAM + u64::from(self.id) * PAGE, PAGE)?;
+        let piece = Piece::read(machine, &name, self.config_at(), PAGE)?;
         ensure!(!piece.bytes.starts_with(&[0xff, 0xff]), "{} does not answer", self.name);
         Ok(piece)
     }
