@@ -46,6 +46,18 @@ impl<R: Registers> Iommu<R> {
         self.allocate(platform, unit, source, Some(device), count)
     }
 
+    /// Likewise for a device whose messages a bridge sends as its own, and as those of others behind it.
+    pub fn allocate_interrupts_as(
+        &mut self,
+        platform: &mut Platform<'_>,
+        device: Bdf,
+        source: InterruptSource,
+        count: u16,
+    ) -> Result<InterruptRange, Error> {
+        let unit = self.unit_of(device).ok_or(Error::NoUnit { device })?;
+        self.allocate(platform, unit, source, Some(device), count)
+    }
+
     /// Likewise for a source that is no PCI function (an IOAPIC, an HPET) or whose
     /// messages bear another requester id: `unit` and `source` as the DMAR table says.
     pub fn allocate_interrupts_at(

@@ -7,7 +7,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use hermit_sync::SpinMutex;
-use iommu::Token;
+use iommu::{InterruptSource, Token};
 use machine::addr::Iova;
 use machine::paging::Permissions;
 use machine::pci::{
@@ -158,6 +158,13 @@ fn check(selector: &DeviceSelector) -> Result<Function, String> {
         ));
     }
     Ok(function)
+}
+
+/// What the interrupts of `device` come from, if a bridge takes them over.
+pub fn bridged_interrupts(device: Bdf) -> Option<InterruptSource> {
+    let (first, last) = GROUPS.lock().as_ref()?.bridged_interrupts(device)?;
+    let buses = InterruptSource::Buses { first: (first >> 8) as u8, last: (last >> 8) as u8 };
+    Some(if first == last { InterruptSource::Function(first) } else { buses })
 }
 
 /// How `device` is reset for its owner.

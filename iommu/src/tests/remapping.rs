@@ -106,18 +106,24 @@ fn aliases_and_phantom_functions_may_use_the_entry() {
     let bridged = rig.iommu.allocate_interrupts(platform!(rig), device, 1).unwrap();
     let phantom = InterruptSource::Phantom { source: 0x0108, bits: 2 };
     let phantom = rig.iommu.allocate_interrupts_at(platform!(rig), UNIT, phantom, 1).unwrap();
-    for range in [bridged, phantom] {
+    // Its neighbour behind the bridge: attached under its own id only, since the bridge's is taken.
+    let neighbour = Bdf::from_requester_id(0, 0x0510);
+    rig.iommu.attach(platform!(rig), neighbour, &[], GUEST, None).unwrap();
+    let bridge = InterruptSource::Function(0x0300);
+    let shared = rig.iommu.allocate_interrupts_as(platform!(rig), neighbour, bridge, 1).unwrap();
+    for range in [bridged, phantom, shared] {
         rig.iommu.set_interrupt(platform!(rig), UNIT, range.first, &InterruptTarget::fixed(0x51, 1)).unwrap();
     }
     for (index, sources, others) in [
         (bridged.first, [0x0300, 0x0508, 0x04ff], [0x0108, 0x02ff, 0x0600]),
         (phantom.first, [0x0108, 0x010a, 0x010e], [0x0109, 0x0110, 0x0208]),
+        (shared.first, [0x0300; 3], [0x0510, 0x0508, 0x0301]),
     ] {
         assert!(sources.iter().all(|source| send(&rig, *source, index, 0).is_ok()));
         assert!(others.iter().all(|source| send(&rig, *source, index, 0) == Err(Blocked(0x26))));
     }
     let owners: Vec<_> = rig.iommu.snapshot().unwrap().irtes.iter().map(|irte| irte.owner).collect();
-    assert_eq!(owners, [Some(device), None]);
+    assert_eq!(owners, [Some(device), None, Some(neighbour)]);
     rig.assert_clean();
 }
 

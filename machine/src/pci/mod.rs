@@ -35,7 +35,7 @@ pub use ecam::{Ecam, EcamRegion};
 pub use enumerate::{Buses, Enumeration, Function, Oddity, enumerate};
 pub use express::{Express, PortType};
 pub use extended::{Acs, Ari};
-pub use groups::{Group, GroupError, Groups, InterruptSource, Why, enable_acs};
+pub use groups::{Group, GroupError, Groups, Why, enable_acs};
 pub use header::{Class, Command, HeaderKind, Ids};
 pub use legacy::LegacyConfig;
 pub use msi::{Location, Msi, Msix};

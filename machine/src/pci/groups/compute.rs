@@ -1,6 +1,6 @@
 //! The groups, from what is there and what is switched on.
 
-use super::names::{InterruptSource, Link, link, requester_ids};
+use super::names::{Link, Names, link, names};
 use super::{Group, Groups, NEEDED, Named, Why};
 use crate::pci::{Acs, Bdf, ConfigSpace, Enumeration, Function, HeaderKind, PortType};
 use alloc::vec::Vec;
@@ -24,7 +24,7 @@ impl Groups {
         let functions = &found.functions;
         let mut sets = Sets { functions, parents: (0..functions.len()).collect(), why: Vec::new() };
         let mut unvalidated = Vec::new();
-        let mut names = Vec::new();
+        let mut known = Vec::new();
         for (index, function) in functions.iter().enumerate() {
             let is_bridge = matches!(function.header, HeaderKind::Bridge { .. });
             if is_bridge {
@@ -43,16 +43,16 @@ impl Groups {
                 let on_a_link = function.path.last().is_some_and(|parent| is_link(config, *parent));
                 sets.join_siblings(index, function, on_a_link);
             }
-            let (ids, interrupts) = requester_ids(config, function);
-            for id in ids.iter().skip(1) {
+            let names = names(config, function);
+            for id in names.ids.iter().skip(1) {
                 let of = Bdf::from_requester_id(function.bdf.segment(), *id);
                 if let Some(other) = sets.index(of) {
                     sets.join(index, other, Why::Alias { function: function.bdf, of });
                 }
             }
-            names.push((is_bridge, ids, interrupts));
+            known.push((is_bridge, names));
         }
-        sets.into_groups(names, &unvalidated)
+        sets.into_groups(known, &unvalidated)
     }
 }
 
@@ -163,11 +163,11 @@ impl Sets<'_> {
         }
     }
 
-    fn into_groups(self, names: Vec<(bool, Vec<u16>, InterruptSource)>, unvalidated: &[(usize, Bdf)]) -> Groups {
+    fn into_groups(self, known: Vec<(bool, Names)>, unvalidated: &[(usize, Bdf)]) -> Groups {
         let mut made = Groups::default();
         // The root of each group.
         let mut roots: Vec<usize> = Vec::new();
-        for (index, (function, (bridge, ids, interrupts))) in self.functions.iter().zip(names).enumerate() {
+        for (index, (function, (bridge, names))) in self.functions.iter().zip(known).enumerate() {
             let (bdf, root) = (function.bdf, self.root(index));
             let group = roots.iter().position(|known| *known == root).unwrap_or(roots.len());
             if group == roots.len() {
@@ -181,7 +181,7 @@ impl Sets<'_> {
                 let list = if bridge { &mut group.bridges } else { &mut group.members };
                 list.insert(list.partition_point(|known| *known < bdf), bdf);
             }
-            made.functions.push(Named { bdf, bridge, group, ids, interrupts });
+            made.functions.push(Named { bdf, bridge, group, names });
         }
         made
     }

@@ -20,7 +20,6 @@ mod tests;
 
 pub use control::enable_acs;
 pub use error::GroupError;
-pub use names::InterruptSource;
 
 use super::bdf::Bdf;
 use super::extended::Acs;
@@ -105,9 +104,7 @@ struct Named {
     bridge: bool,
     /// Index of its group.
     group: usize,
-    /// Its own id, then others.
-    ids: Vec<u16>,
-    interrupts: InterruptSource,
+    names: names::Names,
 }
 
 impl Groups {
@@ -125,13 +122,14 @@ impl Groups {
     /// The requester ids that requests of `device` can carry: its own first, then its aliases. Empty for an unknown one.
     #[must_use]
     pub fn requester_ids(&self, device: Bdf) -> &[u16] {
-        self.named(device).map_or(&[], |named| &named.ids)
+        self.named(device).map_or(&[], |named| &named.names.ids)
     }
 
-    /// What to check the source of `device`'s interrupts against; an unknown device is taken at its word.
+    /// The first and last requester id that the interrupts of `device` can carry, where a bridge to conventional PCI takes
+    /// them over, and everybody's behind it; none where they carry the device's own.
     #[must_use]
-    pub fn interrupt_source(&self, device: Bdf) -> InterruptSource {
-        self.named(device).map_or(InterruptSource::Function(device.requester_id()), |named| named.interrupts)
+    pub fn bridged_interrupts(&self, device: Bdf) -> Option<(u16, u16)> {
+        self.named(device)?.names.interrupts
     }
 
     /// For devices of one owner: each with the ids, besides its own, under which it is to be attached. An id that several of

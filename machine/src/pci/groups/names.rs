@@ -4,20 +4,6 @@ use crate::pci::{Bdf, ConfigSpace, Express, Function, HeaderKind, Ids, PortType}
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// What an interrupt remapping entry is to check the source of a message against (VT-d 9.10, SVT).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InterruptSource {
-    /// This requester id and no other.
-    Function(u16),
-    /// Any id on these buses: a bridge to PCI may or may not take the message over as its own.
-    Buses {
-        /// The first.
-        first: u8,
-        /// The last, inclusive.
-        last: u8,
-    },
-}
-
 /// Functions that make requests under the id of another function of their device, whether that one is there or not:
 /// vendor, device, function. Errata of the makers; known from those who met them.
 const POSERS: [(u16, u16, u8); 22] = [
@@ -48,6 +34,15 @@ const POSERS: [(u16, u16, u8); 22] = [
     (0x197b, 0x2392, 1),
 ];
 
+/// Under which requester ids the IOMMU sees a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Names {
+    /// Its own, then others that its requests can carry.
+    pub ids: Vec<u16>,
+    /// The first and last that its interrupts can carry, if a bridge takes them over.
+    pub interrupts: Option<(u16, u16)>,
+}
+
 /// Where a bridge is between PCI Express and conventional PCI.
 pub(super) enum Link {
     /// All PCI Express.
@@ -67,7 +62,7 @@ pub(super) fn link(config: &(impl ConfigSpace + ?Sized), bdf: Bdf) -> Link {
     }
 }
 
-/// The ids, the function's own first, and what its interrupts come from.
+/// The names of a function.
 ///
 /// - A bridge from PCI Express to PCI makes requests of what is behind it its own: as device 0, function 0 of its
 ///   secondary bus, some as themselves; PCI-X requests may keep their id (PCIe to PCI/PCI-X Bridge 2.3). A bridge on a
@@ -77,23 +72,23 @@ pub(super) fn link(config: &(impl ConfigSpace + ?Sized), bdf: Bdf) -> Link {
 ///
 /// Devices behind a volume management device (Intel VMD) make requests under its id, too. They are in no segment
 /// that firmware names, so they are never listed here: whoever has the VMD has them.
-pub(super) fn requester_ids(config: &(impl ConfigSpace + ?Sized), function: &Function) -> (Vec<u16>, InterruptSource) {
+pub(super) fn names(config: &(impl ConfigSpace + ?Sized), function: &Function) -> Names {
     let bdf = function.bdf;
     let mut ids = vec![bdf.requester_id()];
-    let mut interrupts = InterruptSource::Function(bdf.requester_id());
+    let mut interrupts = None;
     for &bridge in function.path.iter().rev() {
         match link(config, bridge) {
             Link::Express(_) => {}
             Link::ToPci => {
                 if let HeaderKind::Bridge { secondary, subordinate } = HeaderKind::read(config, bridge) {
                     add(&mut ids, u16::from(secondary) << 8);
-                    interrupts = InterruptSource::Buses { first: secondary, last: subordinate };
+                    interrupts = Some((u16::from(secondary) << 8, u16::from(subordinate) << 8 | 0xff));
                 }
                 add(&mut ids, bridge.requester_id());
             }
             Link::FromPci => {
                 add(&mut ids, bridge.requester_id());
-                interrupts = InterruptSource::Function(bridge.requester_id());
+                interrupts = Some((bridge.requester_id(), bridge.requester_id()));
             }
         }
     }
@@ -105,7 +100,7 @@ pub(super) fn requester_ids(config: &(impl ConfigSpace + ?Sized), function: &Fun
     for (_, _, poses) in POSERS.iter().filter(|poser| (poser.0, poser.1) == (vendor, device)) {
         add(&mut ids, bdf.sibling(*poses).requester_id());
     }
-    (ids, interrupts)
+    Names { ids, interrupts }
 }
 
 fn add(ids: &mut Vec<u16>, id: u16) {

@@ -82,7 +82,7 @@ fn root_ports_keep_apart() {
     );
     assert_eq!(groups.check(bdf("03:00.0"), |_| false), Ok(()));
     assert_eq!(groups.requester_ids(bdf("03:00.0")), [0x300]);
-    assert_eq!(groups.interrupt_source(bdf("03:00.0")), InterruptSource::Function(0x300));
+    assert_eq!(groups.bridged_interrupts(bdf("03:00.0")), None);
     assert_eq!(groups.check(bdf("00:02.2"), |_| true), Err(GroupError::Bridge { device: bdf("00:02.2") }));
     assert_eq!(groups.check(bdf("00:09.0"), |_| true), Err(GroupError::Absent { device: bdf("00:09.0") }));
     // The direct way for translated requests is closed, what firmware had on otherwise stays.
@@ -198,7 +198,7 @@ fn conventional_buses() {
     assert_eq!(with(&all, "03:01.0"), ["0000:02:03.0", "0000:02:04.0", "0000:03:01.0"]);
     assert_eq!(all.requester_ids(bdf("02:03.0")), [0x218, 0x200, 0x100]);
     assert_eq!(all.requester_ids(bdf("03:01.0")), [0x308, 0x228, 0x200, 0x100]);
-    assert_eq!(all.interrupt_source(bdf("03:01.0")), InterruptSource::Buses { first: 2, last: 3 });
+    assert_eq!(all.bridged_interrupts(bdf("03:01.0")), Some((0x200, 0x3ff)));
     assert!(all.of(bdf("02:03.0")).unwrap().why.contains(&Why::Conventional { bridge: bdf("01:00.0") }));
     // Each id once, to the first who has it.
     let three = ["02:03.0", "02:04.0", "03:01.0"].map(bdf);
@@ -214,7 +214,7 @@ fn conventional_buses() {
     model.add("05:01.0", Device::new(0x10ec, 0x8139, 0x02_0000));
     let legacy = groups(&model);
     assert_eq!(legacy.requester_ids(bdf("05:01.0")), [0x508, 0xf0]);
-    assert_eq!(legacy.interrupt_source(bdf("05:01.0")), InterruptSource::Function(0xf0));
+    assert_eq!(legacy.bridged_interrupts(bdf("05:01.0")), Some((0xf0, 0xf0)));
     assert_eq!(legacy.check(bdf("05:01.0"), |_| false), Ok(()));
 }
 
