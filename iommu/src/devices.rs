@@ -10,7 +10,6 @@ use crate::platform::Platform;
 use crate::quarantine::ALL_PAGES;
 use crate::table::Stage;
 use alloc::vec::Vec;
-use core::ops::Range;
 use machine::access::Registers;
 use machine::addr::Iova;
 use machine::pci::Bdf;
@@ -248,27 +247,5 @@ impl<R: Registers> Iommu<R> {
         };
         let found = self.devices.iter().find(|(device, attachment)| sends(device, attachment));
         found.map(|(device, attachment)| (*device, attachment.token))
-    }
-
-    /// What makes the TLBs of the domain's devices behind `unit` forget `range`.
-    pub(crate) fn device_tlb_descriptors(&self, token: Token, index: UnitIndex, range: &Range<u64>) -> Vec<Descriptor> {
-        // One block for all: a device's queue is shallow.
-        let (first, last) = (range.start >> 12, range.end.saturating_sub(1) >> 12);
-        let mask = (u64::BITS - (first ^ last).leading_zeros()) as u8;
-        let Some(unit) = self.units.get(index.0) else { return Vec::new() };
-        let mine = |to: Token, through: UnitIndex| (to, through) == (token, index);
-        let tlb = |device: &Bdf, attachment: &Attachment| {
-            attachment.ats.map(|depth| unit.device_tlb(device.requester_id(), depth))
-        };
-        let own = self.devices.iter().filter(|(_, attachment)| mine(attachment.token, attachment.unit));
-        let own = own.filter_map(|(device, attachment)| {
-            Some(Descriptor::device_tlb(tlb(device, attachment)?, Iova(range.start), mask))
-        });
-        let pasids = self.pasids.iter().filter(|(_, attachment)| mine(attachment.token, attachment.unit));
-        let pasids = pasids.filter_map(|((device, pasid), _)| {
-            let tlb = tlb(device, self.devices.get(device)?)?;
-            Some(Descriptor::pasid_device_tlb(tlb, *pasid, Iova(range.start), mask))
-        });
-        own.chain(pasids).collect()
     }
 }

@@ -10,6 +10,7 @@ use crate::intel::fault_log::FaultLog;
 use crate::intel::mode::Mode;
 use crate::intel::pasids::PasidDirectory;
 use crate::intel::queue::QueueErrors;
+use crate::intel::spec::invalidation::Descriptor;
 use crate::intel::unit::Unit;
 use crate::platform::Platform;
 use crate::posted::PostedFrames;
@@ -66,6 +67,8 @@ pub struct Iommu<R> {
     pub(crate) pasids: BTreeMap<(Bdf, u32), PasidAttachment>,
     pub(crate) faults: FaultLog,
     pub(crate) posted: PostedFrames,
+    /// Empty between operations: see `forget`.
+    pub(crate) batch: Vec<Descriptor>,
     /// False between `prepare` and `finish` of an adoption.
     pub(crate) live: bool,
 }
@@ -108,6 +111,7 @@ impl<R: Registers> Iommu<R> {
             pasids: BTreeMap::new(),
             faults: FaultLog::default(),
             posted: PostedFrames::default(),
+            batch: Vec::new(),
             live,
         }
     }

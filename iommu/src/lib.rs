@@ -13,9 +13,9 @@
 //!   runs on the host against [`model`], which keeps stale translations as hardware does.
 //!
 //! Contents:
-//! - [`Iommu`] (`fleet`): all units; `geometry`: what they have in common; `mapping`: domains;
-//!   `devices` and `pasids`: attaching; `quarantine`: cutting off; `nested`: domains without a table of ours;
-//!   `snapshot` and `adopt`: handover
+//! - [`Iommu`] (`fleet`): all units; `geometry`: what they have in common; `mapping`: domains; `forget`: what
+//!   they say no longer; `devices` and `pasids`: attaching; `quarantine`: cutting off; `nested`: domains without a
+//!   table of ours; `snapshot` and `adopt`: handover
 //! - `interrupts`: remapping entries; `sources`: who may use them; `posted`: where they are noted
 //! - [`Domain`]: an address space; `table`: first stage, second stage, neither
 //! - [`state`]: what a handover carries, as plain structures
@@ -34,6 +34,7 @@ mod devices;
 mod domain;
 mod error;
 mod fleet;
+mod forget;
 mod geometry;
 mod ids;
 pub mod intel;

@@ -7,7 +7,6 @@ use crate::geometry::Geometry;
 use crate::ids::{Token, UnitIndex};
 use crate::platform::{Platform, Walked};
 use crate::table::Table;
-use core::ops::Range;
 use machine::access::{Registers, TableMemory};
 use machine::addr::{HostPhys, Iova};
 use machine::paging::{Flush, Holes, Permissions, Translation};
@@ -110,14 +109,8 @@ impl<R: Registers> Iommu<R> {
         if flush.must_invalidate() {
             return self.forget(platform, token, flush);
         }
-        let range = flush.range();
         // Nothing that hardware could have cached changed, unless it caches absence.
-        let stage = domain.stage();
-        for id in domain.ids.clone() {
-            let unit = self.unit_mut(id.unit)?;
-            let descriptors = unit.forget_stage(&id, stage, &range, false);
-            unit.after_first_mapping(platform, &[&descriptors])?;
-        }
+        self.show_range(platform, token, &flush.range())?;
         flush.complete(platform.mem);
         Ok(())
     }
@@ -172,7 +165,7 @@ impl<R: Registers> Iommu<R> {
     /// an error these are leaked: hardware may still walk them.
     fn forget(&mut self, platform: &mut Platform<'_>, token: Token, flush: Flush) -> Result<(), Error> {
         if flush.must_invalidate() {
-            let done = self.forget_range(platform, token, flush.range(), flush.only_leaves());
+            let done = self.forget_range(platform, token, &flush.range(), flush.only_leaves());
             if let Err(error) = done {
                 self.domain_mut(token)?.stale = true;
                 return Err(error);
@@ -180,26 +173,5 @@ impl<R: Registers> Iommu<R> {
         }
         flush.complete(platform.mem);
         Ok(())
-    }
-
-    fn forget_range(
-        &mut self,
-        platform: &mut Platform<'_>,
-        token: Token,
-        range: Range<u64>,
-        leaves_only: bool,
-    ) -> Result<(), Error> {
-        let stage = self.domain_mut(token)?.stage();
-        for id in self.domain_mut(token)?.ids.clone() {
-            // Devices may ask again as soon as their own TLB is empty, so the unit's comes first.
-            let devices = self.device_tlb_descriptors(token, id.unit, &range);
-            let unit = self.unit_mut(id.unit)?;
-            let own = unit.forget_stage(&id, stage, &range, leaves_only);
-            unit.submit(platform, &own)?;
-            if !devices.is_empty() {
-                unit.submit(platform, &devices)?;
-            }
-        }
-        self.forget_children(platform, token)
     }
 }

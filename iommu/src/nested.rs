@@ -6,10 +6,8 @@ use crate::error::Error;
 use crate::fleet::Iommu;
 use crate::geometry::Geometry;
 use crate::ids::Token;
-use crate::intel::spec::invalidation::Descriptor;
 use crate::platform::Platform;
 use crate::table::{Stage, Table};
-use alloc::vec::Vec;
 use machine::access::Registers;
 use machine::addr::{Iova, PAGE_SIZE};
 
@@ -56,24 +54,5 @@ impl<R: Registers> Iommu<R> {
     /// The domains that are nested in `parent`.
     pub(crate) fn children(&self, parent: Token) -> impl Iterator<Item = &Domain> {
         self.domains.values().filter(move |domain| domain.table.parent() == Some(parent))
-    }
-
-    /// Forgets everything cached of domains that are nested in `parent`, since its table changed.
-    pub(crate) fn forget_children(&mut self, platform: &mut Platform<'_>, parent: Token) -> Result<(), Error> {
-        let children: Vec<Token> = self.children(parent).map(Domain::token).collect();
-        children.into_iter().try_for_each(|child| self.forget_whole(platform, child))
-    }
-
-    fn forget_whole(&mut self, platform: &mut Platform<'_>, token: Token) -> Result<(), Error> {
-        for id in self.domain_mut(token)?.ids.clone() {
-            let devices = self.device_tlb_descriptors(token, id.unit, &(0..u64::MAX));
-            let unit = self.unit_mut(id.unit)?;
-            let drain = unit.drain_bits();
-            unit.submit(platform, &[Descriptor::iotlb_domain(id.did, drain)])?;
-            if !devices.is_empty() {
-                unit.submit(platform, &devices)?;
-            }
-        }
-        Ok(())
     }
 }

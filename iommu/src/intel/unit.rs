@@ -117,16 +117,17 @@ impl<R: Registers> Unit<R> {
         stage: Stage,
         range: &Range<u64>,
         leaves_only: bool,
-    ) -> Vec<Descriptor> {
+        batch: &mut Vec<Descriptor>,
+    ) {
         let (did, start, bytes) = (id.did, Iova(range.start), range.end.saturating_sub(range.start));
         match stage {
-            Stage::Second => self.forget_range(did, start, bytes, leaves_only).into_iter().flatten().collect(),
+            Stage::Second => batch.extend(self.forget_range(did, start, bytes, leaves_only).into_iter().flatten()),
             // What is cached of a first stage bears the PASID as well (VT-d 6.5.2.4).
             Stage::First => {
                 let of = |pasid: &u32| self.forget_first(did, *pasid, start, bytes, leaves_only);
-                id.pasids.iter().flat_map(of).flatten().collect()
+                batch.extend(id.pasids.iter().flat_map(of).flatten());
             }
-            Stage::PassThrough | Stage::Nested => Vec::from([Descriptor::iotlb_domain(did, self.drain_bits())]),
+            Stage::PassThrough | Stage::Nested => batch.push(Descriptor::iotlb_domain(did, self.drain_bits())),
         }
     }
 

@@ -57,6 +57,24 @@ fn each_pasid_reaches_its_own_domain() {
     rig.assert_clean();
 }
 
+/// However many PASIDs share a domain, forgetting a page of it is one submission.
+#[test]
+fn many_pasids_are_one_submission() {
+    let mut rig = Rig::with(&[(SHAPE.cap, SHAPE.ecap | 1 << 40 | 15 << 35)]);
+    rig.create(GUEST);
+    rig.attach(DISK, GUEST).unwrap();
+    rig.map(GUEST, 0x1000, 0xa000, 0x1000).unwrap();
+    for pasid in 1..=100 {
+        rig.attach_pasid(DISK, pasid, GUEST).unwrap();
+        assert_eq!(rig.read_with_pasid(DISK, pasid, 0x1000), Ok(0xa000));
+    }
+    let before = rig.units[0].submissions();
+    rig.unmap(GUEST, 0x1000, 0x1000).unwrap();
+    assert_eq!(rig.units[0].submissions(), before + 1);
+    assert!((0..=100).all(|pasid| rig.read_with_pasid(DISK, pasid, 0x1000) == Err(0x06)));
+    rig.assert_clean();
+}
+
 #[test]
 fn a_detached_pasid_is_blocked_and_its_domain_id_is_clean() {
     let mut rig = two();

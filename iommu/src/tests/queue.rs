@@ -10,6 +10,7 @@ use crate::model::{Failures, ModelClock, ModelMemory, ModelUnit};
 use crate::tests::rig::{BASE, DISK, GUEST, NIC, Rig, platform};
 use crate::tests::std::string::ToString;
 use crate::{Error, Platform, QueueErrors, UnitIndex};
+use alloc::vec::Vec;
 use machine::access::Registers;
 use machine::addr::HostPhys;
 
@@ -44,6 +45,24 @@ fn a_range_of_any_size_is_one_submission() {
     assert!(rig.read(DISK, 0x1000).is_ok());
     rig.unmap(GUEST, 0x1000, 0x1000).unwrap();
     assert_eq!(rig.read(DISK, 0x1000), Err(0x06));
+    rig.assert_clean();
+}
+
+/// Two submissions to each unit, and none to one that the domain is not on, whatever the range.
+#[test]
+fn two_submissions_to_a_unit_at_most() {
+    let mut rig = Rig::with(&[(SHAPE.cap, SHAPE.ecap | 4); 3]);
+    rig.create(GUEST);
+    for device in [DISK, NIC] {
+        rig.iommu.attach(platform!(rig), device, &[], GUEST, Some(8)).unwrap();
+    }
+    for bytes in [0x1000u64, 0x3000, 0x20_0000, 0x4000_0000, 1 << 40] {
+        rig.map(GUEST, 0x7f_c000_0000, 0x4000_0000, bytes).unwrap();
+        let before: Vec<u64> = rig.units.iter().map(ModelUnit::submissions).collect();
+        rig.unmap(GUEST, 0x7f_c000_0000, bytes).unwrap();
+        let cost: Vec<u64> = rig.units.iter().zip(before).map(|(unit, before)| unit.submissions() - before).collect();
+        assert_eq!(cost, [2, 2, 0]);
+    }
     rig.assert_clean();
 }
 
