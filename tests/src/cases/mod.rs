@@ -97,6 +97,11 @@ pub const ALL: &[Case] = &[
         run: attack::edu::dma,
     },
     Case {
+        name: "attack-edu-bridged",
+        about: "the engine behind a bridge to PCI reaches its guest under the bridge's name, and nothing else",
+        run: attack::edu::bridged,
+    },
+    Case {
         name: "attack-edu-leave",
         about: "a transfer that comes after its guest has ended reaches nothing",
         run: attack::edu::leave,

@@ -21,6 +21,8 @@ pub enum Place {
     Switch,
     /// Another downstream port of the switch of the device before it.
     Beside,
+    /// A conventional bus, behind a bridge of its own on a root port.
+    PciBridge,
 }
 
 /// What a device is.
@@ -66,7 +68,9 @@ pub(super) fn arguments(devices: &[Device], directory: &Path) -> Result<Vec<Stri
         let slot = index + FIRST_PORT + 1;
         let port = format!("-device pcie-root-port,id=rp{slot},chassis={slot},slot={slot}");
         match device.place {
-            Place::RootPort | Place::Switch => lines.push(format!("{port},addr=0x2.{:x}", FIRST_PORT + index)),
+            Place::RootPort | Place::Switch | Place::PciBridge => {
+                lines.push(format!("{port},addr=0x2.{:x}", FIRST_PORT + index))
+            }
             Place::SecondRoot => lines.push(format!("{port},bus=root2")),
             Place::Beside => {}
         }
@@ -82,6 +86,10 @@ pub(super) fn arguments(devices: &[Device], directory: &Path) -> Result<Vec<Stri
                     "-device xio3130-downstream,id={bus},bus={switch},addr={index:#x},chassis={slot},slot={slot}"
                 ));
                 bus
+            }
+            Place::PciBridge => {
+                lines.push(format!("-device pcie-pci-bridge,id=pci{slot},bus=rp{slot}"));
+                format!("pci{slot},addr=0x1")
             }
         };
         match device.kind {

@@ -24,6 +24,11 @@ const BUFFER: u32 = 0x4_0000;
 /// Of the machine of all attacks, the attacker has this one besides.
 const ENGINE: &str = "06:00.0";
 
+/// The same behind a bridge to conventional PCI: the engine is device 1 of bus 7, and its requests come as device 0's
+/// (PCIe to PCI/PCI-X Bridge 2.3).
+const BRIDGED: &str = "07:01.0";
+const AS_WHOM: &str = "0000:07:00.0";
+
 fn spec() -> Spec {
     let mut spec = super::spec_with(&[ENGINE]);
     spec.devices.push(Device { kind: Kind::Edu, place: Place::RootPort });
@@ -48,6 +53,30 @@ pub fn dma(bed: &mut Bed) -> Result<()> {
         watch.fault(&engine.name, "write", target & !(PAGE - 1))?;
         watch.order(&format!("edu-read {target:#x} 0x100"))?;
         watch.fault(&engine.name, "read", target & !(PAGE - 1))?;
+    }
+    watch.end()
+}
+
+/// Behind a bridge it reaches its guest's memory under the bridge's id, and nothing else under any.
+pub fn bridged(bed: &mut Bed) -> Result<()> {
+    let spec = || {
+        let mut spec = super::spec_with(&[BRIDGED]);
+        spec.devices.push(Device { kind: Kind::Edu, place: Place::PciBridge });
+        spec
+    };
+    let machine = bed.start("attack-edu-bridged", &spec())?;
+    super::ready(&machine)?;
+    let watch = Watch::begin(&machine)?;
+    let engine = watch.engine()?;
+    let at = watch.structures.translate(engine.id, GUEST_FREE)?;
+    watch.order(&format!("disk-write {GUEST_FREE:#x}"))?;
+    watch.order(&format!("edu-read {GUEST_FREE:#x} 0x100"))?;
+    watch.order(&format!("clear {GUEST_FREE:#x}"))?;
+    watch.order(&format!("edu-write {GUEST_FREE:#x} 8"))?;
+    ensure!(machine.memory(at, 8)? == [0xa5; 8], "the engine does not write its guest's memory");
+    for target in [watch.image() + PAGE, watch.secret] {
+        watch.order(&format!("edu-write {target:#x} 0x100"))?;
+        watch.fault(AS_WHOM, "write", target & !(PAGE - 1))?;
     }
     watch.end()
 }
