@@ -12,11 +12,11 @@ use crate::intel::pasids::PasidDirectory;
 use crate::intel::queue::QueueErrors;
 use crate::intel::spec::invalidation::Descriptor;
 use crate::intel::unit::Unit;
+use crate::map::SortedMap;
 use crate::platform::Platform;
 use crate::posted::PostedFrames;
 use crate::routes::{Route, Routes};
 use crate::table::{Stage, Table};
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use machine::access::{Registers, TableMemory};
 use machine::addr::HostPhys;
@@ -61,10 +61,10 @@ pub struct Iommu<R> {
     pub(crate) units: Vec<Unit<R>>,
     pub(crate) routes: Routes,
     pub(crate) geometry: Geometry,
-    pub(crate) domains: BTreeMap<Token, Domain>,
-    pub(crate) devices: BTreeMap<Bdf, Attachment>,
+    pub(crate) domains: SortedMap<Token, Domain>,
+    pub(crate) devices: SortedMap<Bdf, Attachment>,
     /// Besides what devices do without PASID, by device and PASID.
-    pub(crate) pasids: BTreeMap<(Bdf, u32), PasidAttachment>,
+    pub(crate) pasids: SortedMap<(Bdf, u32), PasidAttachment>,
     pub(crate) faults: FaultLog,
     pub(crate) posted: PostedFrames,
     /// Empty between operations: see `forget`.
@@ -106,9 +106,9 @@ impl<R: Registers> Iommu<R> {
             geometry: Geometry::of(units.iter()),
             units,
             routes: Routes(routes),
-            domains: BTreeMap::new(),
-            devices: BTreeMap::new(),
-            pasids: BTreeMap::new(),
+            domains: SortedMap::new(),
+            devices: SortedMap::new(),
+            pasids: SortedMap::new(),
             faults: FaultLog::default(),
             posted: PostedFrames::default(),
             batch: Vec::new(),

@@ -40,6 +40,7 @@ mod ids;
 pub mod intel;
 mod interrupts;
 mod ledger;
+mod map;
 mod mapping;
 #[cfg(any(test, feature = "model"))]
 pub mod model;

@@ -7,8 +7,8 @@ use super::spec::interrupts::{DeliveryMode, ENTRY_BYTES, InterruptEntry, Message
 use super::spec::registers::InterruptTableAddress;
 use super::spec::tables::pair;
 use super::tables::read_pair;
+use crate::map::SortedMap;
 use crate::platform::Platform;
-use alloc::collections::BTreeMap;
 use machine::access::TableMemory;
 use machine::addr::{HostPhys, PAGE_SIZE};
 use machine::pci::Bdf;
@@ -88,12 +88,12 @@ pub(crate) struct InterruptTable {
     /// The table before this one, while the unit may still read it, and whether it is a frame of
     /// `Platform::mem`: see [`super::grow`].
     pub(crate) predecessor: Option<(HostPhys, bool)>,
-    pub(crate) entries: BTreeMap<u16, Allocated>,
+    pub(crate) entries: SortedMap<u16, Allocated>,
 }
 
 impl InterruptTable {
     pub(crate) fn new(base: HostPhys, order: u8, x2apic: bool, coherent: bool, own_frame: bool) -> Self {
-        Self { base, order, x2apic, coherent, own_frame, predecessor: None, entries: BTreeMap::new() }
+        Self { base, order, x2apic, coherent, own_frame, predecessor: None, entries: SortedMap::new() }
     }
 
     pub(crate) fn register(&self) -> InterruptTableAddress {
