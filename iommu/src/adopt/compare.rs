@@ -180,7 +180,8 @@ impl<R: Registers> Iommu<R> {
 
     /// Compares every remapping table with the record and takes the allocation over.
     pub(super) fn take_interrupts(&mut self, snapshot: &Snapshot, mem: &dyn TableMemory) -> Result<(), Error> {
-        for unit in &mut self.units {
+        let Self { units, routes, posted, .. } = self;
+        for (index, unit) in units.iter_mut().enumerate() {
             let base = unit.base().0;
             let recorded = || snapshot.irtes.iter().filter(move |irte| irte.unit == base);
             let Some(table) = &mut unit.interrupts else {
@@ -195,14 +196,13 @@ impl<R: Registers> Iommu<R> {
             for irte in recorded() {
                 let entry = InterruptEntry::from_bits(unpair([irte.low, irte.high]));
                 let lie = Error::BadRecord { what: "interrupt entry", value: u64::from(irte.index) };
-                // A free entry that an error left allocated verifies nothing, and lets nothing through.
-                let sound = !entry.present() || InterruptSource::of(entry).is_some();
-                if u32::from(irte.index) >= table.size() || !sound || (entry.posted() && !unit.cap.posted_interrupts())
-                {
+                let here = irte.owner.is_none_or(|owner| routes.unit(owner) == Some(UnitIndex(index)));
+                let sound = InterruptSource::of(entry).is_some() && (!entry.posted() || unit.cap.posted_interrupts());
+                if u32::from(irte.index) >= table.size() || !sound || !here {
                     return Err(lie);
                 }
                 if let Some(place) = posted_at(entry.into_bits()) {
-                    self.posted.check(place)?;
+                    posted.check(place)?;
                 }
                 if table.entries.insert(irte.index, Allocated { entry, owner: irte.owner }).is_some() {
                     return Err(Error::Duplicate { what: "interrupt entry", name: u64::from(irte.index) });

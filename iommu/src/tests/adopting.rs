@@ -253,7 +253,10 @@ fn a_domain_id_is_reserved_on_its_own_unit_only() {
 
 #[test]
 fn interrupt_entries_are_compared() {
-    let changes: [(&str, Change); 6] = [
+    let changes: [(&str, Change); 9] = [
+        ("an owner behind another unit", |s| s.irtes[0].owner = Some(NIC)),
+        ("an owner behind no unit", |s| s.irtes[0].owner = Some(Bdf::from_requester_id(9, 0))),
+        ("an entry of a unit that is not there", |s| s.irtes[0].unit += 0x8000),
         ("another vector", |s| s.irtes[0].low ^= 1 << 16),
         ("another source", |s| s.irtes[0].high ^= 1),
         ("posted", |s| s.irtes[0].low |= 1 << 15),
@@ -267,6 +270,14 @@ fn interrupt_entries_are_compared() {
         change(&mut snapshot);
         assert!(adopt(&rig, &mut snapshot).is_err(), "{lie} was believed");
     }
+    // Memory and record agree on an entry that anybody may use: this driver wrote no such thing.
+    let mut snapshot = rig.iommu.snapshot().unwrap();
+    let open = snapshot.irtes[0].high & !(3 << 18);
+    let place = HostPhys((rig.units[1].read64(0xb8) & !0xfff) + 8);
+    rig.mem.clone().write(place, open);
+    snapshot.irtes[0].high = open;
+    let error = adopt(&rig, &mut snapshot).unwrap_err();
+    assert_eq!(error, Error::BadRecord { what: "interrupt entry", value: 0 });
 }
 
 /// Tables in memory that changed, or that lead into memory that is not the IOMMU's.

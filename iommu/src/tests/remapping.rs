@@ -3,6 +3,7 @@
 use super::SHAPE;
 use crate::intel::spec::registers::Capability;
 use crate::model::{Blocked, Delivered, Failures, ModelClock, ModelMemory, ModelUnit, Signal};
+use crate::state::Snapshot;
 use crate::tests::rig::{BASE, DISK, GUEST, NIC, Rig, config, platform, routes};
 use crate::tests::std::string::ToString;
 use crate::{
@@ -199,6 +200,43 @@ fn posting_needs_the_capability_and_a_destination_that_fits() {
     assert_eq!(places.len(), 64);
     rig.iommu.create_posted(platform!(rig), 0xf2, 1).unwrap();
     assert_eq!(rig.mem.in_use(), frames + 1);
+}
+
+/// Posted entries and descriptors stay where they are; a record that disagrees is refused.
+#[test]
+fn posted_interrupts_are_handed_over() {
+    let (mut rig, range) = posting(|cap| cap);
+    let vcpu = rig.iommu.create_posted(platform!(rig), 0xf2, 3).unwrap();
+    rig.iommu.post_interrupt(platform!(rig), UNIT, range.first, vcpu, 0x85, false).unwrap();
+    assert!(signal(&rig, range.first).is_ok());
+    rig.iommu.drain(platform!(rig)).unwrap();
+    let taken = rig.iommu.snapshot().unwrap();
+    let mem = rig.mem.clone();
+    let owned = |frame| mem.holds(frame);
+    let regs = || vec![(HostPhys(BASE), rig.units[0].clone())];
+    let adopt = |snapshot: &mut Snapshot| Iommu::adopt(snapshot, regs(), routes(1), &rig.mem, &owned);
+    type Lie = fn(&mut Snapshot);
+    let lies: [(&str, Lie); 4] = [
+        ("a descriptor that was not given out", |s| s.posted[0].used = 2),
+        ("no descriptors", |s| s.posted.clear()),
+        ("descriptors in memory that is not ours", |s| s.posted[0].frame = 0x7000),
+        ("descriptors in a table", |s| s.posted[0].frame = s.units[0].rtaddr & !0xfff),
+    ];
+    for (lie, change) in lies {
+        let mut snapshot = taken.clone();
+        change(&mut snapshot);
+        assert!(adopt(&mut snapshot).is_err(), "{lie} was believed");
+    }
+    let mut snapshot = taken.clone();
+    let next = adopt(&mut snapshot).unwrap();
+    rig.iommu = next;
+    // What was requested in the pause is there, once; the next one notifies.
+    assert_eq!(vcpu.take(&mut rig.mem), [0, 0, 1 << 5, 0]);
+    rig.iommu.retarget_posted(platform!(rig), vcpu, 0xf4, 1).unwrap();
+    let notified = Signal::Posted(Some(Delivered { vector: 0xf4, destination: 1 }));
+    assert_eq!(signal(&rig, range.first), Ok(notified));
+    rig.iommu.free_interrupts(platform!(rig), range).unwrap();
+    rig.iommu.destroy_posted(vcpu).unwrap();
 }
 
 fn region(rig: &mut Rig, order: u8) -> InterruptRegion {
