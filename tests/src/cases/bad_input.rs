@@ -48,6 +48,22 @@ fn inputs() -> Vec<Wrong> {
         Wrong {
             manageable: true,
             ..entry(
+                "a device of the chipset that can't be reset",
+                with(Config { devices: vec!["00:1f.2".into()], ..good.clone() }),
+                &["debian", "0000:00:1f.2 can't be reset", "move it to a slot behind a port"],
+            )
+        },
+        Wrong {
+            manageable: true,
+            ..entry(
+                "a bridge",
+                with(Config { devices: vec!["00:02.0".into()], ..good.clone() }),
+                &["debian", "0000:00:02.0 is a bridge"],
+            )
+        },
+        Wrong {
+            manageable: true,
+            ..entry(
                 "a kernel that is no kernel",
                 with(Config { kernel: "initrd.cpio".into(), ..good.clone() }),
                 &["initrd.cpio", "no kernel"],
