@@ -120,6 +120,7 @@ impl fmt::Display for RecordName {
             "MSI-X entry" | "BAR" | "config space" => {
                 write!(f, "{} {minor:#x} of device {}", self.kind, Bdf(major as u32))
             }
+            "PASID" => write!(f, "{} {minor:#x} of device {}", self.kind, Bdf(major as u32)),
             "requester alias" => write!(f, "{} {} of device {}", self.kind, Bdf(minor as u32), Bdf(major as u32)),
             "domain id"
             | "extent"

@@ -5,7 +5,7 @@ mod common;
 use common::{GUEST, GUEST_DOMAIN, NIC, NVME, OWN_DOMAIN, RAM, sample};
 use handover::State;
 use handover::graph::{GraphError, validate, validate_rest};
-use handover::state::device::{AliasV1, BAR_64, BAR_MAPPED, BAR_PORTS, BarV1};
+use handover::state::device::{AliasV1, BAR_64, BAR_MAPPED, BAR_PORTS, BarV1, PasidV1};
 use handover::state::interrupt::{IRTE_OWN, NO_IRTE};
 use handover::state::machine::{OWNER_FREE, REGION_RESERVED};
 use handover::state::memory::{ExtentV1, SpaceV1};
@@ -102,6 +102,40 @@ fn a_domain_id_is_claimed_once_per_unit() {
     state.unit_rests.push(rest);
     state.domain_ids.push(DomainIdV1 { domain: OWN_DOMAIN, unit: 1, did: 2 });
     assert_eq!(validate(&state), Ok(()));
+}
+
+/// Law 13, as far as records go: the directory of each device in scalable mode, and who its PASIDs work for.
+#[test]
+fn pasids_lead_to_domains_of_the_same_owner() {
+    let scalable = |state: &mut State| {
+        state.units[0].root_table |= 1 << 10;
+        state.devices[0].pasid_directory = 0x1830_0000;
+        state.devices[1].pasid_directory = 0x1831_0000;
+        state.pasids.push(PasidV1 { domain: GUEST_DOMAIN, device: NVME, pasid: 5 });
+        state.pasids.push(PasidV1 { domain: GUEST_DOMAIN, device: NVME, pasid: 0x4321 });
+    };
+    let mut state = sample();
+    scalable(&mut state);
+    assert_eq!(validate(&state), Ok(()));
+    let and = |change: fn(&mut State)| {
+        move |state: &mut State| {
+            scalable(state);
+            change(state);
+        }
+    };
+    refused(|state| state.units[0].root_table |= 1 << 10, is!(Mismatch), "PASID directory");
+    refused(|state| state.devices[0].pasid_directory = 0x1830_0000, is!(Mismatch), "PASID directory");
+    refused(and(|state| state.devices[1].pasid_directory = 0), is!(Mismatch), "device 0000:03:00.0");
+    refused(and(|state| state.devices[1].pasid_directory += 8), is!(Value), "PASID directory");
+    refused(and(|state| state.devices[1].pasid_directory = 0x2200_0000), is!(NotOwned), "PASID directory");
+    refused(and(|state| state.devices[1].pasid_directory = 0x1830_0000), is!(Overlap), "device 0000:01:00.0");
+    refused(and(|state| state.pasids[0].pasid = 0), is!(Value), "PASID 0x0 of device 0000:03:00.0");
+    refused(and(|state| state.pasids[1].pasid = 1 << 20), is!(Value), "PASID 0x100000 of device 0000:03:00.0");
+    refused(and(|state| state.pasids[1] = state.pasids[0]), is!(Duplicate), "PASID 0x5 of device 0000:03:00.0");
+    refused(and(|state| state.pasids[1].device = 0x0400), is!(Dangling), "0000:04:00.0");
+    refused(and(|state| state.pasids[1].domain = 0x99), is!(Dangling), "domain");
+    refused(and(|state| state.pasids[1].domain = OWN_DOMAIN), is!(Mismatch), "the owner");
+    refused(|state| state.domains[0].accepted_bits = 65, is!(Value), "address bits");
 }
 
 /// Law 17.

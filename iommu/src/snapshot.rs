@@ -28,7 +28,15 @@ impl<R: Registers> Iommu<R> {
         self.units.iter().try_for_each(|unit| unit.growth_settled())?;
         let base = |unit: UnitIndex| self.unit_base(unit).unwrap_or_default().0;
         refill(&mut snapshot.units, self.units.iter().map(|unit| unit.state()));
-        refill(&mut snapshot.domains, self.domains.values().map(DomainState::of));
+        let common = self.geometry.address_bits;
+        refill(
+            &mut snapshot.domains,
+            // What all units have in common is not said, so that records from before there was a place for it mean the same.
+            self.domains.values().map(DomainState::of).map(|state| match state.address_bits {
+                bits if bits == common => DomainState { address_bits: 0, ..state },
+                _ => state,
+            }),
+        );
         refill(
             &mut snapshot.dids,
             self.domains.values().flat_map(|domain| {

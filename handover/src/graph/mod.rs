@@ -10,7 +10,7 @@
 //!
 //! - [`error`]: what can be wrong
 //! - `ranges`: the memory map, overlaps
-//! - `machine`, `unit`, `memory`, `device`, `guest`, `interrupt`: the checks by subject
+//! - `machine`, `unit`, `memory`, `device`, `pasid`, `guest`, `interrupt`: the checks by subject
 
 mod device;
 pub mod error;
@@ -18,6 +18,7 @@ mod guest;
 mod interrupt;
 mod machine;
 mod memory;
+mod pasid;
 mod ranges;
 mod unit;
 
@@ -45,6 +46,7 @@ pub fn validate_plan(state: &State) -> Checked {
     machine::check(state)?;
     unit::check(state)?;
     device::check(state)?;
+    pasid::check(state)?;
     memory::check(state)?;
     guest::check(state)?;
     interrupt::no_shared_entries(state)

@@ -65,6 +65,7 @@ fn domains(state: &State) -> Checked {
         value(domain.leaf_mask & !7 == 0 && domain.leaf_mask & 1 == 1, domain, "leaf sizes", domain.leaf_mask.into())?;
         value((30..=57).contains(&domain.width), domain, "width", domain.width.into())?;
         value((FORMAT_SECOND_STAGE..=FORMAT_AMD_V1).contains(&domain.format), domain, "format", domain.format.into())?;
+        value(domain.accepted_bits <= 64, domain, "accepted address bits", domain.accepted_bits.into())?;
         let known = DOMAIN_COHERENT | DOMAIN_FORCE_SNOOP | DOMAIN_SHARES_NESTED;
         value(domain.flags & !known == 0, domain, "flags", domain.flags.into())?;
         frames(domain, "table root", domain.table_root, FRAME)?;

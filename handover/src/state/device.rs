@@ -2,7 +2,7 @@
 
 record! {
     /// A device.
-    DeviceV1 [0x0401, "device", Plan, true, 72] key |record| [record.bdf.into(), 0];
+    DeviceV1 [0x0401, "device", Plan, true, {1: 72, 2: 80}] key |record| [record.bdf.into(), 0];
     {
         /// Token of the domain its requests are translated by.
         pub domain: u64,
@@ -36,6 +36,11 @@ record! {
         pub ats_depth: u32,
         reserved: [u8; 4],
     }
+    late {
+        /// Host physical address of its PASID directory. Zero: its unit is in legacy mode, as every
+        /// unit was when this field was not there.
+        pub pasid_directory: u64,
+    }
 }
 
 /// [`DeviceV1::flags`]: ATS is on.
@@ -53,6 +58,19 @@ record! {
         pub device: u32,
         /// The id, segment included.
         pub requester: u32,
+    }
+}
+
+record! {
+    /// A PASID of a device that leads to a domain of its own (VT-d 3.4.3).
+    PasidV1 [0x0406, "PASID", Plan, true, {2: 16}] key |record| [record.device.into(), record.pasid.into()];
+    {
+        /// Token of the domain.
+        pub domain: u64,
+        /// The device.
+        pub device: u32,
+        /// The PASID, not 0: that one is the device's own.
+        pub pasid: u32,
     }
 }
 

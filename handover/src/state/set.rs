@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::device::{AliasV1, BarV1, ConfigV1, DeviceV1, PciFunctionV1};
+use super::device::{AliasV1, BarV1, ConfigV1, DeviceV1, PasidV1, PciFunctionV1};
 use super::guest::{CpuidV1, GuestRestV1, GuestV1};
 use super::interrupt::{IrteV1, MsixV1};
 use super::lapic::{GuestClockV1, KvmClockV1, LapicV1};
@@ -277,6 +277,8 @@ state! {
     devices: DeviceV1,
     /// Requester aliases.
     aliases: AliasV1,
+    /// PASIDs with domains of their own.
+    pasids: PasidV1,
     /// BARs.
     bars: BarV1,
     /// At most one.

@@ -73,7 +73,7 @@ record! {
 
 record! {
     /// A domain: one I/O page table.
-    DomainV1 [0x0203, "domain", Plan, true, 48] key |record| [record.token, 0];
+    DomainV1 [0x0203, "domain", Plan, true, {1: 48, 2: 56}] key |record| [record.token, 0];
     {
         /// Name across images.
         pub token: u64,
@@ -92,6 +92,12 @@ record! {
         /// `DOMAIN_*`.
         pub flags: u32,
         reserved: [u8; 4],
+    }
+    late {
+        /// Address bits that every unit of the domain accepts from devices. Zero: as many as all units of the
+        /// machine do, which was so for every domain when this field was not there.
+        pub accepted_bits: u32,
+        reserved_late: [u8; 4],
     }
 }
 

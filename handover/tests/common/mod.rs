@@ -174,7 +174,7 @@ fn iommu(state: &mut State) {
         width: 48,
         format: FORMAT_SECOND_STAGE,
         flags: DOMAIN_COHERENT,
-        reserved: [0; 4],
+        ..DomainV1::new_zeroed()
     };
     state.domains.extend([domain(GUEST_DOMAIN, SPACE, 0x1805_0000), domain(OWN_DOMAIN, 0, 0x1806_0000)]);
     state.domain_ids.extend([(GUEST_DOMAIN, 2), (OWN_DOMAIN, 1)].map(|(domain, did)| DomainIdV1 {
@@ -230,7 +230,7 @@ fn devices(state: &mut State) {
             msi_capability: 0,
             flags: DEVICE_RESETTABLE | DEVICE_ATS,
             ats_depth: 32,
-            reserved: [0; 4],
+            ..DeviceV1::new_zeroed()
         },
     ]);
     state.aliases.push(AliasV1 { device: NVME, requester: 0x0301 });

@@ -91,8 +91,7 @@ pub fn init_cold(units: &[Described], routes: Vec<Route>, apic_id: u32) -> Resul
                 x2apic,
                 interrupts: Some(InterruptRegion { base: table, order: INTERRUPT_ORDER }),
                 fault_event: Some(fault_event(apic_id)),
-                // The records of scalable mode are not there yet.
-                mode: Preference::Legacy,
+                mode: Preference::Auto,
             },
             regs,
         ));

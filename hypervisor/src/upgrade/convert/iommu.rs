@@ -3,17 +3,20 @@
 use alloc::vec::Vec;
 
 use handover::State;
-use handover::state::device::{AliasV1, DEVICE_ATS, DEVICE_RESETTABLE, DeviceV1};
+use handover::state::device::{AliasV1, DEVICE_ATS, DEVICE_RESETTABLE, DeviceV1, PasidV1};
 use handover::state::interrupt::{IRTE_OWN, IrteV1};
 use handover::state::management::{
     FAULT_ATOMIC, FAULT_INTERRUPT, FAULT_PAGE_REQUEST, FAULT_READ, FAULT_WRITE, FaultV1, NO_PASID,
 };
 use handover::state::unit::{
-    DOMAIN_COHERENT, DOMAIN_FORCE_SNOOP, DomainIdV1, DomainV1, FORMAT_SECOND_STAGE, UNIT_CACHING_MODE,
-    UNIT_FAULT_EVENT, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitRestV1, UnitV1,
+    DOMAIN_COHERENT, DOMAIN_FORCE_SNOOP, DomainIdV1, DomainV1, FORMAT_FIRST_STAGE, FORMAT_SECOND_STAGE,
+    UNIT_CACHING_MODE, UNIT_FAULT_EVENT, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitRestV1, UnitV1,
 };
 use iommu::intel::spec::faults::{Qualifiers, Reason};
-use iommu::state::{AliasState, DeviceState, DidState, DomainState, IrteState, SECOND_STAGE, Snapshot, UnitState};
+use iommu::state::{
+    AliasState, DeviceState, DidState, DomainState, FIRST_STAGE, IrteState, PasidState, SECOND_STAGE, Snapshot,
+    UnitState,
+};
 use iommu::{Access, Fault, FaultLine};
 use machine::addr::{HostPhys, Iova, PAGE_SIZE};
 use machine::paging::LeafSizes;
@@ -69,19 +72,16 @@ const fn unit_flags(unit: &UnitState) -> u32 {
 /// # Errors
 /// A device or domain id refers to a unit that the snapshot does not have.
 pub fn save_plan(state: &mut State, snapshot: &Snapshot, space_of: impl Fn(u64) -> u64) -> Converted<()> {
-    // Scalable mode: no record says it yet, so nothing of it may be left out in silence.
-    let unsaid = |what, value| {
-        let record = name_of::<DomainV1>([u64::MAX, 0]);
+    let unsaid = |token, what, value| {
+        let record = name_of::<DomainV1>([token, 0]);
         Err(ConvertError::Unsaved { record, what, value })
     };
-    if let Some(domain) = snapshot.domains.iter().find(|domain| domain.stage != SECOND_STAGE) {
-        return unsaid("a domain without a second stage,", domain.token);
-    }
-    if let Some(device) = snapshot.devices.iter().find(|device| device.directory != 0) {
-        return unsaid("the PASID directory of device", device.source.into());
+    let has_record = |domain: &&DomainState| matches!(domain.stage, SECOND_STAGE | FIRST_STAGE);
+    if let Some(domain) = snapshot.domains.iter().find(|domain| !has_record(domain)) {
+        return unsaid(domain.token, "its kind of table", domain.stage.into());
     }
     if let Some(frame) = snapshot.posted.first() {
-        return unsaid("posted interrupt descriptors, at", frame.frame);
+        return unsaid(u64::MAX, "posted interrupt descriptors, at", frame.frame);
     }
     state.units.extend((0..).zip(&snapshot.units).map(|(index, unit)| UnitV1 {
         register_base: unit.base,
@@ -109,10 +109,12 @@ pub fn save_plan(state: &mut State, snapshot: &Snapshot, space_of: impl Fn(u64) 
         levels: domain.levels.into(),
         leaf_mask: leaf_mask(LeafSizes { two_mib: domain.leaf_sizes & 1 != 0, one_gib: domain.leaf_sizes & 2 != 0 }),
         width: width(domain.levels.into()),
-        format: FORMAT_SECOND_STAGE,
+        format: if domain.stage == FIRST_STAGE { FORMAT_FIRST_STAGE } else { FORMAT_SECOND_STAGE },
         flags: if domain.coherent == 0 { 0 } else { DOMAIN_COHERENT }
             | if domain.snoop == 0 { 0 } else { DOMAIN_FORCE_SNOOP },
         reserved: [0; 4],
+        accepted_bits: domain.address_bits.into(),
+        reserved_late: [0; 4],
     }));
     for id in &snapshot.dids {
         state.domain_ids.push(DomainIdV1 { domain: id.token, unit: unit_at(snapshot, id.unit)?, did: id.did.into() });
@@ -139,8 +141,14 @@ pub fn save_plan(state: &mut State, snapshot: &Snapshot, space_of: impl Fn(u64) 
             flags: if device.ats == 0 { 0 } else { DEVICE_ATS },
             ats_depth: device.ats_depth.into(),
             reserved: [0; 4],
+            pasid_directory: device.directory,
         });
     }
+    state.pasids.extend(snapshot.pasids.iter().map(|pasid| PasidV1 {
+        domain: pasid.token,
+        device: u32::from(pasid.segment) << 16 | u32::from(pasid.source),
+        pasid: pasid.pasid,
+    }));
     state.aliases.extend(snapshot.aliases.iter().map(|alias| {
         let segment = u32::from(alias.segment) << 16;
         AliasV1 { device: segment | u32::from(alias.source), requester: segment | u32::from(alias.alias) }
@@ -235,13 +243,24 @@ pub fn load(state: &State) -> Converted<Snapshot> {
         Ok(DeviceState {
             unit: base(record.unit)?,
             token: record.domain,
-            directory: 0,
+            directory: record.pasid_directory,
             segment: (record.bdf >> 16) as u16,
             source: record.bdf as u16,
             ats: ats.into(),
             ats_depth: narrow(record, "queue depth", record.ats_depth)?,
             // Refused when it was to be saved.
             quarantined: 0,
+            consumed: false,
+        })
+    };
+    let pasid = |record: &PasidV1| {
+        let device = find(&state.devices, [record.device.into(), 0])?;
+        Ok(PasidState {
+            unit: base(device.unit)?,
+            token: record.domain,
+            pasid: record.pasid,
+            segment: (record.device >> 16) as u16,
+            source: record.device as u16,
             consumed: false,
         })
     };
@@ -268,7 +287,7 @@ pub fn load(state: &State) -> Converted<Snapshot> {
         domains,
         dids: state.domain_ids.iter().map(did).collect::<Converted<_>>()?,
         devices: state.devices.iter().map(device).collect::<Converted<_>>()?,
-        pasids: Vec::new(),
+        pasids: state.pasids.iter().map(pasid).collect::<Converted<_>>()?,
         aliases: state.aliases.iter().map(alias).collect::<Converted<_>>()?,
         irtes: state.irtes.iter().map(irte).collect::<Converted<_>>()?,
         // Refused when they were to be saved.
@@ -320,7 +339,11 @@ const fn width(levels: u32) -> u32 {
 }
 
 fn load_domain(record: &DomainV1) -> Converted<DomainState> {
-    require(record.format == FORMAT_SECOND_STAGE, record, "format", record.format)?;
+    let stage = match record.format {
+        FORMAT_SECOND_STAGE => SECOND_STAGE,
+        FORMAT_FIRST_STAGE => FIRST_STAGE,
+        other => return refuse(record, "format", other),
+    };
     require((3..=5).contains(&record.levels), record, "levels", record.levels)?;
     require(record.width == width(record.levels), record, "width", record.width)?;
     // Tables shared with a nested page table have another format on the machines this image runs on.
@@ -331,12 +354,12 @@ fn load_domain(record: &DomainV1) -> Converted<DomainState> {
         token: record.token,
         root: record.table_root,
         parent: 0,
-        stage: SECOND_STAGE,
+        stage,
         levels: narrow(record, "levels", record.levels)?,
         leaf_sizes: u8::from(leaves.two_mib) | u8::from(leaves.one_gib) << 1,
         snoop: (record.flags & DOMAIN_FORCE_SNOOP != 0).into(),
         coherent: (record.flags & DOMAIN_COHERENT != 0).into(),
-        address_bits: 0,
+        address_bits: narrow(record, "accepted address bits", record.accepted_bits)?,
         consumed: false,
     })
 }

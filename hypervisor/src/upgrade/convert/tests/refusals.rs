@@ -233,7 +233,7 @@ fn units() {
     refused(|state| state.unit_rests.clear(), "unit rest 0x0 is missing");
     refused(|state| state.unit_rests[0].queue_head = 0, "drained queue");
     refused(|state| state.unit_rests[0].status = 0, "status");
-    refused(|state| state.domains[0].format = 2, "format");
+    refused(|state| state.domains[0].format = 3, "format");
     refused(|state| state.domains[0].levels = 2, "levels");
     refused(|state| state.domains[0].width = 39, "width");
     refused(|state| state.domains[0].flags = 4, "flags");
