@@ -154,12 +154,17 @@ impl Sets<'_> {
     /// so whoever is on its bus is a sibling.
     fn join_siblings(&mut self, index: usize, function: &Function, on_a_link: bool) {
         let (functions, here) = (self.functions, function.bdf);
+        let why = Why::Siblings { function: here };
+        let mut alone = true;
         for other in functions.iter().filter(|other| other.physical.is_none() && other.bdf != here) {
             let on_my_bus = (here.segment(), here.bus()) == (other.bdf.segment(), other.bdf.bus());
             if here.same_device(other.bdf) || on_a_link && on_my_bus {
-                self.join_below(index, other.bdf, Why::Siblings { function: here });
-                self.join_below(index, here, Why::Siblings { function: here });
+                self.join_below(index, other.bdf, why);
+                alone = false;
             }
+        }
+        if !alone {
+            self.join_below(index, here, why);
         }
     }
 

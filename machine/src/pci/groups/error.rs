@@ -5,6 +5,9 @@ use crate::pci::Bdf;
 use alloc::vec::Vec;
 use core::fmt;
 
+/// Reasons that a message gives: a group of a large switch has one for each port.
+const REASONS: usize = 3;
+
 /// Why a function can't be given to somebody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupError {
@@ -46,8 +49,11 @@ impl fmt::Display for GroupError {
                 for (index, member) in missing.iter().enumerate() {
                     write!(f, "{}{member}", if index == 0 { " " } else { ", " })?;
                 }
-                for (index, why) in why.iter().enumerate() {
+                for (index, why) in why.iter().take(REASONS).enumerate() {
                     write!(f, "{}{why}", if index == 0 { ": " } else { ", " })?;
+                }
+                if why.len() > REASONS {
+                    f.write_str(" and more")?;
                 }
                 f.write_str("; give all of them to this guest, or choose a device in a slot of its own")
             }

@@ -117,6 +117,16 @@ fn functions_of_the_chipset() {
                 functions of its device (no ACS), ";
     assert!(error.to_string().starts_with(text), "{error}");
     assert!(error.to_string().ends_with("give all of them to this guest, or choose a device in a slot of its own"));
+    // Eight functions, eight reasons; three are enough.
+    for function in [1, 4, 5] {
+        let mut more = Device::new(0x8086, 0x2930, 0x0c_0500);
+        more.bytes[0x0e] |= 0x80;
+        model.0.borrow_mut().insert(bdf("00:1f.0").sibling(function), more);
+    }
+    let long = self::groups(&model).check(bdf("00:1f.2"), |_| false).unwrap_err().to_string();
+    assert!(long.contains("0000:00:1f.5: ") && long.contains(" and more; give all"), "{long}");
+    assert_eq!(long.matches("can reach the other").count(), 3);
+    let model = Model::q35();
     let both = [bdf("00:1f.0"), bdf("00:1f.3")];
     assert_eq!(groups.check(bdf("00:1f.2"), |other| both.contains(&other)), Ok(()));
     assert_eq!(groups.of(bdf("00:1f.2")).unwrap().id, bdf("00:1f.0"));
