@@ -56,12 +56,16 @@ impl State {
 
     fn entry(&mut self, index: u16) -> Result<[u64; 2], Blocked> {
         if let Some(entry) = self.caches.interrupts.get(&index) {
-            return Ok(*entry);
+            // With caching mode absence is cached as well.
+            return if entry[0] & 1 == 0 { Err(Blocked(0x22)) } else { Ok(*entry) };
         }
         let at = (self.interrupt_table & !0xfff) + u64::from(index) * 16;
         let snoops = self.snoops();
         let [low, high] = [at, at + 8].map(|at| self.memory.walker_read(at, snoops));
         if low & 1 == 0 {
+            if self.caching_mode() {
+                self.caches.interrupts.insert(index, [low, high]);
+            }
             return Err(Blocked(0x22));
         }
         let posted = self.cap & PI != 0 && low & POSTED != 0;

@@ -3,7 +3,7 @@
 //! It is written from the manual with its own masks, not with [`crate::intel::spec`],
 //! so that a wrong layout there shows. Like hardware it
 //! - keeps context and PASID entries, translations, links between tables and interrupt entries
-//!   until they are invalidated, however stale;
+//!   until they are invalidated, however stale, and so do devices with a TLB;
 //! - sees, when it does not snoop, only what was written back;
 //! - records faults and loses those that find no room.
 //!
@@ -12,12 +12,13 @@
 //!
 //! - [`ModelMemory`], [`ModelClock`]: the rest of the machine
 //! - [`ModelUnit`]: the registers (`unit`), the queue (`queue`), interrupts (`interrupts`), DMA: which
-//!   tables (`contexts`), and through them (`walk`), in legacy and scalable mode, first and second stage
+//!   tables (`contexts`), and through them (`walk`), in legacy and scalable mode, first and second stage; TLBs of devices (`device`)
 //! - `caches`: what it keeps
 
 mod caches;
 mod clock;
 mod contexts;
+mod device;
 mod interrupts;
 mod memory;
 mod queue;

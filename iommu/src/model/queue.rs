@@ -97,6 +97,7 @@ impl State {
                     return Ok(());
                 }
                 self.device_tlb.push((source, high));
+                self.forgotten_by_device(source, None, high, 0);
             }
             (6, kind @ 2..=3) if self.scalable() => {
                 let tag = Tag { did, pasid: Some((low >> 32) as u32 & 0xf_ffff) };
@@ -111,7 +112,9 @@ impl State {
             (7, 1) if self.scalable() => self.caches.forget_pasids(did, Some((low >> 32) as u32 & 0xf_ffff)),
             (7, 3) if self.scalable() => self.caches.pasids.clear(),
             (8, _) if self.scalable() && self.ecap & 4 != 0 => {
-                self.pasid_device_tlb.push((did, (low >> 32) as u32 & 0xf_ffff, high));
+                let pasid = (low >> 32) as u32 & 0xf_ffff;
+                self.pasid_device_tlb.push((did, pasid, high));
+                self.forgotten_by_device(did, Some(pasid), high, 11);
             }
             (4, granularity) => {
                 if granularity & 1 == 0 {

@@ -1,7 +1,9 @@
 //! The register file: VT-d 11.4.
 
 use super::caches::Caches;
+use super::device::DeviceTlb;
 use super::memory::ModelMemory;
+use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec;
@@ -83,6 +85,8 @@ pub(super) struct State {
     pub(super) device_tlb: Vec<(u16, u64)>,
     pub(super) pasid_device_tlb: Vec<(u16, u32, u64)>,
     pub(super) write_buffer_flushes: u64,
+    /// TLBs of the devices that have one.
+    pub(super) tlbs: BTreeMap<u16, DeviceTlb>,
     /// IQERCD.
     pub(super) queue_error: u64,
     /// What GSTS will be, and after how many more reads.
@@ -145,6 +149,7 @@ impl ModelUnit {
             device_tlb: Vec::new(),
             pasid_device_tlb: Vec::new(),
             write_buffer_flushes: 0,
+            tlbs: BTreeMap::new(),
             queue_error: 0,
             pending: None,
             queue_delay: 0,

@@ -27,11 +27,16 @@ impl ModelUnit {
         if state.gsts & TE == 0 {
             return Ok(HostPhys(iova.0));
         }
+        if let Some(to) = state.known_to_device(source, pasid, iova.0, write) {
+            return Ok(to);
+        }
         let result = state.translate(source, pasid, iova.0, write);
-        if let Err(Blocked(reason)) = result
-            && state.reports(source)
-        {
-            state.record_request_fault(iova.0 & !0xfff, source, reason, !write, pasid);
+        match result {
+            Ok(to) => state.told_to_device(source, pasid, iova.0, write, to),
+            Err(Blocked(reason)) if state.reports(source) => {
+                state.record_request_fault(iova.0 & !0xfff, source, reason, !write, pasid);
+            }
+            Err(_) => {}
         }
         result
     }

@@ -16,6 +16,8 @@ use proptest::prelude::*;
 const TOKENS: [Token; 2] = [GUEST, MANAGEMENT];
 /// Two behind either unit.
 const DEVICES: [u16; 4] = [0x0010, 0x0100, 0x0300, 0x0408];
+/// Those of them that have a TLB of their own.
+const WITH_TLB: [u16; 2] = [0x0100, 0x0300];
 /// Where ranges start, in pages: around boundaries of large leaves.
 const STARTS: [u64; 5] = [0, 1, 511, 512, 0x3_fffe];
 /// How long they are, in pages.
@@ -37,7 +39,14 @@ enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     None,
-    Rejected { after: u32, twice: bool },
+    Rejected {
+        after: u32,
+        twice: bool,
+    },
+    /// A device does not confirm.
+    Silent {
+        twice: bool,
+    },
     Dead,
     Unasked,
     Slow,
@@ -46,7 +55,7 @@ enum Trouble {
 impl Trouble {
     /// Whether an operation may fail by it.
     fn is_fatal(self) -> bool {
-        matches!(self, Self::Dead | Self::Rejected { twice: true, .. })
+        matches!(self, Self::Dead | Self::Rejected { twice: true, .. } | Self::Silent { twice: true })
     }
 
     fn failures(self) -> Failures {
@@ -57,6 +66,7 @@ impl Trouble {
                 let reject = 1 + u32::from(twice);
                 Failures { reject, reject_after: after, reject_gap: 2, ..Failures::default() }
             }
+            Self::Silent { twice } => Failures { device_timeouts: 1 + u32::from(twice), ..Failures::default() },
             Self::Dead => Failures { dead_queue: true, ..Failures::default() },
             Self::Unasked => Failures { spurious_completions: 2, ..Failures::default() },
             Self::Slow => Failures { slow_queue: 40, ..Failures::default() },
@@ -84,6 +94,7 @@ fn trouble() -> impl Strategy<Value = (usize, Trouble)> {
     let kind = prop_oneof![
         8 => Just(Trouble::None),
         3 => (0..3u32, any::<bool>()).prop_map(|(after, twice)| Trouble::Rejected { after, twice }),
+        2 => any::<bool>().prop_map(|twice| Trouble::Silent { twice }),
         1 => Just(Trouble::Dead),
         1 => Just(Trouble::Unasked),
         1 => Just(Trouble::Slow),
@@ -172,7 +183,7 @@ fn device(index: usize) -> Bdf {
 
 /// Whether hardware was at fault.
 fn is_hardware(error: &Error) -> bool {
-    matches!(error, Error::Timeout { .. } | Error::DescriptorRejected { .. })
+    matches!(error, Error::Timeout { .. } | Error::DescriptorRejected { .. } | Error::DeviceTlbTimeout { .. })
 }
 
 impl Oracle {
@@ -206,7 +217,8 @@ impl Oracle {
             }
             Action::Attach { device: index, domain } => {
                 let free = !self.attached.contains_key(&index) && !self.spaces[domain].stale;
-                let result = rig.attach(device(index), TOKENS[domain]);
+                let ats = WITH_TLB.contains(&DEVICES[index]).then_some(4);
+                let result = rig.iommu.attach(platform!(rig), device(index), &[], TOKENS[domain], ats);
                 if outcome(&result, free, fatal)? {
                     self.attached.insert(index, Attached { domain, sure: result.is_ok() });
                 }
@@ -346,7 +358,10 @@ fn outcome(result: &Result<(), Error>, logical: bool, fatal: bool) -> Result<boo
 }
 
 fn run(steps: &[(Action, (usize, Trouble))], units: [(u64, u64); 2]) -> Result<(), TestCaseError> {
-    let mut rig = Rig::with(&units);
+    let mut rig = Rig::with(&units.map(|(cap, ecap)| (cap, ecap | 4)));
+    for (unit, source) in rig.units.iter().zip(WITH_TLB) {
+        unit.give_tlb(source);
+    }
     TOKENS.iter().for_each(|token| rig.create(*token));
     let mut oracle = Oracle::default();
     for (action, (unit, trouble)) in steps {
