@@ -2,11 +2,13 @@
 //!
 //! - `api`: the JSON bodies, as a client reads them
 //! - `client`: requests and what can go wrong with them
+//! - `keys`: signing keys, and signatures of images
 //! - `upgrade`: sends an image and waits for the report
 //! - `show`: tables for people
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod client;
+pub mod keys;
 pub mod show;
 pub mod upgrade;

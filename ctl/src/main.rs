@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use batonctl::client::{Client, Error};
-use batonctl::{show, upgrade};
+use batonctl::{keys, show, upgrade};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -62,6 +62,34 @@ enum Command {
     },
     /// Cancels the running upgrade, as long as no guest has been paused.
     Cancel,
+    /// Signing keys.
+    Keys {
+        #[command(subcommand)]
+        command: Keys,
+    },
+    /// Signs an image by a key, in place or into another file. No machine is asked.
+    Sign {
+        /// The image.
+        file: PathBuf,
+        /// The secret key, as `keys new` has written it.
+        #[arg(long)]
+        key: PathBuf,
+        /// The signed image; without it the file itself is signed.
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// No build with a lower number may follow this image.
+        #[arg(long)]
+        minimum_build: Option<u32>,
+    },
+}
+
+#[derive(Subcommand)]
+enum Keys {
+    /// Makes a pair: NAME.key, to be kept secret, and NAME.pub, to be named in upgrade.keys of baton.toml.
+    New {
+        /// The files' name without extension.
+        name: PathBuf,
+    },
 }
 
 /// Why the command did not do what was asked.
@@ -69,6 +97,19 @@ enum Failure {
     Client(Error),
     Usage(String),
     NotDone(String),
+}
+
+/// What was made with which key.
+#[derive(Serialize)]
+struct Made {
+    /// The key's id.
+    key: String,
+}
+
+impl From<keys::Error> for Failure {
+    fn from(error: keys::Error) -> Self {
+        Self::Usage(error.to_string())
+    }
 }
 
 impl From<Error> for Failure {
@@ -116,6 +157,16 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Command::Cancel => {
             print(json, &client.cancel()?, |cancelled| format!("upgrade {} is cancelled\n", cancelled.id))
+        }
+        Command::Keys { command: Keys::New { name } } => {
+            let id = keys::generate(name)?;
+            let made = Made { key: id };
+            print(json, &made, |made| format!("key {}: {name}.key and {name}.pub\n", made.key, name = name.display()));
+        }
+        Command::Sign { file, key, out, minimum_build } => {
+            let to = out.as_ref().unwrap_or(file);
+            let made = Made { key: keys::sign(file, to, key, *minimum_build)? };
+            print(json, &made, |made| format!("{} is signed by key {}\n", to.display(), made.key));
         }
         Command::Report { id } => {
             let upgrade = client.upgrade()?;

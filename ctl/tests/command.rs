@@ -232,3 +232,54 @@ fn cancel_deletes() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     machine.join().expect("script");
 }
+
+/// Runs the command without a machine; its status and what it says on both outputs.
+fn alone(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_batonctl")).args(arguments).output().expect("runs");
+    (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+#[test]
+fn keys_are_made_once_and_sign_images() {
+    use handover::note::signature::{parse_public, verify};
+    use handover::note::{NOTE_BYTES, Note, parse_note, seal_with, verify_digest};
+    use zerocopy::IntoBytes;
+
+    let directory = std::env::temp_dir().join(format!("batonctl-keys-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("temporary directory");
+    let path = |name: &str| directory.join(name).to_str().expect("text").to_owned();
+    let (name, key, image, signed) = (path("ops"), path("ops.key"), path("baton.img"), path("signed.img"));
+
+    let (status, said) = alone(&["keys", "new", &name]);
+    assert_eq!(status, Some(0), "{said}");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(&key).expect("made").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    let (status, said) = alone(&["keys", "new", &name]);
+    assert!(status == Some(2) && said.contains("never overwritten"), "{said}");
+
+    let mut bytes = vec![0; 4096];
+    bytes[1024..1024 + NOTE_BYTES].copy_from_slice(Note::unsealed().as_bytes());
+    let fill = |note: &mut Note| (note.memory_bytes, note.slot_bytes, note.entry_upgrade) = (4096, 4096, 16);
+    seal_with(&mut bytes, fill).expect("sealed");
+    std::fs::write(&image, &bytes).expect("written");
+    let (status, said) = alone(&["sign", &image, "--key", &key, "--out", &signed, "--minimum-build", "7"]);
+    assert!(status == Some(0) && said.contains("is signed by key"), "{said}");
+    assert_eq!(std::fs::read(&image).expect("there"), bytes, "the original is left alone");
+    let made = std::fs::read(&signed).expect("made");
+    let public = parse_public(&std::fs::read_to_string(path("ops.pub")).expect("made")).expect("a key");
+    let note = parse_note(&made).expect("an image");
+    assert_eq!((verify(&note, &[public]), note.minimum_build), (Ok(()), 7));
+    assert!(verify_digest(&made).is_ok());
+
+    bytes[5] ^= 1;
+    std::fs::write(&image, &bytes).expect("written");
+    let (status, said) = alone(&["sign", &image, "--key", &key]);
+    assert!(status == Some(2) && said.contains("digest"), "{said}");
+    let (status, said) = alone(&["sign", &signed, "--key", &path("ops.pub")]);
+    assert!(status == Some(2) && said.contains("baton-ed25519-secret"), "{said}");
+    std::fs::remove_dir_all(&directory).expect("was created");
+}

@@ -20,7 +20,7 @@ use crate::mem::{frames, heap, host_map};
 use crate::passthrough::{assign, units};
 use crate::smp::{lapic, pcpu, start as processors};
 use crate::time::{calibrate, rtc};
-use crate::upgrade::watchdog;
+use crate::upgrade::{trust, watchdog};
 use crate::{console, cpu, firmware, host, machine_cpus, manage, sched, time, vm};
 
 /// Slots, arena and scratch lie below 4 GiB: the boot tables and the SIPI's CR3 reach no further.
@@ -206,6 +206,7 @@ fn guests(cold: &ColdBoot, firmware: &Firmware, apic_id: u32) {
     assign::enumerate(true);
     assign::silence_all();
     iommu(&config, firmware, apic_id);
+    trust::init(&config.upgrade, &|name| modules.get(name));
     manage::init(&config);
     if let Err(error) = machine_cpus::detect() {
         log::error!("no guest can run: {error}");

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::paths;
+
 /// A guest.
 #[derive(Clone, Debug)]
 pub struct Guest {
@@ -75,8 +77,14 @@ pub fn toml(guests: &[Guest]) -> String {
 }
 
 fn toml_with(deadline_ms: u32, guests: &[Guest]) -> String {
+    with_policy(deadline_ms, &format!("keys = [{:?}]", paths::PUBLIC_KEY), guests)
+}
+
+/// The file with these guests, and this line on whose images may be staged.
+#[must_use]
+pub fn with_policy(deadline_ms: u32, policy: &str, guests: &[Guest]) -> String {
     let management = "[management]\nnic = \"8086:10d3\"\naddress = \"dhcp\"\nport = 80\n";
-    let upgrade = format!("\n[upgrade]\ndeadline_ms = {deadline_ms}\n");
+    let upgrade = format!("\n[upgrade]\ndeadline_ms = {deadline_ms}\n{policy}\n");
     guests.iter().fold(format!("{management}{upgrade}"), |text, guest| text + &guest.to_string())
 }
 

@@ -3,12 +3,14 @@
 use anyhow::{Context, Result, ensure};
 use handover::note;
 
+use crate::keys;
+
 /// Stands before the build's name (`boot/src/note.rs`).
 const NAME_MAGIC: &[u8] = b"BATON.BUILD.NAME";
 /// Bytes of the name, one of them a zero behind it.
 const NAME_BYTES: usize = 32;
 
-/// Names an image and seals it: another name or number is another build.
+/// Names an image, seals and signs it: another name or number is another build.
 ///
 /// # Errors
 /// The name is too long, or the image has no place for it, or no note.
@@ -22,7 +24,7 @@ pub fn set_name(image: &mut [u8], name: &str, number: u32) -> Result<()> {
     // What the note says of entries and sizes, the linker has put there.
     note::seal_with(image, |note| note.build_number = number)
         .map_err(|error| anyhow::anyhow!("the image can't be sealed: {error} (its note lies in boot/src/note.rs)"))?;
-    Ok(())
+    keys::sign(image)
 }
 
 /// Plants a fault in an image that was built for it (`hypervisor/src/upgrade/fault.rs`): its kind, and where it is met.
@@ -69,6 +71,27 @@ pub fn from_the_future(good: &[u8]) -> Result<Wrong> {
     Ok(Wrong { name: "handover versions out of range", bytes, reason: "format" })
 }
 
+/// Where the signature stands in the note, and its bytes with the key id.
+const SIGNATURE: std::ops::Range<usize> = 80..152;
+
+/// Whole, but the bytes of signature and key id are changed.
+///
+/// # Errors
+/// When the image has no note.
+fn signed_otherwise(good: &[u8], name: &'static str, reason: &'static str, change: fn(&mut [u8])) -> Result<Wrong> {
+    let mut bytes = good.to_vec();
+    let at = note::locate_unsealed(&bytes).map_err(|error| anyhow::anyhow!("{error}"))?;
+    change(bytes.get_mut(at + SIGNATURE.start..at + SIGNATURE.end).context("cut off")?);
+    Ok(Wrong { name, bytes, reason })
+}
+
+/// Signed by somebody else.
+fn by_a_stranger(good: &[u8]) -> Result<Wrong> {
+    let mut bytes = good.to_vec();
+    note::signature::sign(&mut bytes, &[0x5a; 32]).map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(Wrong { name: "a stranger's signature", bytes, reason: "does not know" })
+}
+
 /// Every kind.
 ///
 /// # Errors
@@ -82,6 +105,9 @@ pub fn all(good: &[u8]) -> Result<Vec<Wrong>> {
         from_the_future(good)?,
         Wrong { name: "truncated", bytes: truncated, reason: "truncated" },
         Wrong { name: "one byte too long", bytes: longer, reason: "oversized" },
+        signed_otherwise(good, "no signature", "unsigned", |place| place.fill(0))?,
+        signed_otherwise(good, "an altered signature", "signature is not", |place| place[40] ^= 1)?,
+        by_a_stranger(good)?,
         Wrong { name: "garbage", bytes: garbage, reason: "image" },
     ])
 }

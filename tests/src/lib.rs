@@ -6,6 +6,7 @@
 //! - `qmp`: QEMU's monitor
 //! - `bus`: the machine's bus from outside
 //! - `log`: serial logs and traces, waited for by condition
+//! - `keys`: the key that the tests' images are signed by
 //! - `config`: the `baton.toml` of the tests
 //! - `guest_log`: what the guest's load program prints
 //! - `outside`: what QEMU says about the IOMMU and the disk, against what Baton says
@@ -20,6 +21,7 @@ pub mod cases;
 pub mod config;
 pub mod guest_log;
 pub mod images;
+pub mod keys;
 pub mod log;
 pub mod machine;
 pub mod outside;

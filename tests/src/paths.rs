@@ -27,6 +27,15 @@ pub fn image(name: &str) -> PathBuf {
     target("image").join(format!("{name}.img"))
 }
 
+/// Name of the module with the public key of the tests.
+pub const PUBLIC_KEY: &str = "test.pub";
+
+/// The secret key that the tests' images are signed by.
+#[must_use]
+pub fn test_key() -> PathBuf {
+    target("keys/test.key")
+}
+
 /// The guest's kernel.
 #[must_use]
 pub fn kernel() -> PathBuf {

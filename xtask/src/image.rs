@@ -1,4 +1,4 @@
-//! Builds the bare image: cargo makes an ELF, which is flattened (file offset = address) and sealed.
+//! Builds the bare image: cargo makes an ELF, which is flattened (file offset = address), sealed, and signed by the tests' key.
 
 use std::fs;
 use std::path::{Path, PathBuf};

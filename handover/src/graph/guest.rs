@@ -7,6 +7,7 @@ use crate::state::guest::{
 };
 use crate::state::management::{MANAGEMENT_DHCP, ManagementV1, NO_NIC};
 use crate::state::platform::{UART_INPUT_MAX, UART_PIECE, UartV1};
+use crate::state::trust::{TRUST_UNSIGNED, TrustV1};
 use crate::state::vcpu::{
     ACTIVITY_RUNNING, ACTIVITY_WAIT_FOR_SIPI, EVENT_HAS_ERROR, EVENT_SOFTWARE_EXCEPTION, NMI_BLOCKED, SHADOW_MOV_SS,
     SHADOW_STI, VcpuV1, XSAVE_MAX, XSAVE_PIECE,
@@ -39,7 +40,16 @@ pub(super) fn check(state: &State) -> Checked {
         follow(entry, "guest", &state.guests, [entry.guest, 0])?;
     }
     super::device::counted(state)?;
-    management(state)
+    management(state)?;
+    trust(state)
+}
+
+fn trust(state: &State) -> Checked {
+    match state.trusts.as_slice() {
+        [] => Ok(()),
+        [trust] => value(trust.flags & !TRUST_UNSIGNED == 0, trust, "flags", trust.flags.into()),
+        several => Err(GraphError::NotOne { kind: TrustV1::NAME, found: several.len() }),
+    }
 }
 
 fn management(state: &State) -> Checked {

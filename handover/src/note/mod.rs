@@ -9,10 +9,12 @@
 //!
 //! - [`seal`]: filling in and searching
 //! - [`digest`]: the digest, whole or as the file arrives
+//! - [`signature`]: who made it
 //! - [`compatible`]: who can follow whom
 
 pub mod digest;
 pub mod seal;
+pub mod signature;
 
 use core::fmt;
 
@@ -89,8 +91,12 @@ pub struct Note {
     pub writes_max: u16,
     /// Version of the jump contract, [`crate::jump::VERSION`].
     pub jump: u16,
+    /// Zero: kept free for the entry of an image that is warmed up.
+    pub reserved_entry: u32,
+    /// Oldest build that may follow this one, by [`Note::build_number`]; zero for any.
+    pub minimum_build: u32,
     /// Zero.
-    pub reserved: [u8; 32],
+    pub reserved: [u8; 24],
 }
 
 const _: () = assert!(size_of::<Note>() == NOTE_BYTES);
@@ -234,7 +240,7 @@ impl Note {
         )?;
         // A release that knows a longer note may have given the reserved bytes a meaning.
         let known = self.note_bytes as usize == NOTE_BYTES;
-        field(!known || self.reserved == [0; 32], "reserved bytes", 0)
+        field(!known || self.reserved == [0; 24] && self.reserved_entry == 0, "reserved bytes", 0)
     }
 }
 

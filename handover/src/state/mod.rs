@@ -12,6 +12,7 @@
 //! - [`platform`]: the guest's I/O APIC, UART, PCI host, legacy ports
 //! - [`management`]: address, fault log
 //! - [`report`]: what became of upgrades
+//! - [`trust`]: whose images may be staged
 //! - [`trial`]: what a later release might add, for tests of upgrades between releases
 //! - [`set`]: all of them together, [`State`]
 //!
@@ -119,6 +120,7 @@ pub mod report;
 pub mod set;
 pub mod stream;
 pub mod trial;
+pub mod trust;
 pub mod unit;
 pub mod vcpu;
 

@@ -14,6 +14,7 @@ use super::platform::{IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE,
 use super::report::ReportV1;
 use super::stream::{EndV1, MarkV1};
 use super::trial;
+use super::trust::{KeyV1, TrustV1};
 use super::unit::{DomainIdV1, DomainV1, UnitRestV1, UnitV1};
 use super::vcpu::{VcpuMsrsV1, VcpuV1, XsaveV1};
 use crate::reader::{ReadError, Stream};
@@ -283,6 +284,10 @@ state! {
     bars: BarV1,
     /// At most one.
     management: ManagementV1,
+    /// Keys by which images may be signed.
+    keys: KeyV1,
+    /// At most one.
+    trusts: TrustV1,
     /// Faults.
     faults: FaultV1,
     /// Reports.

@@ -37,6 +37,8 @@ pub struct Management {
 #[serde(deny_unknown_fields)]
 pub struct Upgrade {
     pub deadline_ms: Field,
+    pub keys: Field,
+    pub unsigned: Field,
 }
 
 /// `[iommu]`

@@ -85,10 +85,14 @@ pub enum Address {
 }
 
 /// How upgrades behave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgrade {
     /// The longest the guests may stand still before an upgrade is rolled back, in milliseconds.
     pub deadline_ms: u32,
+    /// The modules with the public keys by which images are signed.
+    pub keys: Vec<String>,
+    /// Images without a signature may be staged as well.
+    pub unsigned: bool,
 }
 
 /// How the machine's IOMMU is used.

@@ -17,6 +17,8 @@ port = 8080
 
 [upgrade]
 deadline_ms = 20
+keys = ["ops.pub", "spare.pub"]
+unsigned = "refuse"
 
 [iommu]
 mode = "scalable"
@@ -82,6 +84,10 @@ fn the_example_says_everything() {
     assert_eq!(config.iommu, Iommu { mode: IommuMode::Scalable, fault_limit: 5 });
     let sriov: Vec<_> = config.sriov.iter().map(|sriov| (sriov.device.to_string(), sriov.vfs)).collect();
     assert_eq!(sriov, [("8086:10c9".to_string(), 2)]);
+    assert_eq!(
+        (&config.upgrade.keys[..], config.upgrade.unsigned),
+        (&["ops.pub".into(), "spare.pub".into()][..], false)
+    );
     let guest = &config.guests[0];
     assert_eq!((guest.memory.memory_bytes(), guest.vcpus, &guest.pcpus[..]), (512 << 20, 2, &[1, 2][..]));
     assert_eq!((guest.kernel.as_str(), guest.initrd.as_deref()), ("vmlinuz", Some("initrd.cpio")));
@@ -112,11 +118,28 @@ fn defaults() {
 }
 
 #[test]
+fn a_bad_signing_policy_lets_nothing_in() {
+    for (lines, word) in [
+        ("keys = \"ops.pub\"", "no signing key is taken: upgrade.keys = \"ops.pub\"; write the names"),
+        ("keys = [1]", "no signing key is taken"),
+        ("unsigned = true", "unsigned images are refused: upgrade.unsigned = true; write \"refuse\" or \"allow\""),
+        ("unsigned = \"yes\"", "unsigned images are refused"),
+    ] {
+        let (config, warnings) = parse(&format!("{MANAGEMENT}[upgrade]\n{lines}\n{}", guest("a", ""))).unwrap();
+        assert_eq!((config.upgrade.keys.len(), config.upgrade.unsigned, warnings.len()), (0, false, 1), "{lines}");
+        assert!(warnings[0].to_string().contains(word), "{}", warnings[0]);
+    }
+    let (config, warnings) =
+        parse(&format!("{MANAGEMENT}[upgrade]\nunsigned = \"allow\"\n{}", guest("a", ""))).unwrap();
+    assert!(config.upgrade.unsigned && warnings.is_empty());
+}
+
+#[test]
 fn unknown_keys_and_syntax_errors_refuse_the_file() {
     let refusal = |text: &str| parse(text).unwrap_err().to_string();
     assert_eq!(
         refusal("[upgrade]\n\ndeadline = 5\n"),
-        "baton.toml line 3: unknown field `deadline`, expected `deadline_ms`; correct the key or remove it"
+        "baton.toml line 3: unknown field `deadline`, expected one of `deadline_ms`, `keys`, `unsigned`; correct the key or remove it"
     );
     let text = refusal(&guest("a", "memory = 5"));
     assert!(

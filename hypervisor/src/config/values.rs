@@ -20,6 +20,8 @@ use super::{
 const MIB: u64 = 1 << 20;
 /// The longest guest name in bytes.
 const MAX_NAME: usize = 31;
+/// The most signing keys.
+const MAX_KEYS: usize = 16;
 /// The longest upgrade deadline in milliseconds.
 const MAX_DEADLINE_MS: i64 = 60_000;
 
@@ -192,19 +194,46 @@ fn read_address(value: &Spanned<Value>, gateway: &Field) -> Result<Address, Comp
     Ok(Address::Static { address, prefix, gateway })
 }
 
-/// `[upgrade]`; a bad deadline is replaced by the default.
+/// `[upgrade]`; a bad deadline is replaced by the default, a bad key or policy lets no image in.
 pub fn upgrade(text: &str, table: Option<file::Upgrade>, warnings: &mut Vec<ConfigWarning>) -> Upgrade {
-    let field = table.and_then(|table| table.deadline_ms);
-    let most = u32::try_from(MAX_DEADLINE_MS).unwrap_or(u32::MAX);
-    let deadline_ms =
-        number(&field, "deadline_ms", 1, most, DEFAULT_DEADLINE_MS).unwrap_or_else(|Complaint { at, text: why }| {
-            warnings.push(ConfigWarning {
-                line: at.map(|span| line_of(text, &span)),
-                message: format!("the deadline of upgrades is {DEFAULT_DEADLINE_MS} ms: upgrade.{why}"),
-            });
-            DEFAULT_DEADLINE_MS
+    let mut warn = |consequence: &str, Complaint { at, text: why }| {
+        warnings.push(ConfigWarning {
+            line: at.map(|span| line_of(text, &span)),
+            message: format!("{consequence}: upgrade.{why}"),
         });
-    Upgrade { deadline_ms }
+    };
+    let (deadline, keys, unsigned) = match table {
+        Some(table) => (table.deadline_ms, table.keys, table.unsigned),
+        None => (None, None, None),
+    };
+    let most = u32::try_from(MAX_DEADLINE_MS).unwrap_or(u32::MAX);
+    let deadline_ms = number(&deadline, "deadline_ms", 1, most, DEFAULT_DEADLINE_MS).unwrap_or_else(|complaint| {
+        warn(&format!("the deadline of upgrades is {DEFAULT_DEADLINE_MS} ms"), complaint);
+        DEFAULT_DEADLINE_MS
+    });
+    let keys = read_keys(&keys).unwrap_or_else(|complaint| {
+        warn("no signing key is taken", complaint);
+        Vec::new()
+    });
+    let unsigned =
+        word(&unsigned, "unsigned", &[("refuse", false), ("allow", true)], false).unwrap_or_else(|complaint| {
+            warn("unsigned images are refused", complaint);
+            false
+        });
+    Upgrade { deadline_ms, keys, unsigned }
+}
+
+/// Names of modules.
+fn read_keys(field: &Field) -> Result<Vec<String>, Complaint> {
+    const REMEDY: &str = "write the names of modules with public keys like [\"ops.pub\"]";
+    let Some(value) = field else {
+        return Ok(Vec::new());
+    };
+    let Value::Array(names) = value.get_ref() else {
+        return Err(wrong(value, "keys", REMEDY));
+    };
+    let names: Option<Vec<String>> = names.iter().map(|name| name.as_str().map(ToOwned::to_owned)).collect();
+    names.filter(|names| names.len() <= MAX_KEYS).ok_or_else(|| wrong(value, "keys", REMEDY))
 }
 
 /// The name of a `[[guest]]`, if it has a good one.

@@ -35,6 +35,7 @@ fn code(refused: &Refused) -> Code {
         Refused::Image(NoteError::Slot { .. }) => Code::TooLarge,
         Refused::Image(_) => Code::BadImage,
         Refused::Version(_) => Code::VersionRange,
+        Refused::Untrusted(_) => Code::BadSignature,
     }
 }
 
@@ -149,6 +150,7 @@ impl Control for Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upgrade::trust::Untrusted;
     use handover::note::Refusal;
 
     #[test]
@@ -157,6 +159,8 @@ mod tests {
         assert_eq!(code(&Refused::Image(NoteError::Magic)).as_str(), "bad_image");
         let slot = NoteError::Slot { needs: 9 << 20, room: 8 << 20 };
         assert_eq!(code(&Refused::Image(slot)).as_str(), "too_large");
+        let untrusted = Refused::Untrusted(Untrusted::NoKeys);
+        assert_eq!((code(&untrusted).as_str(), code(&untrusted).status()), ("bad_signature", 422));
         let version = Refusal::TooNew { writes: 1, reads: 60_000 };
         assert_eq!(code(&Refused::Version(version)).as_str(), "version_range");
     }

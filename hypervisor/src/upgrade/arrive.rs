@@ -22,7 +22,7 @@ use super::convert::machine::MachineState;
 use super::convert::management::ManagementState;
 #[cfg(feature = "fault")]
 use super::fault;
-use super::{convert, jump, last_words, report, restore, retire};
+use super::{convert, jump, last_words, report, restore, retire, trust};
 use crate::boot_info::BootInfo;
 use crate::mem::layout::ARENA_BYTES;
 use crate::mem::regions::{Owner, RegionMap};
@@ -138,6 +138,7 @@ fn verify(boot: &BootInfo, block: Block, jump: JumpBlock, entered: u64) -> Resul
     let runners = restore::guests(&state)?;
     verify_counts(&state, &runners)?;
     let totals = convert::management::load_totals(&state).map_err(|error| error.to_string())?;
+    trust::restore(convert::trust::load(&state).map_err(|error| error.to_string())?);
     let management = convert::management::load(&state).map_err(|error| error.to_string())?;
     call_others(block, &jump, &machine)?;
     Ok(Arrival { block, jump, report: own, reports, totals, management, runners })

@@ -16,7 +16,7 @@ use super::convert::guest::{GuestRest, GuestState};
 use super::convert::machine::{ArenaState, BridgeState, MachineState, PcpuState};
 use super::convert::memory::SpaceState;
 use super::convert::pci::{FunctionPlan, RouteState};
-use super::{report, settings};
+use super::{report, settings, trust};
 use crate::guest::pci::access::MSI_ENTRY;
 use crate::guest::pci::{BARS, PciFunctionState};
 use crate::mem::layout::ARENA_BYTES;
@@ -95,6 +95,7 @@ pub fn planned(vms: &[Arc<Vm>], reports: &[ReportV1]) -> Result<State, String> {
     if let Some(management) = settings::management() {
         convert::management::save(&mut state, &management);
     }
+    convert::trust::save(&mut state, &trust::state(&host.note));
     convert::report::save(&mut state, reports);
     state.set_planned();
     state.sort();

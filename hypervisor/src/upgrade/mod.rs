@@ -20,6 +20,7 @@
 //! - `convert`: run-time state to records and back
 //! - `fault`: faults planted for the tests of the rollback, in images built for that
 //! - `report`: what became of upgrades
+//! - `trust`: whose images may be staged
 //! - `settings`: what management wants the next image to know
 
 pub mod arrive;
@@ -40,4 +41,5 @@ pub mod retire;
 pub mod settings;
 pub mod stage;
 pub mod switch;
+pub mod trust;
 pub mod watchdog;

@@ -1,5 +1,5 @@
-//! STAGE: the image arrives in the free slot while the guests run. Nothing is executed of it; it is
-//! hashed as it comes, and refused as soon as something is wrong.
+//! STAGE: the image arrives in the free slot while the guests run. Nothing is executed of it; its signature is
+//! judged when its note has arrived, it is hashed as it comes, and refused as soon as something is wrong.
 #![expect(unsafe_code, reason = "the free slot is raw memory")]
 
 use handover::note::{self, DigestStream, FILE_MAX, Note, NoteError, SEARCH_BYTES};
@@ -8,6 +8,7 @@ use handover::state::report::{BLAME_OPERATOR, ReportV1};
 use machine::addr::HostPhys;
 
 use super::report;
+use super::trust::{self, Untrusted};
 use crate::host;
 use crate::mem::layout::SLOT_BYTES;
 
@@ -67,6 +68,8 @@ pub enum Refused {
     Image(NoteError),
     /// It can't follow the running one.
     Version(note::Refusal),
+    /// Nobody that the operator trusts vouches for it.
+    Untrusted(Untrusted),
 }
 
 impl core::fmt::Display for Refused {
@@ -74,6 +77,7 @@ impl core::fmt::Display for Refused {
         match self {
             Self::Image(error) => error.fmt(f),
             Self::Version(refusal) => refusal.fmt(f),
+            Self::Untrusted(reason) => reason.fmt(f),
         }
     }
 }
@@ -126,6 +130,7 @@ impl Staging {
             note.check_slot(SLOT_BYTES).map_err(Refused::Image)?;
             note.check_received(self.announced).map_err(Refused::Image)?;
             note::compatible(&host::get().note, &note).map_err(Refused::Version)?;
+            trust::admit(&host::get().note, &note).map_err(Refused::Untrusted)?;
             let mut digest = DigestStream::new(&note);
             digest.update(start).map_err(Refused::Image)?;
             report::name_target(&mut self.report, &note);

@@ -132,8 +132,12 @@ pub(crate) fn arguments(spec: &Spec, directory: &Path, ports: &Ports) -> Result<
         let path = directory.join(name);
         fs::write(&path, content)?;
         modules.push(path);
+        // The key comes along wherever it is named.
+        if content.contains(paths::PUBLIC_KEY) {
+            modules.push(paths::test_key().with_file_name(paths::PUBLIC_KEY));
+        }
     }
-    for file in modules.iter().chain([&spec.image]) {
+    for file in [&spec.image].into_iter().chain(&modules) {
         if !file.is_file() {
             bail!("{} is missing: ./x image and ./x guest build what is needed", file.display());
         }

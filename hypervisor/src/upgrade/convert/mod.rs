@@ -15,6 +15,7 @@
 //! - [`iommu`]: units, domains, attached devices, remapping entries, faults
 //! - [`management`]: how Baton is reached, what is counted since power-on
 //! - [`report`]: what became of upgrades
+//! - [`trust`]: whose images may be staged
 //!
 //! Deliberately not saved, since it follows from what is: domain ids in use (from those of the domains), which unit
 //! translates for which device (from ACPI), multiplier and shift of clocks (from the frequency), line status and interrupt
@@ -30,6 +31,7 @@ pub mod memory;
 pub mod pci;
 pub mod platform;
 pub mod report;
+pub mod trust;
 pub mod vcpu;
 
 #[cfg(test)]
