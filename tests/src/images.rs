@@ -36,7 +36,7 @@ pub fn set_fault(image: &mut [u8], kind: u8, place: u8) -> Result<()> {
     let place_at = at + NAME_MAGIC.len() + NAME_BYTES;
     image.get_mut(place_at..place_at + 2).context("cut off")?.copy_from_slice(&[kind, place]);
     note::seal_with(image, |_| {}).map_err(|error| anyhow::anyhow!("the image can't be sealed: {error}"))?;
-    Ok(())
+    keys::sign(image)
 }
 
 /// A file that must be refused.
