@@ -9,6 +9,7 @@ mod faults;
 mod io;
 mod ipxe;
 mod refused;
+mod signatures;
 mod switch;
 mod upgrade;
 mod variants;
@@ -42,6 +43,11 @@ pub const ALL: &[Case] = &[
         name: "busy",
         about: "a second upgrade while one is under way is refused, a dry run changes nothing",
         run: busy::run,
+    },
+    Case {
+        name: "signatures",
+        about: "images that nobody vouches for are refused, before and after an upgrade",
+        run: signatures::run,
     },
     Case { name: "upgrade", about: "three upgrades in a row under I/O, watched from outside", run: upgrade::run },
     Case {
