@@ -33,7 +33,7 @@ pub enum DmarError {
         /// Its stated length in bytes.
         bytes: u8,
     },
-    /// A unit's or reserved region's address is impossible.
+    /// A unit's address is impossible.
     Address {
         /// The offset of the structure in the table.
         offset: usize,
@@ -103,6 +103,13 @@ pub enum DmarWarning {
         /// Where the other begins.
         address: u64,
     },
+    /// Reserved memory at an impossible address: taken to be everywhere, so that its devices are refused.
+    Reserved {
+        /// The offset of the structure in the table.
+        offset: usize,
+        /// The address.
+        address: u64,
+    },
     /// A device scope of a type that is not known.
     UnknownScope {
         /// The type.
@@ -132,6 +139,11 @@ impl fmt::Display for DmarWarning {
             Self::Overlap { offset, address } => write!(
                 f,
                 "firmware's DMAR table has a unit at offset {offset:#x} whose registers reach into those at {address:#x}; cut"
+            ),
+            Self::Reserved { offset, address } => write!(
+                f,
+                "firmware's DMAR table reserves memory at an impossible address {address:#x} at offset {offset:#x}; its \
+                 devices are refused, update the firmware"
             ),
             Self::UnknownScope { kind, offset } => write!(
                 f,

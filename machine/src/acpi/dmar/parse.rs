@@ -8,6 +8,8 @@ use crate::addr::{HostPhys, PAGE_SIZE};
 use alloc::string::String;
 use alloc::vec::Vec;
 
+/// The highest address there can be (52 bits).
+const HIGHEST: u64 = (1 << 52) - 1;
 /// Where the structures begin.
 const FIRST: usize = 48;
 
@@ -66,16 +68,22 @@ impl Structure<'_> {
         })
     }
 
-    fn reserved(&self) -> Result<Rmrr, DmarError> {
-        let (base, last) = (self.u64(8)?, self.u64(16)?);
-        if base % PAGE_SIZE != 0 {
-            return Err(self.address(base));
-        }
-        if last <= base || last % PAGE_SIZE != PAGE_SIZE - 1 || last >= 1 << 52 {
-            return Err(self.address(last));
+    /// A range that can't be is taken to be everything: whoever uses it is refused, and nobody else.
+    fn reserved(&self) -> Result<(Rmrr, Option<DmarWarning>), DmarError> {
+        let (mut base, mut last) = (self.u64(8)?, self.u64(16)?);
+        let wrong = if base % PAGE_SIZE != 0 {
+            Some(base)
+        } else if last <= base || last % PAGE_SIZE != PAGE_SIZE - 1 || last > HIGHEST {
+            Some(last)
+        } else {
+            None
+        };
+        let warning = wrong.map(|address| DmarWarning::Reserved { offset: self.offset, address });
+        if warning.is_some() {
+            (base, last) = (0, HIGHEST);
         }
         let (segment, scopes) = (self.u16(6)?, self.scopes(24)?);
-        Ok(Rmrr { segment, base: HostPhys(base), last: HostPhys(last), scopes, offset: self.offset })
+        Ok((Rmrr { segment, base: HostPhys(base), last: HostPhys(last), scopes, offset: self.offset }, warning))
     }
 
     /// Structures that only advise.
@@ -110,8 +118,8 @@ impl Structure<'_> {
 impl Dmar {
     /// Parses a whole table, header included. Bytes beyond its stated length are ignored.
     ///
-    /// An error in what isolation rests on (the header, any structure's length, units,
-    /// reserved memory) refuses the table: a unit or a region overlooked would be a hole.
+    /// An error in what isolation rests on (the header, any structure's length, units, scopes of reserved
+    /// memory) refuses the table: a unit or a region overlooked would be a hole.
     pub fn parse(bytes: &[u8]) -> Result<Self, DmarError> {
         let stated = bytes.u32(4).filter(|_| bytes.starts_with(b"DMAR")).ok_or(DmarError::Header)?;
         let length = usize::try_from(stated).unwrap_or(usize::MAX);
@@ -155,7 +163,8 @@ impl Dmar {
                 return self.unit(unit);
             }
             1 => {
-                let region = structure.reserved()?;
+                let (region, warning) = structure.reserved()?;
+                self.warnings.extend(warning);
                 self.unknown_scopes(&region.scopes);
                 self.reserved.push(region);
             }

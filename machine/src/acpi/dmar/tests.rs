@@ -191,10 +191,16 @@ fn hostile_structures() {
     }
     let none = with(&|table| table[56..64].fill(0));
     assert_eq!(none, Err(DmarError::Address { offset: 48, address: 0 }));
-    // Reserved memory that ends before it begins.
-    let backwards = with(&|table| table[104 + 19] = 0);
-    assert!(matches!(backwards, Err(DmarError::Address { offset: 104, .. })));
-    assert!(backwards.unwrap_err().to_string().contains("DMAR table has an impossible address 0x2fffff"));
+    // Reserved memory that ends before it begins, or off a page: its device is refused whatever memory there is.
+    for (at, value) in [(104 + 19, 0), (104 + 16, 0xfe), (104 + 8, 1), (104 + 23, 0xff)] {
+        let dmar = with(&|table| table[at] = value).unwrap();
+        assert!(matches!(dmar.warnings[..], [DmarWarning::Reserved { offset: 104, .. }]), "{at}: {:?}", dmar.warnings);
+        let error = dmar.reserved[0].check(core::iter::once(0x1000..0x2000), core::iter::empty()).unwrap_err();
+        assert_eq!((error.offset, error.base, error.last), (104, 0, (1 << 52) - 1));
+        assert_eq!(dmar.units.len(), 2);
+    }
+    let backwards = with(&|table| table[104 + 19] = 0).unwrap();
+    assert!(backwards.warnings[0].to_string().contains("at an impossible address 0x2fffff at offset 0x68"));
     // Nothing but advice.
     assert_eq!(Dmar::parse(&table(&[&ATS])), Err(DmarError::NoUnits));
     assert_eq!(Dmar::parse(&table(&[])), Err(DmarError::NoUnits));
@@ -355,6 +361,16 @@ fn reserved_memory() {
     let dmar = Dmar::parse(&table(&[&UNIT, &RESERVED, &other, &behind])).unwrap();
     let (usb, nvme) = (found.get(bdf("00:14.0")).unwrap(), found.get(bdf("03:00.0")).unwrap());
     assert_eq!(dmar.reserved_for(&model, usb).count(), 2);
+    assert_eq!(dmar.ranges(&model).1, []);
+    let mut nowhere = behind;
+    nowhere[25] = 10;
+    nowhere[2] = 34;
+    let nowhere = [&nowhere[..], &[0, 0]].concat();
+    let dmar_nowhere = Dmar::parse(&table(&[&UNIT, &nowhere])).unwrap();
+    assert_eq!(dmar_nowhere.ranges(&model).1, []);
+    model.edit("00:02.2", |port| port.bytes[0x0e] = 0);
+    assert_eq!(dmar_nowhere.ranges(&model).1, [ScopeError::NotABridge { offset: 96, hop: bdf("00:02.2") }]);
+    model.edit("00:02.2", |port| port.bridge(3, 3));
     assert_eq!(dmar.reserved_ranges(&model, [usb].into_iter()), vec![0x3e2e_0000..0x3e40_0000; 1]);
     let both = dmar.reserved_ranges(&model, [usb, nvme].into_iter());
     assert_eq!(both, [0x3e2e_0000..0x3e40_0000, 0x502e_0000..0x5030_0000]);

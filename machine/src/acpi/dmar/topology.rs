@@ -85,6 +85,9 @@ impl Dmar {
                 }
             }
         }
+        // Nobody is kept from a device that is not where reserved memory says it is: that is told, too.
+        let scopes = self.reserved.iter().flat_map(|region| region.scopes.iter().map(|scope| (region.segment, scope)));
+        errors.extend(scopes.filter_map(|(segment, scope)| resolve(config, segment, scope).err()));
         (ranges, errors)
     }
 
