@@ -165,6 +165,11 @@ fn the_queue_must_be_empty_and_sound() {
     rig.units[0].tamper(0x80, tail);
     rig.units[0].tamper(0x34, 1 << 4);
     assert!(matches!(adopt(&rig, &mut snapshot), Err(Error::Mismatch { register: "FSTS (queue errors)", .. })));
+    rig.units[0].tamper(0x34, 1 << 6);
+    assert!(matches!(adopt(&rig, &mut snapshot), Err(Error::Mismatch { register: "FSTS (queue errors)", .. })));
+    // What a device may cause by itself does not stop an upgrade.
+    rig.units[0].tamper(0x34, 1 << 5);
+    adopt(&rig, &mut snapshot.clone()).unwrap();
     rig.units[0].tamper(0x34, 0);
     snapshot.units[0].sequence += 1;
     let error = adopt(&rig, &mut snapshot).unwrap_err();
