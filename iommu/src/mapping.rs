@@ -90,6 +90,9 @@ impl<R: Registers> Iommu<R> {
         self.must_be_live()?;
         let zero_length_reads = self.geometry.zero_length_reads;
         let domain = self.domain_mut(token)?;
+        if domain.table.tree().is_none() {
+            return Err(Error::WrongStage { token, what: NO_TABLE });
+        }
         let bits = domain.address_bits;
         let end = iova.0.saturating_add(bytes);
         if bits < 64 && end > 1 << bits {
