@@ -11,14 +11,16 @@
 //! must not do ([`ModelUnit::violations`]).
 //!
 //! - [`ModelMemory`], [`ModelClock`]: the rest of the machine
-//! - [`ModelUnit`]: the registers (`unit`), the queue (`queue`), interrupts (`interrupts`), DMA: which
-//!   tables (`contexts`), and through them (`walk`), in legacy and scalable mode, first and second stage; TLBs of devices (`device`)
+//! - [`ModelUnit`]: the registers (`unit`), the queue (`queue`), interrupts (`interrupts`), faults (`faults`), DMA: which
+//!   tables (`contexts`), and through them (`walk`), in legacy and scalable mode, first and second stage; devices with
+//!   TLBs (`device`)
 //! - `caches`: what it keeps
 
 mod caches;
 mod clock;
 mod contexts;
 mod device;
+mod faults;
 mod interrupts;
 mod memory;
 mod queue;
