@@ -37,21 +37,46 @@ pub const NEXT: [Variant; 3] = [
 /// The image with a place for faults.
 const FAULT: Variant = Variant { name: "baton-fault", number: 5 };
 
+/// Images as other releases would build them, by features of `handover` (docs/handover.md, releases).
+const RELEASES: [(Variant, &str); 3] = [
+    (Variant { name: "baton-previous", number: 6 }, "handover/previous"),
+    (Variant { name: "baton-later", number: 7 }, "handover/next"),
+    (Variant { name: "baton-critical", number: 8 }, "handover/next-critical"),
+];
+
 /// What an image is made of.
 const SOURCES: [&str; 9] =
     ["machine", "iommu", "handover", "guest-loader", "hypervisor", "boot", "Cargo.toml", "Cargo.lock", ".cargo"];
 
-/// Builds the image and those that it is upgraded to, where they are older than their sources.
-pub fn build_all() -> Result<()> {
+/// When the sources were changed last.
+fn changed() -> Result<SystemTime> {
     let sources = SOURCES.map(|source| newest(&paths::root().join(source)));
     let changed = sources.into_iter().collect::<Result<Vec<_>>>()?;
-    let changed = changed.into_iter().max().context("no sources")?;
-    let fresh = |variant: &Variant| {
-        let built = fs::metadata(paths::image(variant.name)).and_then(|image| image.modified());
-        built.is_ok_and(|built| built > changed)
-    };
+    changed.into_iter().max().context("no sources")
+}
+
+/// Whether an image is newer than its sources.
+fn is_fresh(variant: &Variant, changed: SystemTime) -> bool {
+    let built = fs::metadata(paths::image(variant.name)).and_then(|image| image.modified());
+    built.is_ok_and(|built| built > changed)
+}
+
+/// Builds the images of other releases, where they are older than their sources.
+pub fn build_releases() -> Result<()> {
+    let changed = changed()?;
+    for (variant, feature) in &RELEASES {
+        if !is_fresh(variant, changed) {
+            finish(compile(&["--features", feature])?, variant)?;
+        }
+    }
+    Ok(())
+}
+
+/// Builds the image and those that it is upgraded to, where they are older than their sources.
+pub fn build_all() -> Result<()> {
+    let changed = changed()?;
     let all = || [&BATON].into_iter().chain(&NEXT);
-    if all().all(fresh) {
+    if all().all(|variant| is_fresh(variant, changed)) {
         return Ok(());
     }
     let flat = compile(&[])?;

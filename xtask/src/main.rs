@@ -94,6 +94,7 @@ fn run(command: Command) -> Result<bool> {
             image::build(&image::BATON)?;
             if all {
                 image::build_all()?;
+                image::build_releases()?;
             }
         }
         Command::Demo => return demo::run(),

@@ -115,8 +115,10 @@ fn end_to_end(count: &mut Count, wanted: Option<&str>, build: bool) -> Result<()
     }
     if build {
         let start = Instant::now();
-        let faults = chosen.iter().any(|case| case.name == "faults");
-        let built = image::build_with_guest().and_then(|()| if faults { image::build_fault() } else { Ok(()) });
+        let wants = |name| chosen.iter().any(|case| case.name == name);
+        let faults = || if wants("faults") { image::build_fault() } else { Ok(()) };
+        let releases = || if wants("versions") { image::build_releases() } else { Ok(()) };
+        let built = image::build_with_guest().and_then(|()| faults()).and_then(|()| releases());
         let failed = built.is_err();
         count.one("images and guest", built, start);
         if failed {

@@ -12,6 +12,7 @@ use handover::graph;
 use handover::jump::{CPU_ARRIVED, CPU_REFUSES, CPU_VERIFIED, JumpBlock};
 use handover::phase::Phase;
 use handover::reader::Stream;
+use handover::state::Skipped;
 use handover::state::report::ReportV1;
 use hermit_sync::SpinMutex;
 use machine::addr::HostPhys;
@@ -41,6 +42,7 @@ struct Arrival {
     reports: Vec<ReportV1>,
     totals: convert::management::Totals,
     management: Option<ManagementState>,
+    skipped: Vec<Skipped>,
     runners: Vec<(u32, Runner)>,
 }
 
@@ -141,7 +143,7 @@ fn verify(boot: &BootInfo, block: Block, jump: JumpBlock, entered: u64) -> Resul
     trust::restore(convert::trust::load(&state).map_err(|error| error.to_string())?);
     let management = convert::management::load(&state).map_err(|error| error.to_string())?;
     call_others(block, &jump, &machine)?;
-    Ok(Arrival { block, jump, report: own, reports, totals, management, runners })
+    Ok(Arrival { block, jump, report: own, reports, totals, management, skipped: state.skipped, runners })
 }
 
 /// This image's own tables: its slot, the arena (read only until COMMIT), the scratch, and the old image's slot, whose
@@ -236,7 +238,7 @@ fn call_others(block: Block, jump: &JumpBlock, machine: &MachineState) -> Result
 
 /// COMMIT, RUN; RETIRE follows when the guests run.
 fn take_over(arrival: Arrival) -> ! {
-    let Arrival { block, jump, report: mut own, reports, totals, management, runners } = arrival;
+    let Arrival { block, jump, report: mut own, reports, totals, management, skipped, runners } = arrival;
     report::enter(&mut own, Phase::Commit);
     #[cfg(feature = "fault")]
     fault::at(fault::Place::Commit);
@@ -266,6 +268,7 @@ fn take_over(arrival: Arrival) -> ! {
         region_bytes: jump.region_bytes,
         faults: totals.faults,
         management,
+        skipped,
     });
     sched::run(pcpu)
 }

@@ -1,10 +1,12 @@
 //! RETIRE: the guests run; the old image's memory is given back and the report is completed.
 #![expect(unsafe_code, reason = "the stream is marked as consumed, the old slot is wiped")]
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use handover::header::{CONSUMED, MAGIC_OFFSET};
 use handover::phase::{Outcome, Phase};
+use handover::state::Skipped;
 use handover::state::machine::FrameTag;
 use handover::state::report::{BLAME_NONE, ReportV1};
 use hermit_sync::SpinMutex;
@@ -36,6 +38,8 @@ pub struct Leftover {
     pub faults: u64,
     /// How Baton is reached.
     pub management: Option<ManagementState>,
+    /// Records of kinds that this image does not know.
+    pub skipped: Vec<Skipped>,
 }
 
 static LEFTOVER: SpinMutex<Option<Leftover>> = SpinMutex::new(None);
@@ -84,7 +88,12 @@ pub fn run() {
     own.faults = units::fault_count().saturating_sub(leftover.faults);
     own.interrupts_delivered = delivered(own.interrupts_pending);
     let own = report::end(own, Outcome::Committed, None, BLAME_NONE, "");
-    log::info!("upgrade {}: generation {} runs, pause {} ticks", own.sequence, own.generation, report::pause(&own));
+    let (sequence, generation, format) = (own.sequence, own.generation, own.format);
+    let pause = report::pause(&own);
+    log::info!("upgrade {sequence}: generation {generation} runs, handed over in format {format}, pause {pause} ticks");
+    for Skipped { kind, version, count } in leftover.skipped {
+        log::warn!("{count} records of kind {kind:#06x}, version {version}, are not known here and were skipped");
+    }
     assign::enumerate(false);
     if let Some(management) = leftover.management {
         manage::init_after_upgrade(&management);

@@ -13,6 +13,7 @@ mod signatures;
 mod switch;
 mod upgrade;
 mod variants;
+mod versions;
 
 use std::path::PathBuf;
 
@@ -54,6 +55,11 @@ pub const ALL: &[Case] = &[
         name: "faults",
         about: "every planted fault ends as stated, on 2 and 4 CPUs with I/O in flight",
         run: faults::run,
+    },
+    Case {
+        name: "versions",
+        about: "upgrades and downgrades between releases under I/O; what a release can't carry is refused by name",
+        run: versions::run,
     },
     Case { name: "ipxe", about: "a network boot by the NIC's ROM and TFTP", run: ipxe::run },
     Case { name: "bad-input", about: "each wrong input costs one clear line on the console", run: bad_input::run },
