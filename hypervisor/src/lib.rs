@@ -6,6 +6,7 @@
 //! - `vcpu`, `guest`: virtual CPUs and the platform around them
 //! - `passthrough`: devices given to guests
 //! - `sched`: what each pCPU does all day
+//! - `bench`: measurements, in an image that is built for them only
 //! - `config`: `baton.toml`
 //! - `net`, `api`, `control`: the management NIC, HTTP and JSON, and what they reach
 //! - `upgrade`: this image's replacement by the next
@@ -14,6 +15,8 @@
 extern crate alloc;
 
 pub mod api;
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod boot_info;
 pub mod config;
 pub mod console;

@@ -206,6 +206,8 @@ fn guests(cold: &ColdBoot, firmware: &Firmware, apic_id: u32) {
     assign::enumerate(true);
     assign::silence_all();
     iommu(&config, firmware, apic_id);
+    #[cfg(feature = "bench")]
+    crate::bench::run();
     trust::init(&config.upgrade, &|name| modules.get(name));
     manage::init(&config);
     if let Err(error) = machine_cpus::detect() {

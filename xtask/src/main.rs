@@ -6,7 +6,7 @@
 //! - `lint`: the project's own rules
 //! - `test`: every check, in one count
 //! - `demo`: the story of a machine that is upgraded three times under load
-//! - `bench`: deterministic measurements
+//! - `bench`: deterministic measurements, in the emulator and by callgrind
 //! - `soak`: upgrades until one fails
 //! - `run`: the demo's machine for people
 #![forbid(unsafe_code)]
@@ -60,7 +60,10 @@ enum Command {
     /// The demo's machine with the guest's console on this terminal.
     Run,
     /// Deterministic measurements; writes target/reports/bench.json.
-    Bench,
+    Bench {
+        /// One part only, and no file.
+        part: Option<bench::Part>,
+    },
     /// Upgrades under device I/O until one fails.
     Soak {
         /// How many.
@@ -101,7 +104,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Test { list: true, .. } => test::list(),
         Command::Test { part, case, no_build, .. } => return test::run(part, case.as_deref(), !no_build),
         Command::Run => run::run()?,
-        Command::Bench => bench::run()?,
+        Command::Bench { part } => bench::run(part)?,
         Command::Soak { upgrades } => return soak::run(upgrades),
         Command::Lint => return lint::run(),
         Command::Abi => lint::abi::write()?,

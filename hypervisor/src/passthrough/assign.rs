@@ -78,6 +78,14 @@ pub fn path_to(bdf: Bdf) -> Vec<Bdf> {
     found.as_ref().and_then(|found| found.get(bdf)).map(|function| function.path.clone()).unwrap_or_default()
 }
 
+/// Every function that is no bridge.
+#[cfg(feature = "bench")]
+pub fn endpoints() -> Vec<Bdf> {
+    let found = FOUND.lock();
+    let functions = found.iter().flat_map(|found| &found.functions);
+    functions.filter(|function| matches!(function.header, HeaderKind::Endpoint)).map(|function| function.bdf).collect()
+}
+
 /// The function that `selector` means.
 ///
 /// # Errors

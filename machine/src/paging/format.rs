@@ -181,6 +181,12 @@ impl Format {
 
     /// Whether there is no bit whose meaning this code does not know.
     pub(super) fn knows(&self, attributes: Attributes) -> bool {
+        // What is left of an address is none: PAT of a large leaf.
+        attributes.0 & (self.unknown_bits() | ADDRESS) == 0
+    }
+
+    /// Bits of a 4 KiB leaf whose meaning this code does not know.
+    pub(super) fn unknown_bits(&self) -> u64 {
         let known = self.leaf
             | self.read
             | self.write
@@ -189,7 +195,7 @@ impl Format {
             | self.no_execute
             | self.caching_mask
             | self.hardware_bits();
-        attributes.0 & !known == 0
+        !(known | ADDRESS)
     }
 
     /// The leaf at `level` that leads to `to`.

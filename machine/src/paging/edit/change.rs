@@ -1,6 +1,6 @@
 //! Changing what is mapped, by one store for each entry that changes.
 
-use super::{Edit, Place};
+use super::{Chunk, Edit, Place};
 use crate::paging::error::PagingError;
 use crate::paging::fill::{Fill, Source};
 use crate::paging::flush::Flush;
@@ -65,64 +65,101 @@ impl Edit<'_> {
     fn plan_change(&mut self, to: Change, holes: Holes, place: Place) -> Result<(), PagingError> {
         let Place { level, .. } = place;
         let format = self.format;
-        let mut touched = self.touched(place);
-        if level == 1 && (!to.keeps() || matches!(to, Change::Split(_))) {
-            // Whatever these entries hold, all of it goes or all of it stays.
-            if holes == Holes::Tolerate {
-                return Ok(());
-            }
-            let hole = self.scan(place, touched, |at, entry| (!format.is_present(entry)).then_some(at));
-            return hole.map_or(Ok(()), |at| Err(PagingError::NotMapped { at }));
+        let touched = self.touched(place);
+        if level == 1 {
+            return self.plan_leaves(to, holes, place, touched);
         }
-        // Entries that need more than a look: tables, leaves that a table replaces, and errors.
-        while let Some((at, old)) = self.scan(place, touched.clone(), |at, entry| {
-            let settled = if !format.is_present(entry) {
-                holes == Holes::Tolerate
-            } else {
-                level == 1 && format.knows(format.attributes_of(entry, level))
-            };
-            (!settled).then_some((at, entry))
-        }) {
-            if !format.is_present(old) {
-                return Err(PagingError::NotMapped { at: self.first(at) });
-            }
-            if format.is_leaf(old, level) {
-                let kept = to.keeps() || !self.covers(at, level);
-                if kept && !format.knows(format.attributes_of(old, level)) {
-                    return Err(PagingError::Foreign { at: self.first(at), entry: old });
+        let mut rest = touched;
+        let mut chunk = Chunk::default();
+        while chunk.read(self.mem, place, &mut rest) {
+            for (at, old) in chunk.entries() {
+                if !format.is_present(old) {
+                    if holes == Holes::Refuse {
+                        return Err(PagingError::NotMapped { at: self.first(at) });
+                    }
+                } else if format.is_leaf(old, level) {
+                    self.plan_leaf(to, level, at, old)?;
+                } else {
+                    // Each table below may have to wait in the token.
+                    self.needs.unlinked = self.needs.unlinked.saturating_add(1);
+                    self.plan_change(to, holes, place.lower(format, at, old))?;
                 }
-                let count = self.refill(old, level, at, to).count(level, at, at + span(level));
-                self.needs.tables = self.needs.tables.saturating_add(count);
-            } else {
-                // Each table below may have to wait in the token.
-                self.needs.unlinked = self.needs.unlinked.saturating_add(1);
-                self.plan_change(to, holes, place.lower(format, at, old))?;
             }
-            touched.start = at + span(level);
         }
         Ok(())
     }
 
-    fn write_change(&mut self, to: Change, place: Place) {
+    /// Level-1 entries lie in the range as a whole and need no tables.
+    fn plan_leaves(&self, to: Change, holes: Holes, place: Place, touched: Range<u64>) -> Result<(), PagingError> {
+        let format = self.format;
+        let unknown = if matches!(to, Change::Protect(_)) { format.unknown_bits() } else { 0 };
+        if unknown == 0 {
+            // Hundreds of thousands of entries: one bit each, or none.
+            let hole = match holes {
+                Holes::Tolerate => None,
+                Holes::Refuse => self.scan(place, touched, |at, entry| (!format.is_present(entry)).then_some(at)),
+            };
+            return hole.map_or(Ok(()), |at| Err(PagingError::NotMapped { at }));
+        }
+        let found = self.scan(place, touched, |at, entry| {
+            let present = format.is_present(entry);
+            let bad = if present { entry & unknown != 0 } else { holes == Holes::Refuse };
+            bad.then_some((at, entry, present))
+        });
+        match found {
+            None => Ok(()),
+            Some((at, entry, true)) => Err(PagingError::Foreign { at, entry }),
+            Some((at, _, false)) => Err(PagingError::NotMapped { at }),
+        }
+    }
+
+    /// A large leaf.
+    fn plan_leaf(&mut self, to: Change, level: u8, at: u64, old: u64) -> Result<(), PagingError> {
+        let whole = self.covers(at, level);
+        if (to.keeps() || !whole) && !self.format.knows(self.format.attributes_of(old, level)) {
+            return Err(PagingError::Foreign { at: self.first(at), entry: old });
+        }
+        // One that goes as a whole needs no table.
+        if !(whole && matches!(to, Change::Unmap)) {
+            let count = self.refill(old, level, at, to).count(level, at, at + span(level));
+            self.needs.tables = self.needs.tables.saturating_add(count);
+        }
+        Ok(())
+    }
+
+    /// Whether an entry was emptied.
+    fn write_change(&mut self, to: Change, place: Place) -> bool {
         let touched = self.touched(place);
         if place.level == 1 {
             match to {
-                Change::Unmap => return self.unmap_leaves(place, touched),
-                Change::Split(_) => return,
-                Change::Protect(_) | Change::Replace(_) => {}
+                Change::Unmap => self.unmap_leaves(place, touched),
+                Change::Protect(permissions) => self.protect_leaves(place, touched, permissions),
+                Change::Replace(source) => {
+                    let first = self.format.entry(1, source.target(touched.start), source.attributes);
+                    let count = (touched.end - touched.start) / span(1);
+                    self.store_run(place.entry(touched.start), count, first, span(1));
+                    self.flush.changed_present = true;
+                }
+                Change::Split(_) => {}
+            }
+            return matches!(to, Change::Unmap);
+        }
+        let mut rest = touched;
+        let mut chunk = Chunk::default();
+        let mut emptied = false;
+        while chunk.read(self.mem, place, &mut rest) {
+            for (at, old) in chunk.entries() {
+                if !self.format.is_present(old) {
+                    continue;
+                }
+                emptied |= if self.format.is_leaf(old, place.level) {
+                    self.change_leaf(to, place, at, old)
+                } else {
+                    self.change_table(to, place, at, old)
+                };
             }
         }
-        for at in touched.step_by(span(place.level) as usize) {
-            let old = self.mem.read(place.entry(at));
-            if !self.format.is_present(old) {
-                continue;
-            }
-            if self.format.is_leaf(old, place.level) {
-                self.change_leaf(to, place, at, old);
-            } else {
-                self.change_table(to, place, at, old);
-            }
-        }
+        emptied
     }
 
     /// Level-1 entries: they lie in the range as a whole.
@@ -134,13 +171,36 @@ impl Edit<'_> {
         }
     }
 
-    fn change_leaf(&mut self, to: Change, place: Place, at: u64, old: u64) {
+    /// Likewise.
+    fn protect_leaves(&mut self, place: Place, touched: Range<u64>, permissions: Permissions) {
+        let format = self.format;
+        let (known, bits) = (format.permissions, format.permission_bits(permissions));
+        let mut rest = touched;
+        let mut chunk = Chunk::default();
+        while chunk.read(self.mem, place, &mut rest) {
+            let mut changed = false;
+            for (at, old) in chunk.entries() {
+                let new = old & !known | bits;
+                if format.is_present(old) && (new ^ old) & !format.hardware_bits() != 0 {
+                    // What hardware notes at this moment is kept.
+                    self.mem.update(place.entry(at), old & !new, new & !old);
+                    changed = true;
+                }
+            }
+            if changed {
+                self.mem.flush(place.entry(chunk.base), chunk.count as u64 * 8);
+                self.flush.changed_present = true;
+            }
+        }
+    }
+
+    fn change_leaf(&mut self, to: Change, place: Place, at: u64, old: u64) -> bool {
         let Place { level, .. } = place;
         let format = self.format;
         let fill = self.refill(old, level, at, to);
         let new = self.entry_for(&fill, level, at);
         if (new ^ old) & !format.hardware_bits() == 0 {
-            return;
+            return false;
         }
         let linked = format.is_present(new) && !format.is_leaf(new, level);
         if let (Change::Protect(_), false) = (to, linked) {
@@ -156,9 +216,10 @@ impl Edit<'_> {
         }
         self.flush.changed_present = true;
         self.flush.changed_structure |= linked;
+        !format.is_present(new)
     }
 
-    fn change_table(&mut self, to: Change, place: Place, at: u64, old: u64) {
+    fn change_table(&mut self, to: Change, place: Place, at: u64, old: u64) -> bool {
         let format = self.format;
         let lower = place.lower(format, at, old);
         let whole = to.drops_tables() && self.covers(at, place.level);
@@ -168,15 +229,16 @@ impl Edit<'_> {
             let unlinked = &mut self.flush.unlinked;
             tables_below(format, self.mem, lower.table, lower.level, &mut |frame| unlinked.push(frame));
         } else {
-            self.write_change(to, lower);
-            if !to.drops_tables() || !self.is_empty(lower) {
-                return;
+            let emptied = self.write_change(to, lower);
+            if !emptied || !self.is_empty(lower) {
+                return false;
             }
             self.flush.unlinked.push(lower.table);
         }
         self.store_run(place.entry(at), 1, 0, 0);
         self.flush.changed_present = true;
         self.flush.changed_structure = true;
+        true
     }
 
     fn is_empty(&self, place: Place) -> bool {

@@ -24,7 +24,7 @@ use crate::addr::HostPhys;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// Entries read at once.
+/// Entries read at once, at most.
 const CHUNK: usize = 64;
 
 /// What the second pass will need.
@@ -56,6 +56,40 @@ impl Place {
     /// The table that the present entry for `at` links.
     fn lower(&self, format: &Format, at: u64, entry: u64) -> Self {
         Self { table: format.table_address(entry), level: self.level - 1, base: at }
+    }
+}
+
+/// Entries of a table as they were a moment ago.
+#[derive(Clone, Copy)]
+struct Chunk {
+    values: [u64; CHUNK],
+    count: usize,
+    base: u64,
+    span: u64,
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Self { values: [0; CHUNK], count: 0, base: 0, span: 0 }
+    }
+}
+
+impl Chunk {
+    /// Reads the first entries of `place` for the addresses in `rest`, and takes these off it. False when there are none.
+    fn read(&mut self, mem: &dyn TableMemory, place: Place, rest: &mut Range<u64>) -> bool {
+        (self.base, self.span) = (rest.start, span(place.level));
+        // Few at first: many looks end soon.
+        let size = (self.count * 8).clamp(8, CHUNK);
+        self.count = (((rest.end - rest.start) >> shift(place.level)) as usize).min(size);
+        mem.read_run(place.entry(rest.start), self.values.get_mut(..self.count).unwrap_or_default());
+        rest.start += self.count as u64 * self.span;
+        self.count > 0
+    }
+
+    /// The entries, each with the first address that it covers.
+    fn entries(&self) -> impl Iterator<Item = (u64, u64)> {
+        let addresses = (0..).map(|index: u64| self.base + index * self.span);
+        addresses.zip(self.values.iter().take(self.count).copied())
     }
 }
 
@@ -106,17 +140,13 @@ impl<'a> Edit<'a> {
     /// Reads the entries of `place` for the addresses in `touched`, some at a time, until `visit`
     /// returns something.
     fn scan<T>(&self, place: Place, touched: Range<u64>, mut visit: impl FnMut(u64, u64) -> Option<T>) -> Option<T> {
-        let mut chunk = [0; CHUNK];
-        let mut at = touched.start;
-        while at < touched.end {
-            let count = ((touched.end - at) / span(place.level)).min(CHUNK as u64);
-            let entries = chunk.get_mut(..count as usize)?;
-            self.mem.read_run(place.entry(at), entries);
-            for entry in entries {
-                if let Some(found) = visit(at, *entry) {
+        let mut rest = touched;
+        let mut chunk = Chunk::default();
+        while chunk.read(self.mem, place, &mut rest) {
+            for (at, entry) in chunk.entries() {
+                if let Some(found) = visit(at, entry) {
                     return Some(found);
                 }
-                at += span(place.level);
             }
         }
         None

@@ -83,6 +83,12 @@ fn foreign_bits_survive() {
     assert_eq!(split.unwrap_err(), PagingError::Foreign { at: K, entry: 0x8000_0000_0000_00b7 });
     assert!(tree.protect(&mut mem, 0, M, Permissions::READ, Holes::Refuse).is_err());
     assert_eq!(mem.read(HostPhys(entry)), 0x8000_0000_0000_00b7);
+    // Bit 12 of a large leaf: PAT in other formats, reserved in this one.
+    mem.write(HostPhys(entry), 0x10b7);
+    assert_eq!(
+        tree.protect(&mut mem, 0, M, Permissions::READ, Holes::Refuse).unwrap_err(),
+        PagingError::Foreign { at: 0, entry: 0x10b7 }
+    );
     // Accessed and dirty are hardware's own and no obstacle.
     mem.write(HostPhys(entry), 0x3b7);
     tree.unmap(&mut mem, K, K, Holes::Refuse).unwrap().complete(&mut mem);

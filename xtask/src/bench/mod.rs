@@ -11,12 +11,16 @@ use baton_tests::spec::Spec;
 use batonctl::api::Report;
 use batonctl::show::{grouped, table};
 use batonctl::upgrade;
+use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::image;
 
+mod iommu;
+
 const TICKS: &str = "ticks";
 const BYTES: &str = "bytes";
+const INSTRUCTIONS: &str = "instructions";
 
 /// What others reach in the same emulator, from the table of baselines: Linux 7.3-rc7 with KHO and LUO on one CPU.
 mod baseline {
@@ -44,31 +48,68 @@ struct Figure {
     unit: &'static str,
     baseline: u64,
     ratio: f64,
+    /// What Baton must not exceed, where that is written down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aim: Option<u64>,
 }
 
 impl Figure {
     fn new(name: &'static str, value: u64, unit: &'static str, baseline: u64) -> Self {
-        Self { name, value, unit, baseline, ratio: value as f64 / baseline as f64 }
+        Self { name, value, unit, baseline, ratio: value as f64 / baseline as f64, aim: None }
+    }
+
+    fn aim(self, aim: u64) -> Self {
+        Self { aim: Some(aim), ..self }
     }
 }
 
-/// Measures, prints, and writes target/reports/bench.json.
-pub fn run() -> Result<()> {
-    image::build_with_guest()?;
-    let mut figures =
-        vec![Figure::new("image.bytes", fs::metadata(paths::image("baton"))?.len(), BYTES, baseline::IMAGE)];
-    eprintln!("x: exits and boot");
-    figures.extend(exits().context("exits and boot")?);
-    for (name, mib, baseline) in
-        [("upgrade.pause", 1024, baseline::PAUSE_1G), ("upgrade.pause_4g", 4096, baseline::PAUSE_4G)]
-    {
-        eprintln!("x: an upgrade with a guest of {mib} MiB");
-        let report = pause(name, mib).with_context(|| format!("an upgrade with a guest of {mib} MiB"))?;
-        figures.push(Figure::new(name, report.pause_ticks, TICKS, baseline));
+/// What can be measured alone.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// The image's size, exits and boot.
+    Exits,
+    /// The IOMMU driver, in the emulator and on the host.
+    Iommu,
+    /// The pause of an upgrade.
+    Upgrade,
+}
+
+/// Measures and prints; all of it also into target/reports/bench.json.
+pub fn run(only: Option<Part>) -> Result<()> {
+    if only != Some(Part::Iommu) {
+        image::build_with_guest()?;
     }
-    fs::create_dir_all(paths::target("reports"))?;
-    let path = paths::target("reports/bench.json");
-    fs::write(&path, serde_json::to_string_pretty(&figures)? + "\n")?;
+    let mut figures = Vec::new();
+    let wanted = |part| only.is_none_or(|only| only == part);
+    if wanted(Part::Exits) {
+        eprintln!("x: exits and boot");
+        figures.push(Figure::new("image.bytes", fs::metadata(paths::image("baton"))?.len(), BYTES, baseline::IMAGE));
+        figures.extend(exits().context("exits and boot")?);
+    }
+    if wanted(Part::Iommu) {
+        eprintln!("x: the IOMMU driver");
+        figures.extend(iommu::measure()?);
+    }
+    if wanted(Part::Upgrade) {
+        for (name, mib, baseline) in
+            [("upgrade.pause", 1024, baseline::PAUSE_1G), ("upgrade.pause_4g", 4096, baseline::PAUSE_4G)]
+        {
+            eprintln!("x: an upgrade with a guest of {mib} MiB");
+            let report = pause(name, mib).with_context(|| format!("an upgrade with a guest of {mib} MiB"))?;
+            figures.push(Figure::new(name, report.pause_ticks, TICKS, baseline));
+        }
+    }
+    show(&figures);
+    if only.is_none() {
+        fs::create_dir_all(paths::target("reports"))?;
+        let path = paths::target("reports/bench.json");
+        fs::write(&path, serde_json::to_string_pretty(&figures)? + "\n")?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+fn show(figures: &[Figure]) {
     let rows: Vec<_> = figures
         .iter()
         .map(|figure| {
@@ -78,26 +119,28 @@ pub fn run() -> Result<()> {
                 figure.unit.into(),
                 grouped(figure.baseline),
                 format!("{:.4}", figure.ratio),
+                figure.aim.map_or_else(String::new, grouped),
             ]
         })
         .collect();
-    print!("{}", table(&["FIGURE", "VALUE", "UNIT", "BASELINE", "RATIO"], &rows));
-    println!("{}", path.display());
-    Ok(())
+    print!("{}", table(&["FIGURE", "VALUE", "UNIT", "BASELINE", "RATIO", "AIM"], &rows));
 }
 
 /// A machine with one CPU, which Baton and the guest share.
 fn machine(name: &str, guest_mib: u32, mode: &str) -> Result<Machine> {
+    Machine::start(&spec(guest_mib, mode), &paths::target("runs").join(format!("bench-{name}")))
+}
+
+fn spec(guest_mib: u32, mode: &str) -> Spec {
     let config = Config { memory_mib: guest_mib, pcpu: 0, mode: mode.into(), ..Config::default() };
-    let spec = Spec {
+    Spec {
         texts: vec![("baton.toml".into(), config.to_string())],
         // More than the guest's: it lies in two pieces, as its own memory does, and q35 cuts at 2 GiB, the guest at 3.
         memory_mib: guest_mib * 3 / 2 + 256,
         cpus: 1,
         deterministic: true,
         ..Spec::default()
-    };
-    Machine::start(&spec, &paths::target("runs").join(format!("bench-{name}")))
+    }
 }
 
 fn exits() -> Result<Vec<Figure>> {
