@@ -14,9 +14,6 @@ use crate::paths;
 use crate::spec::Spec;
 use crate::witness::{self, Witness};
 
-/// The longest silence, in milliseconds: above what the emulator may make a pCPU wait on a busy machine.
-const DEADLINE_MS: u32 = 2_000;
-
 /// A fault by its number in `hypervisor/src/upgrade/fault.rs`, and a word that the report's reason must contain.
 const KINDS: [(u8, &str, &str); 8] = [
     (1, "a panic", "a planted panic"),
@@ -35,7 +32,7 @@ const PLACES: [(u8, &str); 3] =
 
 pub fn run(bed: &mut Bed) -> Result<()> {
     for cpus in [2, 4] {
-        let config = Config { deadline_ms: DEADLINE_MS, ..Config::default() };
+        let config = Config::default();
         let spec = Spec { cpus, texts: vec![("baton.toml".into(), config.to_string())], ..Spec::default() };
         let machine = bed.start(&format!("faults-{cpus}"), &spec)?;
         matrix(&machine).with_context(|| format!("{cpus} CPUs"))?;
