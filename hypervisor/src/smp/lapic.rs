@@ -137,11 +137,14 @@ pub fn start_measuring() -> u64 {
     read(msr::CURRENT_COUNT)
 }
 
-/// Ticks since [`start_measuring`] returned `start`; stops the timer.
+/// Ticks since [`start_measuring`] returned `start`.
 pub fn measured(start: u64) -> u64 {
-    let ticks = start.saturating_sub(read(msr::CURRENT_COUNT));
+    start.saturating_sub(read(msr::CURRENT_COUNT))
+}
+
+/// Stops the timer.
+pub fn stop_measuring() {
     write(msr::INITIAL_COUNT, 0);
-    ticks
 }
 
 /// Arms this pCPU's one-shot timer for the moment `deadline` of the TSC, or disarms it. A moment in the
