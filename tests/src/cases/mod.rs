@@ -178,11 +178,6 @@ pub const ALL: &[Case] = &[
         about: "upgrades under I/O with a virtio disk behind the IOMMU",
         run: |bed| variants::run(bed, Variant::Virtio),
     },
-    Case {
-        name: "virtio-ats",
-        about: "the same with a disk that is trusted to keep translations",
-        run: |bed| variants::run(bed, Variant::TrustedVirtio),
-    },
 ];
 
 /// What cases share.

@@ -21,7 +21,6 @@ pub enum Variant {
     SecondRoot,
     Switch,
     Virtio,
-    TrustedVirtio,
 }
 
 impl Variant {
@@ -35,7 +34,7 @@ impl Variant {
             Self::Bits39 => Iommu { address_bits: 39, ..usual },
             Self::NoDeviceTlb => Iommu { device_tlb: false, ..usual },
             Self::NoExtendedInterrupts => Iommu { extended_interrupts: false, ..usual },
-            Self::SecondRoot | Self::Switch | Self::Virtio | Self::TrustedVirtio => usual,
+            Self::SecondRoot | Self::Switch | Self::Virtio => usual,
         };
         let place = match self {
             Self::SecondRoot => Place::SecondRoot,
@@ -44,7 +43,6 @@ impl Variant {
         };
         let (kind, device) = match self {
             Self::Virtio => (Kind::Virtio, "1af4:1042"),
-            Self::TrustedVirtio => (Kind::Virtio, r#"{ device = "1af4:1042", ats = "trusted" }"#),
             _ => (Kind::Nvme, "1b36:0010"),
         };
         let guest = Guest::bare("disk", "disk", &[device]);

@@ -124,3 +124,21 @@ fn drive(index: usize, directory: &Path) -> Result<String> {
     File::create(&disk)?.set_len(DISK_BYTES)?;
     Ok(format!("-drive if=none,id=d{index},file={},format=raw,cache=unsafe", text(&disk)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_get_ports_of_their_own_but_beside_another() {
+        let edu = |place| Device { kind: Kind::Edu, place };
+        let devices = [edu(Place::RootPort), edu(Place::Switch), edu(Place::Beside), edu(Place::SecondRoot)];
+        let lines = arguments(&devices, Path::new("/nowhere")).expect("no files are needed");
+        let having = |word: &str| lines.iter().filter(|line| line.contains(word)).count();
+        assert_eq!((having("pcie-root-port"), having("x3130-upstream"), having("xio3130-downstream")), (3, 1, 2));
+        assert!(lines.iter().any(|line| line.contains("pcie-root-port,id=rp3") && line.ends_with("addr=0x2.2")));
+        assert!(lines.iter().any(|line| line.contains("id=down5") && line.contains("bus=up4")), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("pcie-root-port,id=rp6") && line.ends_with("bus=root2")));
+        assert_eq!(lines.first().map(|line| line.contains("pxb-pcie")), Some(true), "before what is plugged into it");
+    }
+}
