@@ -3,6 +3,7 @@
 //! - `tool`: runs other programs, their output kept for when they fail
 //! - `image`: builds the bare image, flattens and seals it
 //! - `guest`: the guest's kernel and initramfs
+//! - `fuzz`: libFuzzer over the readers of foreign bytes
 //! - `lint`: the project's own rules
 //! - `test`: every check, in one count
 //! - `demo`: the story of a machine that is upgraded three times under load
@@ -13,6 +14,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod guest;
 mod image;
 mod lint;
@@ -70,6 +72,14 @@ enum Command {
         #[arg(default_value_t = 1000)]
         upgrades: u32,
     },
+    /// Coverage-guided fuzzing of one reader of foreign bytes, or of all one after the other.
+    Fuzz {
+        /// Which; all without it.
+        target: Option<String>,
+        /// Seconds for each.
+        #[arg(default_value_t = 60)]
+        seconds: u32,
+    },
     /// The project's own rules.
     Lint,
     /// Writes the layouts of records in formats that were not released yet to handover/abi/.
@@ -106,6 +116,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Run => run::run()?,
         Command::Bench { part } => bench::run(part)?,
         Command::Soak { upgrades } => return soak::run(upgrades),
+        Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds)?,
         Command::Lint => return lint::run(),
         Command::Abi => lint::abi::write()?,
         Command::Guest => {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::tool;
 
 /// Each crate with the crates of this workspace that it may use (DESIGN.md, layout and dependencies).
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("machine", &[]),
     ("iommu", &["machine"]),
     ("handover", &["machine"]),
@@ -17,6 +17,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     // The harness talks to a machine as an operator does.
     ("baton-tests", &["handover", "batonctl"]),
     ("baton-protocol", &["handover"]),
+    ("baton-fuzz", &["handover", "guest-loader", "hypervisor", "machine"]),
     ("ioload", &[]),
     // Guests see the same buses and registers as Baton does.
     ("bareguest", &["machine"]),

@@ -1,0 +1,122 @@
+//! Every reader of foreign bytes, as a function that must neither panic nor hang, whatever it is given.
+//!
+//! `cargo test -p baton-fuzz` runs each over its corpus and over mutations of it, for a bounded number of rounds;
+//! `./x fuzz TARGET SECONDS` lets libFuzzer look for new ways through the code, from `corpus/TARGET` on.
+#![forbid(unsafe_code)]
+
+use guest_loader::image::Module;
+use handover::header::{HEADER_BYTES, Header, MAGIC};
+use handover::{State, crc32c, graph, note, reader};
+use machine::access::Width;
+use machine::pci::{self, Bdf, Buses, ConfigSpace};
+use zerocopy::IntoBytes;
+
+/// A reader.
+pub struct Target {
+    /// What it is called.
+    pub name: &'static str,
+    /// Reads the bytes.
+    pub run: fn(&[u8]),
+}
+
+/// All readers.
+pub const TARGETS: [Target; 8] = [
+    Target { name: "stream", run: stream },
+    Target { name: "note", run: image_note },
+    Target { name: "dmar", run: dmar },
+    Target { name: "pci", run: buses },
+    Target { name: "kernel", run: kernel },
+    Target { name: "cpio", run: cpio },
+    Target { name: "http", run: http },
+    Target { name: "toml", run: toml },
+];
+
+/// The reader of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Target> {
+    TARGETS.iter().find(|target| target.name == name)
+}
+
+/// Where the region of the streams lies.
+const BASE: u64 = 0x1800_0000;
+
+/// The bytes are a payload; header and checksum are made to fit, so that they reach the decoder. The mark's own checksum is
+/// left to the fuzzer's luck and the corpus.
+fn stream(payload: &[u8]) {
+    let mut header = Header {
+        magic: MAGIC,
+        generation: 3,
+        region_base: BASE,
+        region_bytes: (HEADER_BYTES + payload.len()) as u64,
+        payload_bytes: payload.len() as u64,
+        header_bytes: HEADER_BYTES as u32,
+        version: handover::version::WRITES_MAX,
+        minimum_reader: 1,
+        payload_crc: crc32c(payload),
+        reserved: [0; 2],
+        header_crc: 0,
+    };
+    header.header_crc = header.checksum();
+    let region = [header.as_bytes(), payload].concat();
+    let Ok(stream) = reader::Stream::open(&region, BASE) else { return };
+    if let Ok(state) = State::decode(&stream) {
+        _ = graph::validate(&state).map_err(|error| error.to_string());
+    }
+}
+
+fn image_note(image: &[u8]) {
+    _ = note::verify_digest(image).map_err(|error| error.to_string());
+    if let Ok(note) = note::parse_note(image) {
+        _ = note::signature::verify(&note, &[[7; 32]]);
+    }
+}
+
+fn dmar(table: &[u8]) {
+    _ = machine::acpi::dmar::Dmar::parse(table).map_err(|error| error.to_string());
+}
+
+/// Configuration space that reads as the bytes, the same for every function but for where they start.
+struct Noise<'a>(&'a [u8]);
+
+impl ConfigSpace for Noise<'_> {
+    fn read(&self, bdf: Bdf, offset: u16, width: Width) -> u32 {
+        let start = usize::from(bdf.requester_id()).wrapping_mul(64).wrapping_add(offset.into());
+        let byte = |at: usize| u32::from(*self.0.get(start.wrapping_add(at)).unwrap_or(&0xff));
+        match width {
+            Width::Byte => byte(0),
+            Width::Word => byte(0) | byte(1) << 8,
+            _ => byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24,
+        }
+    }
+
+    fn write(&self, _bdf: Bdf, _offset: u16, _width: Width, _value: u32) {}
+}
+
+fn buses(bytes: &[u8]) {
+    let config = Noise(bytes);
+    let found = pci::enumerate(&config, &[Buses { segment: 0, first: 0, last: 3 }]);
+    drop(found);
+    if let Some(bdf) = Bdf::new(0, 0, 0, 0) {
+        assert!(pci::capabilities(&config, bdf).count() <= 64, "a circle of capabilities is followed for ever");
+        assert!(pci::extended_capabilities(&config, bdf).count() <= 1024, "a circle of extended capabilities");
+    }
+}
+
+fn kernel(bytes: &[u8]) {
+    let module = Module { name: "kernel", bytes };
+    _ = guest_loader::image::detect(bytes);
+    _ = guest_loader::bzimage::BzImage::parse(module).map_err(|error| error.to_string());
+    _ = guest_loader::pvh::PvhImage::parse(module).map_err(|error| error.to_string());
+}
+
+fn cpio(archive: &[u8]) {
+    _ = guest_loader::cpio::modules(archive).map_err(|error| error.to_string());
+}
+
+fn http(head: &[u8]) {
+    _ = hypervisor::api::request::parse(head);
+}
+
+fn toml(text: &[u8]) {
+    _ = hypervisor::config::parse_bytes(text).map_err(|error| error.to_string());
+}
