@@ -12,11 +12,14 @@
 //! 0001_0000_0000 ..                  the rest of the RAM
 //! 0040_0000_0000 .. 0050_0000_0000   PCI memory window, 64 bits
 //! ```
+//!
+//! - `map`: what of it one guest has
 
-use alloc::vec::Vec;
-use core::fmt;
+mod map;
 
-use machine::addr::{GuestPhys, PAGE_SIZE};
+use machine::addr::GuestPhys;
+
+pub use self::map::{E820Entry, E820Kind, GuestMap, MAX_RESERVED, MapError};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -116,6 +119,12 @@ impl GuestRange {
         GuestPhys(self.start.get().saturating_add(self.bytes))
     }
 
+    /// Whether a byte is in both.
+    #[must_use]
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.start.get() < other.end().get() && other.start.get() < self.end().get()
+    }
+
     /// Whether all of `bytes` bytes at `at` lie in the range.
     #[must_use]
     pub const fn contains(self, at: GuestPhys, bytes: u64) -> bool {
@@ -126,198 +135,5 @@ impl GuestRange {
             Some(end) => end <= self.bytes,
             None => false,
         }
-    }
-}
-
-/// The type of an e820 entry (ACPI 6.5, table 15.4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct E820Kind(pub u32);
-
-impl E820Kind {
-    /// RAM the guest may use.
-    pub const RAM: Self = Self(1);
-    /// Not for use by the guest.
-    pub const RESERVED: Self = Self(2);
-}
-
-/// One entry of the memory map that a guest is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct E820Entry {
-    /// The range.
-    pub range: GuestRange,
-    /// What it is.
-    pub kind: E820Kind,
-}
-
-/// Why there is no map for this amount of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapError {
-    /// Less than [`MIN_MEMORY`].
-    TooSmall(u64),
-    /// More than [`MAX_MEMORY`].
-    TooLarge(u64),
-    /// Not a multiple of a page.
-    Unaligned(u64),
-}
-
-impl fmt::Display for MapError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooSmall(bytes) => {
-                write!(f, "{bytes} bytes of guest memory are too few: give it at least {} MiB", MIN_MEMORY / MIB)
-            }
-            Self::TooLarge(bytes) => write!(
-                f,
-                "{} MiB of guest memory are more than the guest's map holds: give it at most {} MiB",
-                bytes / MIB,
-                MAX_MEMORY / MIB
-            ),
-            Self::Unaligned(bytes) => {
-                write!(f, "{bytes} bytes of guest memory are no multiple of {PAGE_SIZE}: give it whole pages")
-            }
-        }
-    }
-}
-
-/// Where the RAM of one guest lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GuestMap {
-    memory_bytes: u64,
-}
-
-impl GuestMap {
-    /// The map of a guest with `memory_bytes` bytes of RAM.
-    ///
-    /// # Errors
-    /// [`MapError`] outside [`MIN_MEMORY`]..=[`MAX_MEMORY`] or for a part of a page.
-    pub const fn new(memory_bytes: u64) -> Result<Self, MapError> {
-        if memory_bytes < MIN_MEMORY {
-            return Err(MapError::TooSmall(memory_bytes));
-        }
-        if memory_bytes > MAX_MEMORY {
-            return Err(MapError::TooLarge(memory_bytes));
-        }
-        if !memory_bytes.is_multiple_of(PAGE_SIZE) {
-            return Err(MapError::Unaligned(memory_bytes));
-        }
-        Ok(Self { memory_bytes })
-    }
-
-    /// All RAM of the guest in bytes.
-    #[must_use]
-    pub const fn memory_bytes(&self) -> u64 {
-        self.memory_bytes
-    }
-
-    /// The RAM below 4 GiB.
-    #[must_use]
-    pub const fn low_ram(&self) -> GuestRange {
-        let bytes = if self.memory_bytes < LOW_RAM_END.get() { self.memory_bytes } else { LOW_RAM_END.get() };
-        GuestRange { start: GuestPhys(0), bytes }
-    }
-
-    /// The RAM from 4 GiB on, if there is any.
-    #[must_use]
-    pub const fn high_ram(&self) -> Option<GuestRange> {
-        match self.memory_bytes.checked_sub(LOW_RAM_END.get()) {
-            None | Some(0) => None,
-            Some(bytes) => Some(GuestRange { start: HIGH_RAM_START, bytes }),
-        }
-    }
-
-    /// The ranges of RAM in ascending order: what the second-stage tables map.
-    pub fn ram(&self) -> impl Iterator<Item = GuestRange> + use<> {
-        core::iter::once(self.low_ram()).chain(self.high_ram())
-    }
-
-    /// The offset in the guest's memory, as if it had no hole, of the byte at `at`;
-    /// `None` when that is not RAM.
-    #[must_use]
-    pub const fn offset_of(&self, at: GuestPhys) -> Option<u64> {
-        if self.low_ram().contains(at, 1) {
-            return Some(at.get());
-        }
-        match self.high_ram() {
-            Some(high) if high.contains(at, 1) => Some(at.get() - HIGH_RAM_START.get() + LOW_RAM_END.get()),
-            _ => None,
-        }
-    }
-
-    /// Whether all of `bytes` bytes at `at` are RAM.
-    #[must_use]
-    pub fn is_ram(&self, at: GuestPhys, bytes: u64) -> bool {
-        self.ram().any(|range| range.contains(at, bytes))
-    }
-
-    /// The memory map the guest is told, ascending and without overlap. The boot
-    /// structures lie in usable RAM: a kernel copies what it wants to keep.
-    #[must_use]
-    pub fn e820(&self) -> Vec<E820Entry> {
-        let ram = |start, end| E820Entry { range: GuestRange::between(start, end), kind: E820Kind::RAM };
-        let reserved = |range| E820Entry { range, kind: E820Kind::RESERVED };
-        let mut entries = Vec::with_capacity(5);
-        entries.push(ram(GuestPhys(0), CONVENTIONAL_END));
-        entries.push(reserved(ACPI_TABLES));
-        entries.push(ram(IMAGE_START, self.low_ram().end()));
-        // Linux uses ECAM only if the map reserves it.
-        entries.push(reserved(ECAM));
-        if let Some(high) = self.high_ram() {
-            entries.push(ram(high.start, high.end()));
-        }
-        entries
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn small_guest_has_no_high_ram() {
-        let map = GuestMap::new(512 * MIB).unwrap();
-        assert_eq!(map.ram().collect::<Vec<_>>(), [GuestRange { start: GuestPhys(0), bytes: 0x2000_0000 }]);
-        let e820: Vec<_> = map.e820().iter().map(|e| (e.range.start.get(), e.range.end().get(), e.kind.0)).collect();
-        assert_eq!(
-            e820,
-            [(0, 0xA_0000, 1), (0xE_0000, 0x10_0000, 2), (0x10_0000, 0x2000_0000, 1), (0xE000_0000, 0xE010_0000, 2)]
-        );
-    }
-
-    #[test]
-    fn large_guest_continues_at_4_gib() {
-        let map = GuestMap::new(4 * GIB).unwrap();
-        assert_eq!(map.low_ram().end(), GuestPhys(0xC000_0000));
-        assert_eq!(map.high_ram(), Some(GuestRange { start: GuestPhys(0x1_0000_0000), bytes: GIB }));
-        assert_eq!(map.offset_of(GuestPhys(0xBFFF_FFFF)), Some(0xBFFF_FFFF));
-        assert_eq!(map.offset_of(GuestPhys(0xC000_0000)), None);
-        assert_eq!(map.offset_of(GuestPhys(0x1_0000_0000)), Some(0xC000_0000));
-        assert_eq!(map.offset_of(GuestPhys(0x1_4000_0000)), None);
-        assert!(!map.is_ram(GuestPhys(0xBFFF_F000), 0x1001));
-        assert!(map.is_ram(GuestPhys(0x1_3FFF_F000), 0x1000));
-        assert!(!map.is_ram(GuestPhys(u64::MAX), 2));
-    }
-
-    #[test]
-    fn limits() {
-        assert_eq!(GuestMap::new(0), Err(MapError::TooSmall(0)));
-        assert_eq!(GuestMap::new(MIB), Err(MapError::TooSmall(MIB)));
-        assert_eq!(GuestMap::new(4 * MIB + 1), Err(MapError::Unaligned(4 * MIB + 1)));
-        assert!(GuestMap::new(255 * GIB).is_ok());
-        assert_eq!(GuestMap::new(256 * GIB), Err(MapError::TooLarge(256 * GIB)));
-        assert_eq!(GuestMap::new(3 * GIB).unwrap().high_ram(), None);
-    }
-
-    #[test]
-    fn nothing_overlaps() {
-        let map = GuestMap::new(MAX_MEMORY).unwrap();
-        let mut ranges: Vec<_> = map.ram().chain([PCI_WINDOW_32, PCI_WINDOW_64, ECAM, IOAPIC, LAPIC]).collect();
-        ranges.sort_by_key(|range| range.start);
-        for pair in ranges.windows(2) {
-            assert!(pair[0].end() <= pair[1].start, "{pair:?}");
-        }
-        // Six page-table pages end where the PVH start info begins.
-        assert_eq!(BOOT_PAGE_TABLES.get() + 6 * PAGE_SIZE, PVH_START_INFO.get());
-        assert!(COMMAND_LINE.get() + COMMAND_LINE_BYTES <= CONVENTIONAL_END.get());
-        assert_eq!(POWER_OFF_VALUE, 0x34);
     }
 }
