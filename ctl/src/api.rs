@@ -196,6 +196,56 @@ pub struct Device {
     pub did: u16,
 }
 
+/// GET /v1/devices.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Devices {
+    /// Every function but bridges.
+    pub devices: Vec<PciDevice>,
+    /// What can only go together.
+    pub groups: Vec<Group>,
+}
+
+/// One function.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct PciDevice {
+    /// Segment:bus:device.function.
+    pub bdf: String,
+    /// Vendor:device.
+    pub id: String,
+    /// Class.
+    pub class: String,
+    /// `free`, `assigned` or `quarantined`.
+    pub state: String,
+    /// The guest, or `baton`.
+    pub owner: String,
+    /// The lowest function of its group.
+    pub group: String,
+    /// The unit's registers.
+    pub unit: Option<String>,
+    /// How it is reset.
+    pub reset: String,
+    /// Its translation cache.
+    pub ats: String,
+    /// The physical function, of a virtual one.
+    pub physical: Option<String>,
+    /// Why it can't be given to a guest as it stands.
+    pub refused: String,
+}
+
+/// Functions that have to have one owner.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Group {
+    /// Its lowest function.
+    pub id: String,
+    /// Its functions.
+    pub members: Vec<String>,
+    /// What joins them.
+    pub why: Vec<String>,
+}
+
 /// GET /v1/upgrade.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use ureq::http::Response;
 use ureq::{Agent, Body, SendBody};
 
-use crate::api::{Accepted, ErrorBody, Guests, Iommu, Planned, Refusal, Status, Upgrade};
+use crate::api::{Accepted, Devices, ErrorBody, Guests, Iommu, Planned, Refusal, Status, Upgrade};
 
 /// What can go wrong with a request.
 #[derive(Debug)]
@@ -129,6 +129,14 @@ impl Client {
     /// As [`Client::get`].
     pub fn guests(&self) -> Result<Guests, Error> {
         self.get("/v1/guests")
+    }
+
+    /// GET /v1/devices.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn devices(&self) -> Result<Devices, Error> {
+        self.get("/v1/devices")
     }
 
     /// GET /v1/iommu.

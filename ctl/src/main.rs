@@ -41,6 +41,8 @@ enum Command {
     Iommu,
     /// What the IOMMUs have blocked: device, address, reason.
     Faults,
+    /// What is on the buses: owner, group, reset, and why it can't be given away.
+    Devices,
     /// Sends an image, and waits until it runs or has been refused.
     Upgrade {
         /// The image.
@@ -151,6 +153,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Status => print(json, &client.status()?, show::status),
         Command::Guests => print(json, &client.guests()?, show::guests),
         Command::Iommu => print(json, &client.iommu()?, show::iommu),
+        Command::Devices => print(json, &client.devices()?, show::devices),
         Command::Faults => {
             let iommu = client.iommu()?;
             if json { print_json(&iommu.faults) } else { print!("{}", show::faults(&iommu)) }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::api::{Fault, Guests, Iommu, Plan, Report, Status};
+use crate::api::{Devices, Fault, Guests, Iommu, PciDevice, Plan, Report, Status};
 
 /// The phases in the order they happen.
 pub const PHASES: [&str; 9] = ["stage", "plan", "warm", "freeze", "switch", "verify", "commit", "run", "retire"];
@@ -150,6 +150,33 @@ pub fn iommu(iommu: &Iommu) -> String {
         iommu.interrupts.len(),
         iommu.faults.len(),
     )
+}
+
+/// GET /v1/devices.
+#[must_use]
+pub fn devices(devices: &Devices) -> String {
+    let row = |device: &PciDevice| {
+        let of = device.physical.as_ref().map_or_else(String::new, |physical| format!(" of {physical}"));
+        vec![
+            format!("{}{of}", device.bdf),
+            device.id.clone(),
+            device.class.clone(),
+            device.state.clone(),
+            device.owner.clone(),
+            device.group.clone(),
+            device.unit.clone().unwrap_or_default(),
+            device.reset.clone(),
+            device.ats.clone(),
+            device.refused.clone(),
+        ]
+    };
+    let rows: Vec<_> = devices.devices.iter().map(row).collect();
+    let header = ["DEVICE", "ID", "CLASS", "STATE", "OWNER", "GROUP", "UNIT", "RESET", "ATS", "REFUSED"];
+    let mut text = table(&header, &rows);
+    for group in &devices.groups {
+        _ = writeln!(text, "group {}: {}: {}", group.id, group.members.join(" "), group.why.join(", "));
+    }
+    text
 }
 
 /// The faults of GET /v1/iommu.

@@ -225,6 +225,21 @@ fn faults_are_told_in_words() {
 }
 
 #[test]
+fn devices_show_their_group_and_why_they_are_refused() {
+    let devices = r#"{"devices":[{"bdf":"0000:02:10.0","id":"8086:10ca","class":"020000","state":"assigned","owner":"web",
+        "group":"0000:02:10.0","unit":"0xfed90000","reset":"function","ats":"off","physical":"0000:02:00.0","refused":""},
+        {"bdf":"0000:00:05.0","id":"1234:11e8","state":"free","refused":"it can't be reset"}],
+        "groups":[{"id":"0000:04:01.0","members":["0000:04:01.0","0000:04:02.0"],"why":["a bridge"]}]}"#;
+    let (host, _, machine) = machine(vec![Step::Answer("GET /v1/devices", 200, devices.into())]);
+    let output = batonctl(&host, &["devices"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for word in ["0000:02:10.0 of 0000:02:00.0", "web", "it can't be reset", "0000:04:01.0 0000:04:02.0: a bridge"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    machine.join().expect("script");
+}
+
+#[test]
 fn cancel_deletes() {
     let (host, _, machine) =
         machine(vec![Step::Answer("DELETE /v1/upgrade", 200, r#"{"id":9,"state":"cancelled"}"#.into())]);

@@ -113,18 +113,18 @@ impl fmt::Display for RecordName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [major, minor] = self.key;
         match self.kind {
-            "device" | "bridge" | "PCI function" => {
+            "device" | "bridge" | "PCI function" | "physical function" => {
                 write!(f, "{} {}", self.kind, Bdf(major as u32))
             }
             "MSI-X entry" if minor >> 32 != 0 => write!(f, "MSI of device {}", Bdf(major as u32)),
-            "MSI-X entry" | "BAR" | "config space" => {
+            "MSI-X entry" | "BAR" | "config space" | "PASID" => {
                 write!(f, "{} {minor:#x} of device {}", self.kind, Bdf(major as u32))
             }
-            "PASID" => write!(f, "{} {minor:#x} of device {}", self.kind, Bdf(major as u32)),
             "requester alias" => write!(f, "{} {} of device {}", self.kind, Bdf(minor as u32), Bdf(major as u32)),
             "domain id"
             | "extent"
             | "mapping of an object"
+            | "reserved range"
             | "IRTE"
             | "vCPU"
             | "LAPIC"

@@ -2,13 +2,13 @@
 
 mod common;
 
-use common::{GUEST, GUEST_DOMAIN, NIC, NVME, OWN_DOMAIN, RAM, sample};
+use common::{GUEST, GUEST_DOMAIN, NIC, NVME, OWN_DOMAIN, RAM, SPACE, sample};
 use handover::State;
 use handover::graph::{GraphError, validate, validate_rest};
-use handover::state::device::{AliasV1, BAR_64, BAR_MAPPED, BAR_PORTS, BarV1, PasidV1};
+use handover::state::device::{AliasV1, BAR_64, BAR_MAPPED, BAR_PORTS, BarV1};
 use handover::state::interrupt::{IRTE_OWN, NO_IRTE};
 use handover::state::machine::{OWNER_FREE, REGION_RESERVED};
-use handover::state::memory::{ExtentV1, SpaceV1};
+use handover::state::memory::{ExtentV1, ReservedV1, SpaceV1};
 use handover::state::unit::{DOMAIN_SHARES_NESTED, DomainIdV1, DomainV1};
 
 #[test]
@@ -104,40 +104,6 @@ fn a_domain_id_is_claimed_once_per_unit() {
     assert_eq!(validate(&state), Ok(()));
 }
 
-/// Law 13, as far as records go: the directory of each device in scalable mode, and who its PASIDs work for.
-#[test]
-fn pasids_lead_to_domains_of_the_same_owner() {
-    let scalable = |state: &mut State| {
-        state.units[0].root_table |= 1 << 10;
-        state.devices[0].pasid_directory = 0x1830_0000;
-        state.devices[1].pasid_directory = 0x1831_0000;
-        state.pasids.push(PasidV1 { domain: GUEST_DOMAIN, device: NVME, pasid: 5 });
-        state.pasids.push(PasidV1 { domain: GUEST_DOMAIN, device: NVME, pasid: 0x4321 });
-    };
-    let mut state = sample();
-    scalable(&mut state);
-    assert_eq!(validate(&state), Ok(()));
-    let and = |change: fn(&mut State)| {
-        move |state: &mut State| {
-            scalable(state);
-            change(state);
-        }
-    };
-    refused(|state| state.units[0].root_table |= 1 << 10, is!(Mismatch), "PASID directory");
-    refused(|state| state.devices[0].pasid_directory = 0x1830_0000, is!(Mismatch), "PASID directory");
-    refused(and(|state| state.devices[1].pasid_directory = 0), is!(Mismatch), "device 0000:03:00.0");
-    refused(and(|state| state.devices[1].pasid_directory += 8), is!(Value), "PASID directory");
-    refused(and(|state| state.devices[1].pasid_directory = 0x2200_0000), is!(NotOwned), "PASID directory");
-    refused(and(|state| state.devices[1].pasid_directory = 0x1830_0000), is!(Overlap), "device 0000:01:00.0");
-    refused(and(|state| state.pasids[0].pasid = 0), is!(Value), "PASID 0x0 of device 0000:03:00.0");
-    refused(and(|state| state.pasids[1].pasid = 1 << 20), is!(Value), "PASID 0x100000 of device 0000:03:00.0");
-    refused(and(|state| state.pasids[1] = state.pasids[0]), is!(Duplicate), "PASID 0x5 of device 0000:03:00.0");
-    refused(and(|state| state.pasids[1].device = 0x0400), is!(Dangling), "0000:04:00.0");
-    refused(and(|state| state.pasids[1].domain = 0x99), is!(Dangling), "domain");
-    refused(and(|state| state.pasids[1].domain = OWN_DOMAIN), is!(Mismatch), "the owner");
-    refused(|state| state.domains[0].accepted_bits = 65, is!(Value), "address bits");
-}
-
 /// Law 17.
 #[test]
 fn a_device_has_one_domain_one_owner_and_its_own_requester_ids() {
@@ -189,6 +155,40 @@ fn memory_is_its_owners() {
     refused(|state| state.arenas[0].frame_table_bytes -= 4, is!(Value), "arena");
     refused(|state| state.arenas.clear(), is!(NotOne), "arena");
     assert_eq!(sample().objects[0].token, RAM);
+}
+
+/// What firmware reserves for a guest's devices is no memory of anybody's, and no other guest's.
+#[test]
+fn reserved_ranges_are_their_guests_alone() {
+    let range = ReservedV1 { space: SPACE, base: 0x4800_0000, bytes: 0x3_f000 };
+    let with = |range: ReservedV1| move |state: &mut State| state.reserved.push(range);
+    let mut state = sample();
+    with(range)(&mut state);
+    assert_eq!(validate(&state), Ok(()));
+    refused(with(ReservedV1 { space: 0x9999, ..range }), is!(Dangling), "address space 0x9999");
+    refused(with(ReservedV1 { base: 0x4800_0800, ..range }), is!(Value), "reserved range");
+    refused(with(ReservedV1 { bytes: 0, ..range }), is!(Value), "reserved range");
+    // A guest's RAM, Baton's arena, free memory; a unit; the message range; what the guest sees as its RAM or BAR.
+    for base in [0x2000_0000, 0x1800_0000, 0x1000_0000, 0xfed9_0000] {
+        refused(with(ReservedV1 { base, ..range }), is!(Overlap), "reserved range 0x2001");
+    }
+    refused(with(ReservedV1 { base: 0xfee0_0000, ..range }), is!(Value), "reserved range 0x2001");
+    refused(
+        |state| {
+            with(range)(state);
+            state.bars[1].guest_base = 0x4800_0000;
+        },
+        is!(Overlap),
+        "BAR 0x0",
+    );
+    refused(
+        |state| {
+            with(range)(state);
+            state.reserved.push(ReservedV1 { base: 0x4800_1000, ..range });
+        },
+        is!(Overlap),
+        "reserved range",
+    );
 }
 
 #[test]

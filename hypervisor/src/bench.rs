@@ -9,7 +9,7 @@ use machine::addr::{HostPhys, Iova, PAGE_SIZE, PAGE_SIZE_1G, PAGE_SIZE_2M};
 use machine::paging::{Holes, Permissions};
 
 use crate::cpu;
-use crate::passthrough::assign;
+use crate::passthrough::inventory;
 use crate::passthrough::units::{self, Units};
 
 /// Domains of no guest's: tokens of guests and of the management NIC are small.
@@ -23,7 +23,7 @@ const ROUNDS: u64 = 64;
 
 /// Measures, and prints a line `bench NAME TICKS` for each.
 pub fn run() {
-    let Some(device) = assign::endpoints().into_iter().find(|device| units::unit_of(*device).is_some()) else {
+    let Some(device) = inventory::endpoints().into_iter().find(|device| units::unit_of(*device).is_some()) else {
         log::error!("bench: no unit translates for any function of this machine");
         return;
     };

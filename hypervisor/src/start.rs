@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use handover::note::{NOTE_BYTES, Note};
 use hermit_sync::SpinMutex;
+use iommu::Preference;
 use machine::addr::{HostPhys, PAGE_SIZE_2M};
 use machine::paging::Permissions;
 use machine::pci::Ecam;
@@ -17,7 +18,7 @@ use crate::firmware::Firmware;
 use crate::mem::layout::{ARENA_BYTES, SCRATCH_BYTES, SLOT_BYTES};
 use crate::mem::regions::{Owner, RegionMap};
 use crate::mem::{frames, heap, host_map};
-use crate::passthrough::{assign, units};
+use crate::passthrough::{inventory, quarantine, sriov, units};
 use crate::smp::{lapic, pcpu, start as processors};
 use crate::time::{calibrate, rtc};
 use crate::upgrade::{trust, watchdog};
@@ -203,8 +204,11 @@ impl Modules {
 fn guests(cold: &ColdBoot, firmware: &Firmware, apic_id: u32) {
     let modules = Modules::map(cold);
     let Some(config) = read_config(&modules) else { return };
-    assign::enumerate(true);
-    assign::silence_all();
+    inventory::enumerate(true);
+    inventory::silence_all();
+    inventory::set_dmar(firmware.dmar.clone());
+    quarantine::set_limit(config.iommu.fault_limit);
+    sriov::make(&config.sriov);
     iommu(&config, firmware, apic_id);
     #[cfg(feature = "bench")]
     crate::bench::run();
@@ -254,16 +258,21 @@ fn read_config(modules: &Modules) -> Option<Config> {
 }
 
 fn iommu(config: &Config, firmware: &Firmware, apic_id: u32) {
-    if config.iommu.mode == config::IommuMode::None {
-        log::info!("iommu.mode is none: no device can be given to a guest");
-        return;
-    }
+    let mode = match config.iommu.mode {
+        config::IommuMode::Auto => Preference::Auto,
+        config::IommuMode::Legacy => Preference::Legacy,
+        config::IommuMode::Scalable => Preference::Scalable,
+        config::IommuMode::None => {
+            log::info!("iommu.mode is none: no device can be given to a guest");
+            return;
+        }
+    };
     if firmware.units.is_empty() {
         log::warn!("the firmware describes no IOMMU (no DMAR table): enable VT-d; guests with devices are refused");
         return;
     }
     let routes = crate::passthrough::routes::from_dmar(firmware);
-    match units::init_cold(&firmware.units, routes, apic_id) {
+    match units::init_cold(&firmware.units, routes, apic_id, mode) {
         Ok(()) => log::info!("{} IOMMU unit(s): every device is blocked until it is given away", firmware.units.len()),
         Err(error) => log::error!("the IOMMU can't be used, guests with devices are refused: {error}"),
     }

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::ranges::{ADDRESS_LIMIT, Range, disjoint, memory_in};
+use super::ranges::{ADDRESS_LIMIT, MESSAGE_BASE, MESSAGE_BYTES, Range, disjoint, memory_in, unit_registers};
 use super::{Checked, GraphError, count, find, follow, group, value};
 use crate::record::{Bdf, Record};
 use crate::state::State;
@@ -10,13 +10,6 @@ use crate::state::device::{
     BAR_64, BAR_MAPPED, BAR_PORTS, BAR_PREFETCHABLE, BarV1, CONFIG_PIECE, DEVICE_ATS, DEVICE_PRI, DEVICE_RESETTABLE,
     DeviceV1, FUNCTION_MSI, FUNCTION_MSI_ENABLED, FUNCTION_MSIX, FUNCTION_MSIX_ENABLED, FUNCTION_MSIX_MASKED,
 };
-
-/// Where LAPICs and interrupt messages are (SDM 3A 12.11.1): no BAR.
-const MESSAGE_BASE: u64 = 0xfee0_0000;
-/// Bytes of that range.
-const MESSAGE_BYTES: u64 = 1 << 20;
-/// Bytes of a unit's registers that no BAR may touch.
-const UNIT_BYTES: u64 = 4096;
 
 /// Refuses a device that is there twice under different domains, by that name rather than as a mere duplicate.
 pub(super) fn in_one_domain(state: &State) -> Checked {
@@ -108,12 +101,7 @@ fn bars(state: &State) -> Checked {
         value(end <= MESSAGE_BASE || bar.host_base >= MESSAGE_BASE + MESSAGE_BYTES, bar, "host range", bar.host_base)?;
         memory.push(range);
     }
-    memory.extend(state.units.iter().map(|unit| Range {
-        space: 0,
-        base: unit.register_base,
-        bytes: UNIT_BYTES,
-        record: unit.name(),
-    }));
+    memory.extend(state.units.iter().map(unit_registers));
     for device in &state.devices {
         let bars = group(&state.bars, device.bdf.into());
         let twice = bars

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::ranges::{FRAME, Range, disjoint, frames, owned};
+use super::ranges::{FRAME, MESSAGE_BASE, MESSAGE_BYTES, Range, disjoint, frames, memory_in, owned, unit_registers};
 use super::{Checked, GraphError, count, follow, group, value};
 use crate::record::Record;
 use crate::state::machine::{OWNER_ARENA, OWNER_OBJECTS};
@@ -27,6 +27,7 @@ pub(super) fn check(state: &State) -> Checked {
     }
     objects(state)?;
     extents(state)?;
+    reserved(state)?;
     mappings(state)
 }
 
@@ -54,6 +55,24 @@ fn extents(state: &State) -> Checked {
     disjoint(host)
 }
 
+/// Devices of one guest reach what is reserved for them: nobody's memory, no registers, and no other guest's.
+fn reserved(state: &State) -> Checked {
+    let mut all = Vec::with_capacity(state.reserved.len());
+    for range in &state.reserved {
+        follow(range, "address space", &state.spaces, [range.space, 0])?;
+        frames(range, "range", range.base, range.bytes)?;
+        if let Some(region) = memory_in(&state.regions, range.base, range.bytes) {
+            let address = range.base.max(region.base);
+            return Err(GraphError::Overlap { first: range.name(), second: region.name(), address });
+        }
+        let end = range.base.saturating_add(range.bytes);
+        value(end <= MESSAGE_BASE || range.base >= MESSAGE_BASE + MESSAGE_BYTES, range, "range", range.base)?;
+        all.push(Range { space: 0, base: range.base, bytes: range.bytes, record: range.name() });
+    }
+    all.extend(state.units.iter().map(unit_registers));
+    disjoint(all)
+}
+
 fn mappings(state: &State) -> Checked {
     for mapping in &state.space_objects {
         let space = follow(mapping, "address space", &state.spaces, [mapping.space, 0])?;
@@ -69,7 +88,7 @@ fn mappings(state: &State) -> Checked {
     guest_ranges(state)
 }
 
-/// What a guest sees at one address is one thing: extents and mapped BARs are disjoint in its space.
+/// What a guest sees at one address is one thing: extents, reserved ranges and mapped BARs are disjoint in its space.
 ///
 /// A mapping per pair of space and object, so the sum of extents looked at is bounded by their number
 /// times the spaces of one guest, of which [`check`] allows one.
@@ -84,6 +103,12 @@ fn guest_ranges(state: &State) -> Checked {
             record: extent.name(),
         }));
     }
+    ranges.extend(state.reserved.iter().map(|range| Range {
+        space: range.space,
+        base: range.base,
+        bytes: range.bytes,
+        record: range.name(),
+    }));
     for bar in super::device::mapped_bars(state) {
         let (space, bar) = bar?;
         ranges.push(Range { space, base: bar.guest_base, bytes: bar.bytes, record: bar.name() });

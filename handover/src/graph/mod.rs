@@ -10,15 +10,15 @@
 //!
 //! - [`error`]: what can be wrong
 //! - `ranges`: the memory map, overlaps
-//! - `machine`, `unit`, `memory`, `device`, `pasid`, `guest`, `interrupt`: the checks by subject
+//! - `machine`, `unit`, `memory`, `device`, `function`, `guest`, `interrupt`: the checks by subject
 
 mod device;
 pub mod error;
+mod function;
 mod guest;
 mod interrupt;
 mod machine;
 mod memory;
-mod pasid;
 mod ranges;
 mod unit;
 
@@ -46,7 +46,7 @@ pub fn validate_plan(state: &State) -> Checked {
     machine::check(state)?;
     unit::check(state)?;
     device::check(state)?;
-    pasid::check(state)?;
+    function::check(state)?;
     memory::check(state)?;
     guest::check(state)?;
     interrupt::no_shared_entries(state)

@@ -5,11 +5,19 @@ use alloc::vec::Vec;
 use super::{Checked, GraphError};
 use crate::record::{Record, RecordName};
 use crate::state::machine::{REGION_RAM, RegionV1};
+use crate::state::unit::UnitV1;
 
 /// Bytes of a page frame.
 pub(super) const FRAME: u64 = 4096;
 /// No physical address is this high (SDM 3A 4.1.4).
 pub(super) const ADDRESS_LIMIT: u64 = 1 << 52;
+
+/// Where LAPICs and interrupt messages are (SDM 3A 12.11.1): no BAR, and nothing that devices reach as memory.
+pub(super) const MESSAGE_BASE: u64 = 0xfee0_0000;
+/// Bytes of that range.
+pub(super) const MESSAGE_BYTES: u64 = 1 << 20;
+/// Bytes of a unit's registers that nothing may touch.
+const UNIT_BYTES: u64 = 4096;
 
 /// Refuses a range that is empty, wraps, or is not a whole number of frames.
 pub(super) fn frames(record: &impl Record, field: &'static str, base: u64, bytes: u64) -> Checked {
@@ -57,6 +65,11 @@ pub(super) struct Range {
     pub(super) base: u64,
     pub(super) bytes: u64,
     pub(super) record: RecordName,
+}
+
+/// A unit's registers.
+pub(super) fn unit_registers(unit: &UnitV1) -> Range {
+    Range { space: 0, base: unit.register_base, bytes: UNIT_BYTES, record: unit.name() }
 }
 
 /// Refuses ranges of one space that overlap.

@@ -8,8 +8,8 @@ use crate::record::Record;
 use crate::state::State;
 use crate::state::machine::OWNER_ARENA;
 use crate::state::unit::{
-    DOMAIN_COHERENT, DOMAIN_FORCE_SNOOP, DOMAIN_SHARES_NESTED, FORMAT_AMD_V1, FORMAT_SECOND_STAGE, UNIT_AMD,
-    UNIT_CACHING_MODE, UNIT_FAULT_EVENT, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitV1,
+    DOMAIN_COHERENT, DOMAIN_FORCE_SNOOP, DOMAIN_SHARES_NESTED, DomainV1, FORMAT_NESTED, FORMAT_PASS_THROUGH,
+    FORMAT_SECOND_STAGE, UNIT_AMD, UNIT_CACHING_MODE, UNIT_FAULT_EVENT, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitV1,
 };
 
 /// Bits of RTADDR, IRTA and IQA that hold the address (VT-d 11.4.5, 11.4.7.3, 11.4.9.3).
@@ -61,14 +61,29 @@ fn unit_fields(state: &State, unit: &UnitV1) -> Checked {
 fn domains(state: &State) -> Checked {
     let mut roots = Vec::new();
     for domain in &state.domains {
-        value((2..=5).contains(&domain.levels), domain, "levels", domain.levels.into())?;
-        value(domain.leaf_mask & !7 == 0 && domain.leaf_mask & 1 == 1, domain, "leaf sizes", domain.leaf_mask.into())?;
-        value((30..=57).contains(&domain.width), domain, "width", domain.width.into())?;
-        value((FORMAT_SECOND_STAGE..=FORMAT_AMD_V1).contains(&domain.format), domain, "format", domain.format.into())?;
-        value(domain.accepted_bits <= 64, domain, "accepted address bits", domain.accepted_bits.into())?;
         let known = DOMAIN_COHERENT | DOMAIN_FORCE_SNOOP | DOMAIN_SHARES_NESTED;
         value(domain.flags & !known == 0, domain, "flags", domain.flags.into())?;
+        value((FORMAT_SECOND_STAGE..=FORMAT_NESTED).contains(&domain.format), domain, "format", domain.format.into())?;
+        value(
+            domain.address_bits == 0 || (30..=57).contains(&domain.address_bits),
+            domain,
+            "address bits",
+            domain.address_bits.into(),
+        )?;
+        value(domain.leaf_mask & !7 == 0 && domain.leaf_mask & 1 == 1, domain, "leaf sizes", domain.leaf_mask.into())?;
+        if domain.format == FORMAT_PASS_THROUGH {
+            pass_through(domain)?;
+            continue;
+        }
+        value((2..=5).contains(&domain.levels), domain, "levels", domain.levels.into())?;
+        value((30..=57).contains(&domain.width), domain, "width", domain.width.into())?;
         frames(domain, "table root", domain.table_root, FRAME)?;
+        if domain.format == FORMAT_NESTED {
+            // Its table is the guest's own, at an address that the parent translates: nothing of Baton's to overlap with.
+            nested(state, domain)?;
+            continue;
+        }
+        value(domain.parent == 0, domain, "parent", domain.parent)?;
         owned(&state.regions, OWNER_ARENA, domain, "table root", domain.table_root, FRAME)?;
         let root = Range { space: 0, base: domain.table_root, bytes: FRAME, record: domain.name() };
         if domain.space == 0 {
@@ -95,6 +110,25 @@ fn domains(state: &State) -> Checked {
         record: space.name(),
     }));
     disjoint(roots)
+}
+
+/// A domain without a table shows everything: no guest's.
+fn pass_through(domain: &DomainV1) -> Checked {
+    value(domain.space == 0, domain, "address space", domain.space)?;
+    value(domain.parent == 0, domain, "parent", domain.parent)?;
+    value(domain.table_root == 0 && domain.levels == 0, domain, "table root", domain.table_root)?;
+    value(domain.flags & DOMAIN_SHARES_NESTED == 0, domain, "flags", domain.flags.into())
+}
+
+/// A guest's table over a second stage of the same address space.
+fn nested(state: &State, domain: &DomainV1) -> Checked {
+    let parent = follow(domain, "parent", &state.domains, [domain.parent, 0])?;
+    value(parent.format == FORMAT_SECOND_STAGE, domain, "parent", domain.parent)?;
+    if parent.space != domain.space || domain.space == 0 {
+        let (first, second) = (domain.name(), parent.name());
+        return Err(GraphError::Mismatch { first, second, what: "the address space" });
+    }
+    value(domain.flags & DOMAIN_SHARES_NESTED == 0, domain, "flags", domain.flags.into())
 }
 
 fn domain_ids(state: &State) -> Checked {

@@ -2,7 +2,7 @@
 
 record! {
     /// A device.
-    DeviceV1 [0x0401, "device", Plan, true, {1: 72, 2: 80}] key |record| [record.bdf.into(), 0];
+    DeviceV1 [0x0401, "device", Plan, true, {1: 72, 2: 88}] key |record| [record.bdf.into(), 0];
     {
         /// Token of the domain its requests are translated by.
         pub domain: u64,
@@ -37,11 +37,17 @@ record! {
         reserved: [u8; 4],
     }
     late {
-        /// Host physical address of its PASID directory. Zero: its unit is in legacy mode, as every
-        /// unit was when this field was not there.
+        /// Host physical address of its PASID directory. Zero: its unit is in legacy mode, as all were before.
         pub pasid_directory: u64,
+        /// `STATE_*`. Zero: as assigned.
+        pub state: u32,
+        reserved_late: [u8; 4],
     }
 }
+
+/// [`DeviceV1::state`]: it faulted too much. Its context entries are not present, bus mastering is off, its guest sees
+/// no device there.
+pub const STATE_QUARANTINED: u32 = 1;
 
 /// [`DeviceV1::flags`]: ATS is on.
 pub const DEVICE_ATS: u32 = 1;
@@ -62,15 +68,45 @@ record! {
 }
 
 record! {
-    /// A PASID of a device that leads to a domain of its own (VT-d 3.4.3).
+    /// A PASID of a device that leads to a domain of its own, besides that of the device's requests without PASID.
     PasidV1 [0x0406, "PASID", Plan, true, {2: 16}] key |record| [record.device.into(), record.pasid.into()];
     {
         /// Token of the domain.
         pub domain: u64,
         /// The device.
         pub device: u32,
-        /// The PASID, not 0: that one is the device's own.
+        /// The PASID, 1 to 2^20 - 1.
         pub pasid: u32,
+    }
+}
+
+record! {
+    /// A physical function that stays with Baton, and the virtual functions that Baton made of it at power-on.
+    PhysicalFunctionV1 [0x0407, "physical function", Plan, true, {2: 24}] key |record| [record.bdf.into(), 0];
+    {
+        /// The physical function.
+        pub bdf: u32,
+        /// Vendor in bits 15:0, device in 31:16; compared with the live function.
+        pub identity: u32,
+        /// Device id of the virtual functions (PCIe 9.3.3.11).
+        pub device_id: u32,
+        /// How many virtual functions there are (NumVFs).
+        pub count: u32,
+        /// From its requester id to the first one's (PCIe 9.3.3.9).
+        pub first: u32,
+        /// From each to the next (PCIe 9.3.3.10).
+        pub stride: u32,
+    }
+}
+
+record! {
+    /// What the operator wants of devices. Not there: as by default.
+    DevicePolicyV1 [0x0408, "device policy", Plan, false, {2: 8}] key |_record| [0, 0];
+    {
+        /// Faults of one device within a second that quarantine it; zero: none ever does.
+        pub fault_limit: u32,
+        /// Zero.
+        pub flags: u32,
     }
 }
 

@@ -45,6 +45,17 @@ pub const MSIX_PENDING: u32 = 2;
 pub const MSIX_IS_MSI: u32 = 4;
 
 record! {
+    /// A frame of posted interrupt descriptors, 64 of them (VT-d 9.11).
+    PostedV1 [0x0503, "posted interrupts", Plan, true, {2: 16}] key |record| [record.frame, 0];
+    {
+        /// Host physical address.
+        pub frame: u64,
+        /// Which of its 64 places are given out.
+        pub used: u64,
+    }
+}
+
+record! {
     /// An allocated entry of an interrupt remapping table, present or not; compared with the table in place.
     IrteV1 [0x0502, "IRTE", Freeze, true, 32] key |record| [record.unit.into(), record.index.into()];
     {

@@ -61,6 +61,20 @@ record! {
 }
 
 record! {
+    /// Guest addresses that are no RAM of the guest's because firmware has one of its devices use the memory there (RMRR, VT-d
+    /// 8.4): mapped one to one for the devices, not for the guest, whose BARs stay away.
+    ReservedV1 [0x0305, "reserved range", Plan, true, {2: 24}] key |record| [record.space, record.base];
+    {
+        /// Token of the address space.
+        pub space: u64,
+        /// Guest physical and host physical address, 4 KiB aligned.
+        pub base: u64,
+        /// Bytes, a multiple of 4 KiB.
+        pub bytes: u64,
+    }
+}
+
+record! {
     /// An address space maps a memory object.
     SpaceObjectV1 [0x0304, "mapping of an object", Plan, true, 16] key |record| [record.space, record.object];
     {

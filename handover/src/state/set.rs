@@ -3,13 +3,13 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::device::{AliasV1, BarV1, ConfigV1, DeviceV1, PasidV1, PciFunctionV1};
+use super::device::{AliasV1, BarV1, ConfigV1, DevicePolicyV1, DeviceV1, PasidV1, PciFunctionV1, PhysicalFunctionV1};
 use super::guest::{CpuidV1, GuestRestV1, GuestV1};
-use super::interrupt::{IrteV1, MsixV1};
+use super::interrupt::{IrteV1, MsixV1, PostedV1};
 use super::lapic::{GuestClockV1, KvmClockV1, LapicV1};
 use super::machine::{ArenaV1, BootV1, BridgeV1, MachineV1, ModuleV1, PcpuV1, RegionV1};
 use super::management::{FaultV1, ManagementV1, TotalsV1};
-use super::memory::{ExtentV1, ObjectV1, SpaceObjectV1, SpaceV1};
+use super::memory::{ExtentV1, ObjectV1, ReservedV1, SpaceObjectV1, SpaceV1};
 use super::platform::{IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE, UartInputV1, UartV1};
 use super::report::ReportV1;
 use super::stream::{EndV1, MarkV1};
@@ -270,6 +270,8 @@ state! {
     extents: ExtentV1,
     /// Which space maps which object.
     space_objects: SpaceObjectV1,
+    /// What guests leave out of their memory.
+    reserved: ReservedV1,
     /// Guests.
     guests: GuestV1,
     /// CPUID tables of guests.
@@ -280,6 +282,10 @@ state! {
     aliases: AliasV1,
     /// PASIDs with domains of their own.
     pasids: PasidV1,
+    /// Physical functions with virtual ones.
+    physical_functions: PhysicalFunctionV1,
+    /// What the operator wants of devices: at most one.
+    device_policy: DevicePolicyV1,
     /// BARs.
     bars: BarV1,
     /// At most one.
@@ -296,6 +302,8 @@ state! {
     unit_rests: UnitRestV1,
     /// Remapping entries.
     irtes: IrteV1,
+    /// Posted interrupt descriptors.
+    posted: PostedV1,
     /// Configuration space.
     configs: ConfigV1,
     /// Registers of functions.

@@ -73,15 +73,16 @@ record! {
 
 record! {
     /// A domain: one I/O page table.
-    DomainV1 [0x0203, "domain", Plan, true, {1: 48, 2: 56}] key |record| [record.token, 0];
+    DomainV1 [0x0203, "domain", Plan, true, {1: 48, 2: 64}] key |record| [record.token, 0];
     {
         /// Name across images.
         pub token: u64,
         /// Token of the address space it maps, zero for a domain of Baton's own.
         pub space: u64,
-        /// Host physical address of the root table.
+        /// Host physical address of the root table; zero with [`FORMAT_PASS_THROUGH`]; with [`FORMAT_NESTED`] the guest's, an
+        /// address that the parent maps.
         pub table_root: u64,
-        /// Table levels, 2 to 5.
+        /// Table levels, 2 to 5; zero with [`FORMAT_PASS_THROUGH`].
         pub levels: u32,
         /// Leaves in use: bit 0 for 4 KiB, bit 1 for 2 MiB, bit 2 for 1 GiB.
         pub leaf_mask: u32,
@@ -94,9 +95,10 @@ record! {
         reserved: [u8; 4],
     }
     late {
-        /// Address bits that every unit of the domain accepts from devices. Zero: as many as all units of the
-        /// machine do, which was so for every domain when this field was not there.
-        pub accepted_bits: u32,
+        /// Token of the domain on which one of [`FORMAT_NESTED`] stands. Zero: it stands on none, as all did before.
+        pub parent: u64,
+        /// Address bits that every unit of the domain accepts. Zero: as many as all units of the machine do, as before.
+        pub address_bits: u32,
         reserved_late: [u8; 4],
     }
 }
@@ -107,6 +109,10 @@ pub const FORMAT_SECOND_STAGE: u32 = 1;
 pub const FORMAT_FIRST_STAGE: u32 = 2;
 /// [`DomainV1::format`]: AMD version 1.
 pub const FORMAT_AMD_V1: u32 = 3;
+/// [`DomainV1::format`]: no table, devices reach all memory; Baton's own only.
+pub const FORMAT_PASS_THROUGH: u32 = 4;
+/// [`DomainV1::format`]: a guest's VT-d first stage over the parent's second.
+pub const FORMAT_NESTED: u32 = 5;
 /// [`DomainV1::flags`]: every unit that walks the table snoops.
 pub const DOMAIN_COHERENT: u32 = 1;
 /// [`DomainV1::flags`]: leaves force snooping.

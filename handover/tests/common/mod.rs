@@ -137,6 +137,61 @@ fn machine(state: &mut State) {
     state.bridges.extend([bridge(0x10, 1), bridge(0x12, 3)]);
 }
 
+/// Domains of the sample machine's PASIDs.
+pub const PASID_DOMAIN: u64 = 0x4003;
+pub const NESTED_DOMAIN: u64 = 0x4004;
+/// A physical function with two virtual ones, 0000:02:10.0 and 0000:02:10.2.
+pub const PHYSICAL: u32 = 0x0200;
+
+/// The sample machine with what format 1 can't say: a unit in scalable mode, two PASIDs on the NVMe function, one of them
+/// nested, a pass-through domain, memory reserved for a device, virtual functions, posted interrupts, a quarantined device.
+pub fn modern() -> State {
+    let mut state = sample();
+    // TTM 01b (VT-d 11.4.5), 256-bit descriptors (11.4.9.3).
+    state.units[0].root_table |= 1 << 10;
+    state.units[0].queue |= 1 << 11;
+    state.domains[1] =
+        DomainV1 { format: FORMAT_PASS_THROUGH, table_root: 0, levels: 0, leaf_mask: 1, width: 0, ..state.domains[1] };
+    state.domains[0].address_bits = 48;
+    let second = DomainV1 { token: PASID_DOMAIN, table_root: 0x1809_0000, ..state.domains[0] };
+    // The guest's own table: an address of the guest's.
+    let nested = DomainV1 {
+        token: NESTED_DOMAIN,
+        format: FORMAT_NESTED,
+        parent: GUEST_DOMAIN,
+        table_root: 0x10_0000,
+        ..state.domains[0]
+    };
+    state.domains.extend([second, nested]);
+    state.domain_ids.extend([(PASID_DOMAIN, 3), (NESTED_DOMAIN, 4)].map(|(domain, did)| DomainIdV1 {
+        domain,
+        unit: 0,
+        did,
+    }));
+    for (device, directory) in state.devices.iter_mut().zip([0x180a_0000, 0x180b_0000]) {
+        device.pasid_directory = directory;
+    }
+    state.devices[0].state = STATE_QUARANTINED;
+    state.pasids.extend([(1, PASID_DOMAIN), (0xf_ffff, NESTED_DOMAIN)].map(|(pasid, domain)| PasidV1 {
+        domain,
+        device: NVME,
+        pasid,
+    }));
+    state.physical_functions.push(PhysicalFunctionV1 {
+        bdf: PHYSICAL,
+        identity: 0x10c9_8086,
+        device_id: 0x10ca,
+        count: 2,
+        first: 0x80,
+        stride: 2,
+    });
+    state.device_policy.push(DevicePolicyV1 { fault_limit: 25, flags: 0 });
+    state.reserved.push(ReservedV1 { space: SPACE, base: 0x4800_0000, bytes: 0x3_f000 });
+    state.posted.push(PostedV1 { frame: 0x180c_0000, used: 5 });
+    state.set_planned();
+    state
+}
+
 fn iommu(state: &mut State) {
     state.units.push(UnitV1 {
         register_base: 0xfed9_0000,

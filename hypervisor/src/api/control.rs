@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use core::task::Poll;
 
 use super::error::ApiError;
-use super::types::{Guests, Iommu, Outcomes, Plan, Status, Upgrade, UpgradeState};
+use super::types::{Devices, Guests, Iommu, Outcomes, Plan, Status, Upgrade, UpgradeState};
 
 /// One upload, and the upgrade it becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +29,8 @@ pub trait Control {
     fn guests(&self) -> Guests;
     /// GET /v1/iommu.
     fn iommu(&self) -> Iommu;
+    /// GET /v1/devices.
+    fn devices(&self) -> Devices;
     /// GET /v1/upgrade.
     fn upgrade_progress(&self) -> Upgrade;
     /// Upgrades since power-on, for /metrics.

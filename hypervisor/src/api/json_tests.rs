@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::error::Blame;
 use super::testing::{FakeControl, exits, status};
 use super::types::{
-    Device, Domain, Fault, Guest, GuestState, Guests, Hex, Interrupt, Iommu, Outcome, Outcomes, Phases, Progress,
-    Report, Unit, Upgrade, UpgradeState, Vcpu,
+    Device, Devices, Domain, Fault, Group, Guest, GuestState, Guests, Hex, Interrupt, Iommu, Outcome, Outcomes,
+    PciDevice, Phases, Progress, Report, Unit, Upgrade, UpgradeState, Vcpu,
 };
 
 fn json<T: Serialize>(value: &T) -> String {
@@ -71,6 +71,30 @@ fn iommu() -> Iommu {
         }],
         faults_lost: 1,
     }
+}
+
+#[test]
+fn devices_and_groups() {
+    let devices = Devices {
+        devices: vec![PciDevice {
+            bdf: "0000:02:10.0".into(),
+            id: "8086:10ca".into(),
+            class: "020000".into(),
+            state: "assigned",
+            owner: "web".into(),
+            group: "0000:02:10.0".into(),
+            unit: Some(Hex(0xfed9_0000)),
+            reset: "function".into(),
+            ats: "off",
+            physical: Some("0000:02:00.0".into()),
+            refused: String::new(),
+        }],
+        groups: vec![Group { id: "a".into(), members: vec!["a".into(), "b".into()], why: vec!["no ACS".into()] }],
+    };
+    assert_eq!(
+        json(&devices),
+        r#"{"devices":[{"bdf":"0000:02:10.0","id":"8086:10ca","class":"020000","state":"assigned","owner":"web","group":"0000:02:10.0","unit":"0xfed90000","reset":"function","ats":"off","physical":"0000:02:00.0","refused":""}],"groups":[{"id":"a","members":["a","b"],"why":["no ACS"]}]}"#
+    );
 }
 
 fn report() -> Report {

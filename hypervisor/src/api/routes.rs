@@ -56,6 +56,7 @@ enum Resource {
     Status,
     Guests,
     Iommu,
+    Devices,
     Upgrade,
     Metrics,
 }
@@ -66,6 +67,7 @@ impl Resource {
             "/v1/status" => Self::Status,
             "/v1/guests" => Self::Guests,
             "/v1/iommu" => Self::Iommu,
+            "/v1/devices" => Self::Devices,
             "/v1/upgrade" => Self::Upgrade,
             "/metrics" => Self::Metrics,
             _ => return None,
@@ -90,7 +92,7 @@ impl<'a> Routes<'a> {
         let Some(resource) = Resource::find(&request.path) else {
             return Err(ApiError::operator(
                 Code::NotFound,
-                "no such path: there are /v1/status, /v1/guests, /v1/iommu, /v1/upgrade and /metrics",
+                "no such path: there are /v1/status, /v1/guests, /v1/iommu, /v1/devices, /v1/upgrade and /metrics",
             ));
         };
         let upload = matches!((resource, request.method), (Resource::Upgrade, Method::Post));
@@ -104,6 +106,7 @@ impl<'a> Routes<'a> {
             (Method::Get | Method::Head, Resource::Status) => Response::json(200, &self.control.status()),
             (Method::Get | Method::Head, Resource::Guests) => Response::json(200, &self.control.guests()),
             (Method::Get | Method::Head, Resource::Iommu) => Response::json(200, &self.control.iommu()),
+            (Method::Get | Method::Head, Resource::Devices) => Response::json(200, &self.control.devices()),
             (Method::Get | Method::Head, Resource::Upgrade) => Response::json(200, &self.control.upgrade_progress()),
             (Method::Get | Method::Head, Resource::Metrics) => metrics::response(self.control),
             (Method::Post, Resource::Upgrade) => return self.begin_upload(request),

@@ -14,7 +14,8 @@ use crate::net::channel::{Channel, ChannelError, ChannelResult};
 use super::control::{Control, Finished, UploadId};
 use super::error::{ApiError, Code};
 use super::types::{
-    Boot, Guests, HandoverVersions, Iommu, Memory, Outcomes, Plan, PlanObject, Progress, Status, Upgrade, UpgradeState,
+    Boot, Devices, Guests, HandoverVersions, Iommu, Memory, Outcomes, Plan, PlanObject, Progress, Status, Upgrade,
+    UpgradeState,
 };
 
 /// A byte stream in memory.
@@ -114,6 +115,7 @@ pub(crate) struct FakeControl {
     pub dry_run: bool,
     pub guests: Guests,
     pub iommu: Iommu,
+    pub devices: Devices,
     pub outcomes: Outcomes,
 }
 
@@ -150,6 +152,10 @@ impl Control for FakeControl {
 
     fn iommu(&self) -> Iommu {
         self.iommu.clone()
+    }
+
+    fn devices(&self) -> Devices {
+        self.devices.clone()
     }
 
     fn upgrade_progress(&self) -> Upgrade {

@@ -239,6 +239,53 @@ pub struct Fault {
     pub count: u64,
 }
 
+/// GET /v1/devices.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize)]
+pub struct Devices {
+    /// Every function but bridges.
+    pub devices: Vec<PciDevice>,
+    /// Groups of more than one function, or with a reason.
+    pub groups: Vec<Group>,
+}
+
+/// One function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PciDevice {
+    /// Segment:bus:device.function.
+    pub bdf: String,
+    /// Vendor:device, as `baton.toml` names it.
+    pub id: String,
+    /// Base class, subclass, programming interface: six hexadecimal digits.
+    pub class: String,
+    /// `free`, `assigned` or `quarantined`.
+    pub state: &'static str,
+    /// The guest, or `baton`; empty for nobody's.
+    pub owner: String,
+    /// The lowest function of its group.
+    pub group: String,
+    /// Address of its unit's registers.
+    pub unit: Option<Hex>,
+    /// `function`, `advanced features` or `bus`; empty if it can't be reset.
+    pub reset: String,
+    /// Its translation cache: `none`, `off` or `on`.
+    pub ats: &'static str,
+    /// The physical function, of a virtual one.
+    pub physical: Option<String>,
+    /// Why it can't be given to a guest as it stands; empty if it can.
+    pub refused: String,
+}
+
+/// Functions that have to have one owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Group {
+    /// Its lowest function.
+    pub id: String,
+    /// Its functions but for bridges.
+    pub members: Vec<String>,
+    /// What joins them.
+    pub why: Vec<String>,
+}
+
 /// GET /v1/upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Upgrade {

@@ -8,10 +8,10 @@ use handover::phase::{Outcome, Phase};
 use handover::state::report::BLAME_OPERATOR;
 
 use super::uploads::{Upload, Uploads};
-use super::view;
+use super::{devices, view};
 use crate::api::control::{Control, Finished, UploadId};
 use crate::api::error::{ApiError, Code};
-use crate::api::types::{Guests, Iommu, Outcomes, Plan, Progress, Status, Upgrade};
+use crate::api::types::{Devices, Guests, Iommu, Outcomes, Plan, Progress, Status, Upgrade};
 use crate::host;
 use crate::upgrade::stage::{Refused, Staged, Staging};
 use crate::upgrade::{plan, report};
@@ -111,6 +111,10 @@ impl Control for Machine {
 
     fn iommu(&self) -> Iommu {
         view::iommu()
+    }
+
+    fn devices(&self) -> Devices {
+        devices::devices()
     }
 
     fn upgrade_progress(&self) -> Upgrade {

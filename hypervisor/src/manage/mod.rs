@@ -3,12 +3,13 @@
 //! - here: when which part is looked after, and the upgrade's course from the API to the jump
 //! - `settings`: how Baton is reached; `link`: the server and its card; `nic`: the card's place in the machine
 //! - `control`: what the API can ask for; `uploads`: the one upload and the upgrade it becomes
-//! - `view`: the machine as the API shows it
+//! - `view`: the machine as the API shows it; `devices`: what is on its buses
 //! - `keyboard`: COM2's way to a guest
 //!
 //! All of it runs on pCPU 0 with interrupts off. Interrupts only leave marks (`trap::dispatch`).
 
 mod control;
+mod devices;
 mod keyboard;
 mod link;
 pub mod nic;
@@ -30,7 +31,7 @@ use self::keyboard::Keyboard;
 use self::link::Link;
 pub use self::settings::Settings;
 use crate::config::{Config, DEFAULT_DEADLINE_MS};
-use crate::passthrough::{release, units};
+use crate::passthrough::{quarantine, release, units};
 use crate::sched::Core;
 use crate::trap::dispatch::{IOMMU_FAULT, MANAGEMENT};
 use crate::upgrade::convert::management::ManagementState;
@@ -114,6 +115,7 @@ impl Manager {
     fn work(&mut self, now: u64) -> u64 {
         if IOMMU_FAULT.swap(false, Ordering::AcqRel) || now >= self.faults_due {
             units::service_faults();
+            quarantine::judge();
             self.keyboard.find_guest();
             release::run();
             self.faults_due = now.saturating_add(time::ms_to_ticks(FAULTS_MS));

@@ -22,7 +22,7 @@ use crate::net::dma::DmaMemory;
 use crate::net::e1000e::{DEVICE, DMA_BYTES, E1000e, REGISTER_BYTES, VENDOR};
 use crate::net::nic::Nic;
 use crate::net::stack::StackConfig;
-use crate::passthrough::{assign, units};
+use crate::passthrough::{inventory, units};
 use crate::smp::lapic::vector;
 use crate::smp::pcpu;
 use crate::time::{self, TscClock};
@@ -230,10 +230,10 @@ impl Card {
 /// # Errors
 /// The card is no card of ours, broken, or can't be isolated; it is silent then and nobody's.
 pub fn open(settings: &Settings) -> Result<(Card, Server), String> {
-    assign::claim(settings.nic, OWNER)?;
+    inventory::claim(settings.nic, OWNER)?;
     let opened = claimed(settings);
     if opened.is_err() {
-        assign::disclaim(settings.nic);
+        inventory::disclaim(settings.nic);
     }
     opened
 }

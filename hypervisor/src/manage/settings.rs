@@ -7,7 +7,7 @@ use machine::pci::Bdf;
 
 use crate::config;
 use crate::net::address::{Addressing, Lease};
-use crate::passthrough::assign;
+use crate::passthrough::inventory;
 use crate::upgrade::convert::management::ManagementState;
 
 /// The card and the address, from `baton.toml` or from the image before this one.
@@ -27,7 +27,7 @@ impl Settings {
     /// # Errors
     /// There is no such card.
     pub fn from_config(management: &config::Management) -> Result<Self, String> {
-        let function = assign::select(&management.nic)
+        let function = inventory::select(&management.nic)
             .map_err(|_| format!("there is no PCI device {}: correct management.nic in baton.toml", management.nic))?;
         let addressing = match management.address {
             config::Address::Dhcp => Addressing::Dhcp { previous: None },

@@ -21,7 +21,7 @@ use crate::api::types::{
 };
 use crate::config::OnUpgrade;
 use crate::mem::regions::{Owner, RegionMap};
-use crate::passthrough::assign;
+use crate::passthrough::inventory;
 use crate::passthrough::units::{self, Units};
 use crate::smp::pcpu;
 use crate::upgrade::{convert, report};
@@ -160,7 +160,7 @@ fn shown(units: &Units, owners: &Owners) -> Iommu {
             })
             .collect(),
         interrupts: interrupts(&snapshot),
-        faults: units.faults().lines().iter().map(|line| fault(line, assign::owner(line.fault.device))).collect(),
+        faults: units.faults().lines().iter().map(|line| fault(line, inventory::owner(line.fault.device))).collect(),
         faults_lost: units.faults().overflows,
     }
 }

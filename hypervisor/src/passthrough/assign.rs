@@ -6,125 +6,41 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use hermit_sync::SpinMutex;
-use iommu::{InterruptSource, Token};
-use machine::addr::Iova;
+use guest_loader::layout::{GuestMap, GuestRange};
+use iommu::Token;
+use machine::addr::{HostPhys, Iova};
 use machine::paging::Permissions;
 use machine::pci::{
-    self, Bar, BarKind, Bdf, Buses, Command, ConfigSpace, Enumeration, Function, Groups, HeaderKind, Holder, Msi, Msix,
-    NoReset, Reset, Windows,
+    self, Ats, Bar, BarKind, Bdf, Command, ConfigSpace, Function, HeaderKind, Holder, Msi, Msix, Windows,
 };
 
 use super::hardware::{HostFunction, TablePlace};
-use super::units;
-use crate::config::{self, DeviceSelector, FunctionSelector};
+use super::{inventory, release, sriov, units};
+use crate::config::{self, GuestDevice};
 use crate::guest::pci::access::BarDescription;
 use crate::guest::pci::{Passthrough, PciBus};
 use crate::host;
 use crate::mem::regions::Owner;
 use crate::time::TscClock;
 use crate::upgrade::convert::pci::MsixPlace;
+use crate::vm;
 use crate::vm::memory::GuestRam;
 
 /// A function that a guest may have.
 pub struct Candidate {
     function: Function,
+    /// Memory that firmware reserved for it, and that the operator lets it go on using.
+    reserved: Vec<GuestRange>,
+    /// Its translation cache is believed.
+    trusted_ats: bool,
 }
 
-struct Claim {
-    bdf: Bdf,
-    owner: String,
-}
-
-static FOUND: SpinMutex<Option<Enumeration>> = SpinMutex::new(None);
-static GROUPS: SpinMutex<Option<Groups>> = SpinMutex::new(None);
-static CLAIMS: SpinMutex<Vec<Claim>> = SpinMutex::new(Vec::new());
-
-/// Looks at every bus, once. At power-on ports are told to keep devices apart; after an upgrade nothing is written.
-pub fn enumerate(power_on: bool) {
-    let host = host::get();
-    let ranges: Vec<Buses> = host
-        .ecam
-        .regions()
-        .map(|region| Buses { segment: region.segment, first: region.start_bus, last: region.end_bus })
-        .collect();
-    let found = pci::enumerate(&*host.ecam, &ranges);
-    for oddity in &found.oddities {
-        log::warn!("PCI: {oddity}");
+impl Candidate {
+    /// Its place in the machine.
+    #[must_use]
+    pub const fn bdf(&self) -> Bdf {
+        self.function.bdf
     }
-    if power_on {
-        for port in pci::enable_acs(&*host.ecam, &found) {
-            log::warn!("PCI: ACS of {port} stays off although it says it has it; it counts as without");
-        }
-    }
-    *GROUPS.lock() = Some(Groups::compute(&*host.ecam, &found));
-    *FOUND.lock() = Some(found);
-}
-
-/// Silences every function but bridges: nothing may write to memory before it belongs to somebody.
-pub fn silence_all() {
-    let host = host::get();
-    let found = FOUND.lock();
-    for function in found.iter().flat_map(|found| &found.functions) {
-        if matches!(function.header, HeaderKind::Endpoint) {
-            units::silence(&host.ecam, function.bdf);
-        }
-    }
-}
-
-/// The bridges above `bdf`, the one at the root first.
-pub fn path_to(bdf: Bdf) -> Vec<Bdf> {
-    let found = FOUND.lock();
-    found.as_ref().and_then(|found| found.get(bdf)).map(|function| function.path.clone()).unwrap_or_default()
-}
-
-/// Every function that is no bridge.
-#[cfg(feature = "bench")]
-pub fn endpoints() -> Vec<Bdf> {
-    let found = FOUND.lock();
-    let functions = found.iter().flat_map(|found| &found.functions);
-    functions.filter(|function| matches!(function.header, HeaderKind::Endpoint)).map(|function| function.bdf).collect()
-}
-
-/// The function that `selector` means.
-///
-/// # Errors
-/// There is none.
-pub fn select(selector: &DeviceSelector) -> Result<Function, String> {
-    let found = FOUND.lock();
-    let mut functions = found.iter().flat_map(|found| &found.functions);
-    let function = match &selector.function {
-        FunctionSelector::Bdf(bdf) => functions.find(|function| function.bdf == *bdf),
-        FunctionSelector::Id { vendor, device, nth } => functions
-            .filter(|function| function.ids.vendor == *vendor && function.ids.device == *device)
-            .nth(*nth as usize),
-    };
-    function
-        .cloned()
-        .ok_or_else(|| format!("there is no PCI device {selector}: correct `devices` in baton.toml, or remove it"))
-}
-
-/// Makes `bdf` `owner`'s.
-///
-/// # Errors
-/// It is another's.
-pub fn claim(bdf: Bdf, owner: &str) -> Result<(), String> {
-    let mut claims = CLAIMS.lock();
-    if let Some(claim) = claims.iter().find(|claim| claim.bdf == bdf) {
-        return Err(format!("the device {bdf} belongs to {} already: remove it from one of the two", claim.owner));
-    }
-    claims.push(Claim { bdf, owner: owner.into() });
-    Ok(())
-}
-
-/// Whose `bdf` is.
-pub fn owner(bdf: Bdf) -> Option<String> {
-    CLAIMS.lock().iter().find(|claim| claim.bdf == bdf).map(|claim| claim.owner.clone())
-}
-
-/// Gives up a claim.
-pub fn disclaim(bdf: Bdf) {
-    CLAIMS.lock().retain(|claim| claim.bdf != bdf);
 }
 
 /// The devices of `guest`, checked and claimed for it.
@@ -134,28 +50,102 @@ pub fn disclaim(bdf: Bdf) {
 pub fn find(guest: &config::Guest) -> Result<Vec<Candidate>, String> {
     let mut candidates: Vec<Candidate> = Vec::new();
     let result = guest.devices.iter().try_for_each(|device| {
-        let function = check(&device.selector)?;
-        claim(function.bdf, &guest.name)?;
-        candidates.push(Candidate { function });
+        let candidate = check(device)?;
+        inventory::claim(candidate.function.bdf, &guest.name)?;
+        candidates.push(candidate);
         Ok(())
     });
-    if let Err(error) = result.and_then(|()| isolate(&candidates)) {
-        for candidate in &candidates {
-            disclaim(candidate.function.bdf);
-        }
+    let together: Vec<Bdf> = candidates.iter().map(|candidate| candidate.function.bdf).collect();
+    let isolated = || {
+        together.iter().try_for_each(|device| {
+            inventory::check_group(*device, &together)?;
+            inventory::reset_of(*device).map(|_| ()).map_err(|error| error.to_string())
+        })
+    };
+    if let Err(error) = result.and_then(|()| isolated()) {
+        together.iter().for_each(|device| inventory::disclaim(*device));
         return Err(error);
     }
     Ok(candidates)
 }
 
-fn check(selector: &DeviceSelector) -> Result<Function, String> {
+/// Takes everything back from a guest that could not start.
+///
+/// # Errors
+/// A unit does not obey: the guest's memory must stay its own.
+pub fn withdraw(devices: &[Bdf], token: u64) -> Result<(), iommu::Error> {
+    release::detach(devices, Token(token))?;
+    devices.iter().for_each(|device| inventory::disclaim(*device));
+    Ok(())
+}
+
+/// The guest's memory around what is reserved for its devices.
+///
+/// # Errors
+/// Something is reserved where every guest has something else.
+pub fn reserve(candidates: &[Candidate], memory: GuestMap) -> Result<GuestMap, String> {
+    let mut memory = memory;
+    for candidate in candidates {
+        for range in &candidate.reserved {
+            memory = memory.reserve(*range).map_err(|error| {
+                let bdf = candidate.function.bdf;
+                format!("the firmware reserves memory for the device {bdf}, and {error}: remove the device")
+            })?;
+        }
+    }
+    Ok(memory)
+}
+
+fn check(device: &GuestDevice) -> Result<Candidate, String> {
+    let selector = &device.selector;
     if !units::present() {
         return Err(format!(
             "it asks for the device {selector}, and the machine has no IOMMU in use: enable VT-d in the firmware (QEMU: \
              -device intel-iommu,intremap=on), or remove the device"
         ));
     }
-    let function = select(selector)?;
+    let function = inventory::select(selector)?;
+    let bdf = function.bdf;
+    able(&function)?;
+    let reserved = inventory::reserved_for(&function);
+    if let Some(range) = reserved.first().filter(|_| !device.allow_rmrr) {
+        return Err(format!(
+            "the firmware reserved the memory {} to {} for the device {bdf} (RMRR), and may have it use that behind the \
+             guest's back: write {{ device = \"{selector}\", allow_rmrr = true }} to allow it, or choose another device",
+            range.start,
+            range.end()
+        ));
+    }
+    let regions = host::get().regions.lock();
+    let usable = |range: &&GuestRange| {
+        regions.iter().any(|region| {
+            region.owner != Owner::Firmware && region.base < range.end().get() && range.start.get() < region.end()
+        })
+    };
+    let others = vm::all();
+    let shared =
+        |range: &&GuestRange| others.iter().any(|vm| vm.ram.reserved.iter().any(|known| known.overlaps(**range)));
+    if let Some(range) = reserved.iter().find(shared) {
+        return Err(format!(
+            "the firmware reserved the memory {} to {} for the device {bdf} (RMRR) and for a device of another guest: give \
+             both to one guest",
+            range.start,
+            range.end()
+        ));
+    }
+    match reserved.iter().find(usable) {
+        Some(range) => Err(format!(
+            "the firmware reserved the memory {} to {} for the device {bdf} (RMRR), and calls it usable at the same time: \
+             update the firmware, or choose another device",
+            range.start,
+            range.end()
+        )),
+        None => Ok(Candidate { function, reserved, trusted_ats: device.trusted_ats }),
+    }
+}
+
+/// Whether the function is one that guests can have, apart from what else they have.
+fn able(function: &Function) -> Result<(), String> {
     let bdf = function.bdf;
     if !matches!(function.header, HeaderKind::Endpoint) {
         return Err(format!("{bdf} is a bridge: only endpoints can be given to a guest"));
@@ -165,40 +155,20 @@ fn check(selector: &DeviceSelector) -> Result<Function, String> {
             "no IOMMU unit translates for the device {bdf}: the firmware's DMAR table does not name it"
         ));
     }
-    Ok(function)
+    Ok(())
 }
 
-/// What the interrupts of `device` come from, if a bridge takes them over.
-pub fn bridged_interrupts(device: Bdf) -> Option<InterruptSource> {
-    let (first, last) = GROUPS.lock().as_ref()?.bridged_interrupts(device)?;
-    let buses = InterruptSource::Buses { first: (first >> 8) as u8, last: (last >> 8) as u8 };
-    Some(if first == last { InterruptSource::Function(first) } else { buses })
-}
-
-/// How `device` is reset for its owner.
-///
-/// # Errors
-/// Not without something that is another's.
-pub fn reset_of(device: Bdf) -> Result<Reset, NoReset> {
-    let found = FOUND.lock();
-    let nothing = Enumeration::default();
-    let owner = owner(device);
-    let same_owner = |other| owner.is_some() && self::owner(other) == owner;
-    // Without an enumeration (an upgrade has just ended) only what the function says itself counts.
-    Reset::choose(&*host::get().ecam, found.as_ref().unwrap_or(&nothing), device, same_owner)
-}
-
-/// Whether all of them together can be kept apart from the rest, and reset.
-fn isolate(candidates: &[Candidate]) -> Result<(), String> {
-    for candidate in candidates {
-        reset_of(candidate.function.bdf).map_err(|error| error.to_string())?;
-    }
-    let groups = GROUPS.lock();
-    let Some(groups) = groups.as_ref() else { return Ok(()) };
-    let together = |bdf| candidates.iter().any(|candidate| candidate.function.bdf == bdf);
-    candidates
-        .iter()
-        .try_for_each(|candidate| groups.check(candidate.function.bdf, together).map_err(|error| error.to_string()))
+/// Why a guest could not have the function alone.
+pub fn refusal(function: &Function) -> Option<String> {
+    let bdf = function.bdf;
+    let alone = able(function).and_then(|()| inventory::check_group(bdf, &[bdf]));
+    let alone = alone.and_then(|()| inventory::reset_of(bdf).map(|_| ()).map_err(|error| error.to_string()));
+    let reserved = || {
+        inventory::reserved_for(function)
+            .first()
+            .map(|range| format!("the firmware reserved memory for it (RMRR) at {}", range.start))
+    };
+    alone.err().or_else(reserved)
 }
 
 /// Whether the BARs lead to the device and nowhere else: they will be mapped, and are the device's word.
@@ -248,14 +218,18 @@ pub fn assign(
     }
     let ecam = host::get().ecam.clone();
     let devices: Vec<Bdf> = candidates.iter().map(|candidate| candidate.function.bdf).collect();
-    let aliases = GROUPS.lock().as_ref().map(|groups| groups.sources(&devices)).unwrap_or_default();
+    let aliases = inventory::sources(&devices);
     create_domain(token, ram)?;
     for candidate in candidates {
         let bdf = candidate.function.bdf;
-        let bars = pci::bars(&*ecam, bdf, candidate.function.header).map_err(|error| error.to_string())?;
+        // A virtual function's memory is its physical function's to say.
+        let bars = match sriov::bars(bdf) {
+            Some(bars) => bars,
+            None => pci::bars(&*ecam, bdf, candidate.function.header).map_err(|error| error.to_string())?,
+        };
         check_bars(&candidate.function, &bars)?;
         let descriptions = describe(&bars, bdf)?;
-        let reset = reset_of(bdf).map_err(|error| error.to_string())?;
+        let reset = inventory::reset_of(bdf).map_err(|error| error.to_string())?;
         reset.perform(&*ecam, &TscClock).map_err(|error| error.to_string())?;
         Command::MEMORY.union(Command::INTX_DISABLE).write(&*ecam, bdf);
         let msix = Msix::find(&*ecam, bdf).map(|msix| MsixPlace {
@@ -268,16 +242,19 @@ pub fn assign(
         });
         let function = Assigned {
             bdf,
-            identity: ecam.read32(bdf, 0),
+            identity: sriov::identity(bdf).unwrap_or_else(|| ecam.read32(bdf, 0)),
             slot: 0,
             bars: descriptions,
             msix,
             msi: Msi::find(&*ecam, bdf).map(|msi| msi.offset as u8),
+            ats: false,
         };
+        let aliases = aliases.iter().find(|(of, _)| *of == bdf).map_or(&[][..], |(_, ids)| ids);
+        let ats = attach(&candidate, aliases, token)?;
+        let function = Assigned { ats, ..function };
         let slot = function.put_on(bus)?;
         assigned.push(Assigned { slot, ..function });
-        attach(bdf, aliases.iter().find(|(of, _)| *of == bdf).map_or(&[], |(_, ids)| ids), token)?;
-        log::info!("{bdf} is in the domain {token:#x}");
+        log::info!("{bdf} is in the domain {token:#x}{}", if ats { ", with its translation cache" } else { "" });
     }
     Ok(assigned)
 }
@@ -297,6 +274,8 @@ pub struct Assigned {
     pub msix: Option<MsixPlace>,
     /// Offset of the MSI capability.
     pub msi: Option<u8>,
+    /// Its translation cache is on (ATS).
+    pub ats: bool,
 }
 
 impl Assigned {
@@ -308,26 +287,22 @@ impl Assigned {
         let table = self.msix.map(|msix| TablePlace { bar: msix.table_bar, offset: msix.table_offset.into() });
         // SAFETY: the BARs were read and sized when the function was first taken, and have not moved since; the function is
         // claimed, so nobody else uses it.
-        let hardware = unsafe { HostFunction::new(self.bdf, host::get().ecam.clone(), &self.bars, table) };
+        let hardware = unsafe { HostFunction::new(self, host::get().ecam.clone(), table) };
         let hardware = hardware.map_err(|error| error.to_string())?;
         let function = Passthrough::new(self.bdf, Box::new(hardware), &self.bars).map_err(|error| error.to_string())?;
         bus.add(function).map_err(|error| error.to_string())
     }
 }
 
-/// A domain that shows `ram` where the guest sees it.
+/// A domain that shows `ram` where the guest sees it, and what is reserved for the guest's devices where the machine has it.
 fn create_domain(token: u64, ram: &GuestRam) -> Result<(), String> {
     let made = units::with(|units, platform| {
         units.create_domain(platform, Token(token))?;
-        for extent in &ram.extents {
-            units.map(
-                platform,
-                Token(token),
-                Iova(extent.guest.get()),
-                extent.host,
-                extent.bytes,
-                Permissions::READ_WRITE,
-            )?;
+        let extents = ram.extents.iter().map(|extent| (extent.guest, extent.host, extent.bytes));
+        // What firmware has a device use lies for it where it always lay.
+        let reserved = ram.reserved.iter().map(|range| (range.start, HostPhys(range.start.get()), range.bytes));
+        for (guest, host, bytes) in extents.chain(reserved) {
+            units.map(platform, Token(token), Iova(guest.get()), host, bytes, Permissions::READ_WRITE)?;
         }
         Ok::<(), iommu::Error>(())
     });
@@ -338,10 +313,27 @@ fn create_domain(token: u64, ram: &GuestRam) -> Result<(), String> {
     }
 }
 
-fn attach(bdf: Bdf, aliases: &[u16], token: u64) -> Result<(), String> {
-    match units::with(|units, platform| units.attach(platform, bdf, aliases, Token(token), None)) {
+/// Puts the function into the domain. Returns whether its translation cache is on: where the operator, the function, the way
+/// to it and the unit all allow it.
+fn attach(candidate: &Candidate, aliases: &[u16], token: u64) -> Result<bool, String> {
+    let bdf = candidate.function.bdf;
+    let ecam = &*host::get().ecam;
+    let enter = |depth| match units::with(|units, platform| units.attach(platform, bdf, aliases, Token(token), depth)) {
         Some(Ok(())) => Ok(()),
         Some(Err(error)) => Err(error.to_string()),
         None => Err("the machine has no IOMMU in use".into()),
+    };
+    let cache = if candidate.trusted_ats { Ats::find(ecam, bdf) } else { None };
+    let Some(cache) = cache.filter(|_| inventory::may_cache(&candidate.function)) else {
+        if candidate.trusted_ats {
+            log::warn!("{bdf} has no translation cache that can be used here (ATS): ats = \"trusted\" has no effect");
+        }
+        return enter(None).map(|()| false);
+    };
+    if let Err(error) = enter(Some(cache.queue_depth)) {
+        log::warn!("{bdf} goes without its translation cache: {error}");
+        return enter(None).map(|()| false);
     }
+    cache.enable(ecam).map_err(|error| error.to_string())?;
+    Ok(true)
 }

@@ -6,11 +6,11 @@ use alloc::vec::Vec;
 
 use machine::access::Width;
 use machine::mmio::MmioRegion;
-use machine::pci::{Bdf, ConfigSpace, Ecam};
+use machine::pci::{Ats, Bdf, ConfigSpace, Ecam};
 
-use super::assign;
+use super::{Assigned, inventory};
 use crate::guest::message::MsiMessage;
-use crate::guest::pci::access::{BarAccess, BarDescription, MsixHardware, PhysicalFunction, ResetError};
+use crate::guest::pci::access::{BarAccess, MsixHardware, PhysicalFunction, ResetError};
 use crate::mem::host_map;
 use crate::time::TscClock;
 
@@ -26,6 +26,10 @@ pub struct TablePlace {
 /// A physical function.
 pub struct HostFunction {
     bdf: Bdf,
+    /// Vendor and device; a virtual function does not say them itself.
+    identity: u32,
+    /// Its translation cache is in use, and has to be switched on again after a reset.
+    ats: bool,
     config: Arc<Ecam>,
     bars: Vec<(u8, MmioRegion)>,
     table: Option<TablePlace>,
@@ -38,20 +42,20 @@ impl HostFunction {
     /// The heap is exhausted.
     ///
     /// # Safety
-    /// The BARs are where `bars` says, and stay there; the function is used through this object and by its guest only.
+    /// The BARs are where `function` says, and stay there; the function is used through this object and by its guest only.
     pub unsafe fn new(
-        bdf: Bdf,
+        function: &Assigned,
         config: Arc<Ecam>,
-        bars: &[BarDescription],
         table: Option<TablePlace>,
     ) -> Result<Self, machine::paging::PagingError> {
         let mut regions = Vec::new();
-        for bar in bars {
+        for bar in &function.bars {
             host_map::map_device(bar.host, bar.bytes)?;
             // SAFETY: just mapped one to one and uncached; the caller says that a BAR is there.
             regions.push((bar.index, unsafe { MmioRegion::new(bar.host, bar.bytes as usize) }));
         }
-        Ok(Self { bdf, config, bars: regions, table })
+        let Assigned { bdf, identity, ats, .. } = *function;
+        Ok(Self { bdf, identity, ats, config, bars: regions, table })
     }
 
     fn bar(&self, bar: u8) -> Option<&MmioRegion> {
@@ -70,6 +74,9 @@ fn width(bytes: u8) -> Option<Width> {
 
 impl PhysicalFunction for HostFunction {
     fn config_read(&mut self, offset: u16, bytes: u8) -> u32 {
+        if (offset, bytes) == (0, 4) {
+            return self.identity;
+        }
         width(bytes).map_or(u32::MAX, |width| self.config.read(self.bdf, offset, width))
     }
 
@@ -80,8 +87,14 @@ impl PhysicalFunction for HostFunction {
     }
 
     fn reset(&mut self) -> Result<(), ResetError> {
-        let reset = assign::reset_of(self.bdf).map_err(|_| ResetError::Unsupported)?;
+        let reset = inventory::reset_of(self.bdf).map_err(|_| ResetError::Unsupported)?;
         reset.perform(&*self.config, &TscClock).map_err(|_| ResetError::TimedOut)?;
+        // The unit goes on expecting a cache; without one the function's requests would be translated one by one.
+        if let Some(ats) = Ats::find(&*self.config, self.bdf).filter(|_| self.ats)
+            && let Err(error) = ats.enable(&*self.config)
+        {
+            log::warn!("{error}");
+        }
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use iommu::Token;
 use machine::pci::Bdf;
 
-use super::{assign, units};
+use super::{inventory, units};
 use crate::guest::pci::PciBus;
 use crate::smp::pcpu;
 use crate::vm::{self, Vm, VmState};
@@ -51,16 +51,18 @@ fn release(vm: &Vm) {
         DUE.store(true, Ordering::Release);
         return;
     }
-    let broken = vm.platform.with_pci(PciBus::retire);
+    // Out of the domain while the translation caches of trusted devices still answer; a reset switches them off.
+    vm.platform.with_pci(PciBus::quiesce);
     if let Err(error) = detach(&vm.devices().iter().map(|device| device.bdf).collect::<Vec<_>>(), domain) {
         // Bus mastering is off; what a unit may still hold is tried again by the next call.
         log::error!("guest {}: its devices are quiet, but not all of them blocked: {error}", vm.name);
         return;
     }
+    let broken = vm.platform.with_pci(PciBus::retire);
     for device in vm.devices() {
         match broken.iter().find(|(bdf, _)| *bdf == device.bdf) {
             None => {
-                assign::disclaim(device.bdf);
+                inventory::disclaim(device.bdf);
                 log::info!("{} is nobody's again: quiet, reset, blocked", device.bdf);
             }
             // It keeps its owner, so that nobody gets what a guest may have left in it.
@@ -70,7 +72,11 @@ fn release(vm: &Vm) {
     vm.forget_devices();
 }
 
-fn detach(devices: &[Bdf], domain: Token) -> Result<(), iommu::Error> {
+/// Takes devices out of their domain, and the domain away. What was done before is not done again.
+///
+/// # Errors
+/// A unit does not obey; the call may be repeated.
+pub(super) fn detach(devices: &[Bdf], domain: Token) -> Result<(), iommu::Error> {
     let detached = units::with(|units, platform| {
         for device in devices {
             match units.detach(platform, *device) {

@@ -3,7 +3,10 @@
 use alloc::vec::Vec;
 
 use iommu::{Route, UnitIndex};
+use machine::acpi::dmar::UnitRange;
+use machine::pci::Bdf;
 
+use super::sriov;
 use crate::firmware::Firmware;
 use crate::host;
 
@@ -15,11 +18,22 @@ pub fn from_dmar(firmware: &Firmware) -> Vec<Route> {
     for error in errors {
         log::warn!("DMAR: {error}");
     }
-    let route = |range: machine::acpi::dmar::UnitRange| Route {
+    let alone = |physical: Bdf| {
+        let id = physical.requester_id();
+        ranges.iter().find(move |range| (range.segment, range.first, range.last) == (physical.segment(), id, id))
+    };
+    // Virtual functions go where their physical one goes (VT-d 8.3), also if that is named alone.
+    let mut virtual_ones = Vec::new();
+    for physical in sriov::all() {
+        if let Some(range) = alone(physical.bdf) {
+            virtual_ones.extend(physical.functions().map(|one| Route::function(one, UnitIndex(range.unit))));
+        }
+    }
+    let route = |range: UnitRange| Route {
         segment: range.segment,
         first: range.first,
         last: range.last,
         unit: UnitIndex(range.unit),
     };
-    ranges.into_iter().map(route).collect()
+    ranges.into_iter().map(route).chain(virtual_ones).collect()
 }

@@ -63,11 +63,11 @@ pub fn with_platform<R>(f: impl FnOnce(&mut Platform<'_>) -> R) -> R {
     f(&mut Platform { mem: &mut memory, clock: &TscClock })
 }
 
-/// Power-on: takes over all units. Faults come to pCPU 0.
+/// Power-on: takes over all units, in `mode` as far as they have it. Faults come to pCPU 0.
 ///
 /// # Errors
 /// A unit does not obey, or lacks what is needed.
-pub fn init_cold(units: &[Described], routes: Vec<Route>, apic_id: u32) -> Result<(), String> {
+pub fn init_cold(units: &[Described], routes: Vec<Route>, apic_id: u32, mode: Preference) -> Result<(), String> {
     let mut configs = Vec::new();
     for unit in units {
         let regs = map_registers(unit.base)?;
@@ -91,7 +91,7 @@ pub fn init_cold(units: &[Described], routes: Vec<Route>, apic_id: u32) -> Resul
                 x2apic,
                 interrupts: Some(InterruptRegion { base: table, order: INTERRUPT_ORDER }),
                 fault_event: Some(fault_event(apic_id)),
-                mode: Preference::Auto,
+                mode,
             },
             regs,
         ));

@@ -20,7 +20,7 @@ use super::{report, settings, trust};
 use crate::guest::pci::access::MSI_ENTRY;
 use crate::guest::pci::{BARS, PciFunctionState};
 use crate::mem::layout::ARENA_BYTES;
-use crate::passthrough::{assign, router, units};
+use crate::passthrough::{inventory, quarantine, router, sriov, units};
 use crate::smp::pcpu;
 use crate::vm::{self, Vm};
 use crate::{host, time};
@@ -43,6 +43,7 @@ pub fn snapshot(vms: &[Arc<Vm>]) -> Result<Snapshot, String> {
     taken.domains.retain(|domain| tokens.contains(&domain.token));
     taken.dids.retain(|did| tokens.contains(&did.token));
     taken.devices.retain(|device| tokens.contains(&device.token));
+    taken.pasids.retain(|pasid| sources.contains(&(pasid.segment, pasid.source)));
     taken.aliases.retain(|alias| sources.contains(&(alias.segment, alias.source)));
     // The source id is in the low half of the entry's second word (VT-d 9.10).
     taken.irtes.retain(|entry| sources.iter().any(|(_, source)| *source == entry.high as u16));
@@ -89,6 +90,8 @@ pub fn planned(vms: &[Arc<Vm>], reports: &[ReportV1]) -> Result<State, String> {
         vms.iter().find(|vm| vm::tokens::domain(vm.token) == domain).map_or(0, |vm| vm::tokens::space(vm.token))
     };
     convert::iommu::save_plan(&mut state, &taken, space_of).map_err(|error| error.to_string())?;
+    convert::pci::save_physical(&mut state, &sriov::all());
+    convert::pci::save_policy(&mut state, quarantine::limit());
     for vm in vms {
         plan_guest(&mut state, vm).map_err(|error| format!("guest {}: {error}", vm.name))?;
     }
@@ -132,6 +135,7 @@ fn plan_guest(state: &mut State, vm: &Vm) -> Result<(), String> {
             msix: device.msix,
             msi: device.msi,
             resettable: true,
+            ats: device.ats,
         };
         convert::pci::save_plan(state, &plan).map_err(|error| error.to_string())?;
     }
@@ -142,7 +146,7 @@ fn plan_guest(state: &mut State, vm: &Vm) -> Result<(), String> {
 fn bridges(vms: &[Arc<Vm>]) -> Vec<BridgeState> {
     let ecam = &*host::get().ecam;
     let mut above: Vec<Bdf> =
-        vms.iter().flat_map(|vm| vm.devices()).flat_map(|device| assign::path_to(device.bdf)).collect();
+        vms.iter().flat_map(|vm| vm.devices()).flat_map(|device| inventory::path_to(device.bdf)).collect();
     above.sort_unstable();
     above.dedup();
     let bridge = |bridge: &Bdf| BridgeState {

@@ -15,13 +15,14 @@ use machine::pci::ConfigSpace;
 
 use super::convert;
 use super::convert::pci::{FunctionPlan, RouteState};
+use crate::config::DEFAULT_FAULT_LIMIT;
 use crate::firmware::Firmware;
 use crate::guest::clock::GuestClock;
 use crate::guest::cpuid::CpuidTable;
 use crate::host;
 use crate::mem::frames::{self, ArenaFrames};
 use crate::passthrough::router::{Router, Way};
-use crate::passthrough::{Assigned, assign, routes, units};
+use crate::passthrough::{Assigned, inventory, quarantine, routes, sriov, units};
 use crate::vm::Vm;
 use crate::vm::build::{self, Parts};
 use crate::vm::memory::AddressSpace;
@@ -59,6 +60,10 @@ pub fn bridges(state: &State) -> Result<(), String> {
 /// # Errors
 /// A register, table or frame is not as recorded.
 pub fn units(state: &State, firmware: &Firmware) -> Result<(), String> {
+    let physical = convert::pci::load_physical(state).map_err(|error| error.to_string())?;
+    sriov::restore(physical)?;
+    quarantine::set_limit(convert::pci::load_policy(state).unwrap_or(DEFAULT_FAULT_LIMIT));
+    inventory::set_dmar(firmware.dmar.clone());
     let mut snapshot = convert::iommu::load(state).map_err(|error| error.to_string())?;
     if snapshot.units.is_empty() {
         return Ok(());
@@ -136,6 +141,9 @@ fn guest(state: &State, token: u64, runners: &mut Vec<(u32, Runner)>) -> Result<
         Ok(assigned)
     })?;
     vm.platform.restore(&platform).map_err(|error| error.to_string())?;
+    for device in vm.devices().iter().filter(|device| quarantine::holds(device.bdf)) {
+        vm.platform.with_pci(|pci| pci.mark_removed(device.bdf));
+    }
     let router = Router::new(vm.fabric.clone(), vm.vcpus.iter().map(|vcpu| vcpu.pcpu).collect());
     for route in &routes {
         restore_route(&router, route)?;
@@ -157,11 +165,11 @@ fn guest(state: &State, token: u64, runners: &mut Vec<(u32, Runner)>) -> Result<
 
 /// Takes over a function: it is the one recorded.
 fn take(plan: &FunctionPlan, owner: &str) -> Result<Assigned, String> {
-    let live = host::get().ecam.read32(plan.device, 0);
+    let live = sriov::identity(plan.device).unwrap_or_else(|| host::get().ecam.read32(plan.device, 0));
     if live != plan.identity {
         return Err(format!("{} is {live:#010x}, recorded is {:#010x}", plan.device, plan.identity));
     }
-    assign::claim(plan.device, owner)?;
+    inventory::claim(plan.device, owner)?;
     Ok(Assigned {
         bdf: plan.device,
         identity: plan.identity,
@@ -169,6 +177,7 @@ fn take(plan: &FunctionPlan, owner: &str) -> Result<Assigned, String> {
         bars: plan.bars.clone(),
         msix: plan.msix,
         msi: plan.msi,
+        ats: plan.ats,
     })
 }
 

@@ -19,7 +19,7 @@ use super::{report, watchdog};
 use crate::guest::pci::PciBus;
 use crate::mem::layout::SLOT_BYTES;
 use crate::mem::{frames, host_map};
-use crate::passthrough::{assign, units};
+use crate::passthrough::{inventory, units};
 use crate::smp::{lapic, pcpu};
 use crate::trap::devices;
 use crate::{console, host, manage, vm};
@@ -94,7 +94,7 @@ pub fn run() {
     for Skipped { kind, version, count } in leftover.skipped {
         log::warn!("{count} records of kind {kind:#06x}, version {version}, are not known here and were skipped");
     }
-    assign::enumerate(false);
+    inventory::enumerate(false);
     if let Some(management) = leftover.management {
         manage::init_after_upgrade(&management);
     }

@@ -7,10 +7,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 
-use guest_loader::layout::{ECAM, GuestRange, IOAPIC, LAPIC, PCI_WINDOW_32, PCI_WINDOW_64};
+use guest_loader::layout::{ECAM, GuestMap, GuestRange, IOAPIC, LAPIC, PCI_WINDOW_32, PCI_WINDOW_64};
 use guest_loader::{Mode, Module, Plan};
 use hermit_sync::SpinMutex;
 use machine::paging::LeafSizes;
+use machine::pci::Bdf;
 
 use super::memory::{AddressSpace, GuestRam};
 use super::runner::Runner;
@@ -22,7 +23,8 @@ use crate::guest::cpuid::{CpuidConfig, CpuidTable};
 use crate::guest::message::InterruptFabric;
 use crate::guest::pci::PciBus;
 use crate::guest::platform::{GuestParts, GuestPlatform};
-use crate::passthrough::{self, Assigned, router::Router};
+use crate::mem::regions::Owner;
+use crate::passthrough::{self, Assigned, Candidate, router::Router};
 use crate::vcpu::cpu::VirtualCpu;
 use crate::vcpu::state::{Activity, ArchState};
 use crate::vcpu::svm::cpu::{SvmConfig, SvmCpu};
@@ -43,6 +45,7 @@ pub fn nested_leaves() -> LeafSizes {
 fn blocked(ram: &GuestRam) -> Vec<GuestRange> {
     let mut ranges: Vec<GuestRange> =
         ram.extents.iter().map(|extent| GuestRange { start: extent.guest, bytes: extent.bytes }).collect();
+    ranges.extend(&ram.reserved);
     ranges.extend([ECAM, IOAPIC, LAPIC]);
     ranges
 }
@@ -155,12 +158,19 @@ pub fn start(guest: &config::Guest, id: u16, modules: Modules<'_>) -> Result<Arc
     };
     let devices = passthrough::find(guest)?;
     let token = tokens::guest(host::get().boot_nonce, id);
-    let ram = GuestRam::allocate(&mut host::get().regions.lock(), &guest.memory, tokens::ram(token))
-        .map_err(|error| error.to_string())?;
-    let ram = Arc::new(ram);
-    let started = finish(guest, id, token, &ram, Module { name: &guest.kernel, bytes: kernel }, initrd, devices);
+    let bdfs: Vec<Bdf> = devices.iter().map(Candidate::bdf).collect();
+    let kernel = Module { name: &guest.kernel, bytes: kernel };
+    let started = passthrough::reserve(&devices, guest.memory).and_then(|map| {
+        let ram = GuestRam::allocate(&mut host::get().regions.lock(), &map, tokens::ram(token))
+            .map_err(|error| error.to_string())?;
+        finish(guest, id, token, (&map, &Arc::new(ram)), kernel, initrd, devices)
+    });
     if started.is_err() {
-        host::get().regions.lock().release(crate::mem::regions::Owner::Object(tokens::ram(token)));
+        match passthrough::withdraw(&bdfs, tokens::domain(token)) {
+            Ok(()) => host::get().regions.lock().release(Owner::Object(tokens::ram(token))),
+            // Its memory stays taken: a unit may still lead there.
+            Err(error) => log::error!("the memory of guest {} is kept back: {error}", guest.name),
+        }
     }
     started
 }
@@ -175,13 +185,13 @@ fn finish(
     guest: &config::Guest,
     id: u16,
     token: u64,
-    ram: &Arc<GuestRam>,
+    (map, ram): (&GuestMap, &Arc<GuestRam>),
     kernel: Module<'_>,
     initrd: Option<Module<'_>>,
     devices: Vec<passthrough::Candidate>,
 ) -> Result<Arc<Vm>, String> {
     let apic_ids: Vec<u32> = (0..guest.vcpus).collect();
-    let plan = Plan { map: &guest.memory, kernel, initrd, command_line: &guest.command_line, apic_ids: &apic_ids };
+    let plan = Plan { map, kernel, initrd, command_line: &guest.command_line, apic_ids: &apic_ids };
     let entry = guest_loader::load(&plan, &mut &**ram).map_err(|error| error.to_string())?;
     let mut space = AddressSpace::new(tokens::space(token), id, nested_leaves()).map_err(|error| error.to_string())?;
     space.map_ram(ram).map_err(|error| error.to_string())?;

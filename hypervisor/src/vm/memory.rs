@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use guest_loader::OutOfGuestMemory;
-use guest_loader::layout::{GuestMap, MapError};
+use guest_loader::layout::{GuestMap, GuestRange, MapError};
 use handover::state::machine::FrameTag;
 use machine::addr::{GuestPhys, HostPhys, PAGE_SIZE_1G, PAGE_SIZE_2M};
 use machine::paging::{Caching, Holes, LeafSizes, NPT, PageTable, PagingError, Permissions};
@@ -32,6 +32,8 @@ pub struct GuestRam {
     pub token: u64,
     /// Where it lies.
     pub extents: Vec<Extent>,
+    /// What is no RAM of the guest's although its devices use it: memory that firmware reserved for them.
+    pub reserved: Vec<GuestRange>,
 }
 
 /// Why a guest gets no memory.
@@ -79,7 +81,7 @@ impl GuestRam {
         for extent in &extents {
             window::zero(extent.host, extent.bytes);
         }
-        Ok(Self { token, extents })
+        Ok(Self { token, extents, reserved: map.reserved().collect() })
     }
 
     /// Bytes in all.

@@ -4,7 +4,9 @@
 //! - `services`: what the platform asks of the hypervisor: console, time, memory, kicks
 //! - `build`: from `baton.toml` and the modules to a guest that can run
 //! - `runner`: one virtual CPU on its pCPU
+//! - `bars`: BARs in the nested page tables
 
+mod bars;
 pub mod build;
 pub mod memory;
 pub mod runner;

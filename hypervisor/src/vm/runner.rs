@@ -12,14 +12,12 @@ use super::services::VcpuTime;
 use super::{Vm, VmState};
 use crate::guest::lapic::StartupEvent;
 use crate::guest::legacy::PowerEvent;
-use crate::guest::pci::{BarChange, BarMapping};
 use crate::guest::platform::{VcpuBus, VcpuPlatform, VcpuPlatformState};
 use crate::vcpu::cpu::VirtualCpu;
 use crate::vcpu::handle::Reason;
 use crate::vcpu::run::{RunStatistics, Why, run_until_event};
 use crate::vcpu::state::{Activity, ArchState, RFLAGS_IF};
 use crate::{cpu, host};
-use machine::addr::{GuestPhys, HostPhys, PAGE_SIZE};
 
 /// What FREEZE takes out of a virtual CPU.
 pub struct Snapshot {
@@ -138,30 +136,12 @@ impl Runner {
     fn attend(&mut self) {
         let events = self.vm.platform.take_events();
         for change in events.bars {
-            self.move_bar(&change);
+            self.vm.move_bar(&change);
         }
         match events.power {
             Some(PowerEvent::Off) => self.vm.stop(String::from("it powered itself off")),
             Some(PowerEvent::Reset) => self.vm.stop(String::from("it reset itself")),
             None => {}
-        }
-    }
-
-    fn move_bar(&mut self, change: &BarChange) {
-        let mut space = self.vm.space.lock();
-        let generation = &self.vm.space_generation;
-        let forget = || {
-            generation.fetch_add(1, Ordering::AcqRel);
-        };
-        let result = match change {
-            BarChange::Unmap(mapping) => direct_pages(mapping)
-                .try_for_each(|(offset, bytes)| space.unmap(GuestPhys(mapping.guest.get() + offset), bytes, forget)),
-            BarChange::Map(mapping) => direct_pages(mapping).try_for_each(|(offset, bytes)| {
-                space.map_device(GuestPhys(mapping.guest.get() + offset), HostPhys(mapping.host.get() + offset), bytes)
-            }),
-        };
-        if let Err(error) = result {
-            log::error!("guest {}: a BAR can't follow the guest: {error}", self.vm.name);
         }
     }
 
@@ -182,18 +162,4 @@ impl Runner {
         extended.truncate(written);
         Snapshot { registers: self.cpu.state(), extended, platform: self.platform.save() }
     }
-}
-
-/// The parts of a BAR that the guest reaches by itself: offset and bytes, whole pages around what is trapped.
-fn direct_pages(mapping: &BarMapping) -> impl Iterator<Item = (u64, u64)> {
-    let trapped = mapping.trapped.clone();
-    let parts = if trapped.is_empty() {
-        [(0, mapping.bytes), (0, 0)]
-    } else {
-        [(0, trapped.start), (trapped.end, mapping.bytes)]
-    };
-    parts.into_iter().filter_map(|(start, end)| {
-        let (start, end) = (start.next_multiple_of(PAGE_SIZE), end & !(PAGE_SIZE - 1));
-        (start < end).then(|| (start, end - start))
-    })
 }

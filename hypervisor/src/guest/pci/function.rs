@@ -47,6 +47,8 @@ pub struct Passthrough {
     pub(super) bars: Bars,
     pub(super) msi: Option<Msi>,
     pub(super) msix: Option<Msix>,
+    /// Taken away while the guest runs: it sees no device here.
+    pub(super) removed: bool,
 }
 
 impl Passthrough {
@@ -87,6 +89,7 @@ impl Passthrough {
             bars: Bars::new(bars).map_err(|bad| PciError::BadBar(device, bad.0))?,
             msi: None,
             msix: None,
+            removed: false,
             hardware,
             capabilities: Vec::new(),
         };
@@ -307,6 +310,13 @@ impl Passthrough {
         if let Some(msix) = &mut self.msix {
             msix.stop(&mut context);
         }
+    }
+
+    /// Takes the function away from a guest that runs on: no DMA, no interrupts, and what answers is nobody, as after a
+    /// surprise removal (PCIe 6.7.1.1). The caller reconciles BARs afterwards.
+    pub(super) fn remove(&mut self, router: &mut dyn InterruptRouter, counters: &mut PciCounters) {
+        self.quiesce(router, counters);
+        self.removed = true;
     }
 
     /// Tries again to route interrupts that could not be routed.

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::model::{BAR0, Bed, Event, ModelFunction, bed_of, device};
+use super::model::{BAR0, Bed, Event, ModelFunction, bed_of, device, window};
 use super::*;
 
 /// MSI-X on, both entries routed, memory decoded, bus mastering on.
@@ -51,6 +51,28 @@ fn a_function_that_does_not_come_back_is_named() {
     assert!(bed.bus.functions().is_empty());
 }
 
+/// As after a surprise removal: all ones, no BAR, no interrupt; and writes reach nobody.
+#[test]
+fn a_removed_function_answers_with_ones() {
+    let mut bed = bed_of(2);
+    in_use(&mut bed);
+    bed.bus.remove(device(0));
+    assert!(bed.events().contains(&Event::Config(0x04, 2, 0x0402)), "bus mastering is off");
+    assert!(bed.routes.lock().is_empty());
+    assert!(matches!(bed.bus.take_bar_changes()[..], [BarChange::Unmap(_)]));
+    for offset in (0..0x100).step_by(4) {
+        assert_eq!(bed.read(offset, 4), 0xFFFF_FFFF, "{offset:#x}");
+        bed.write(offset, 4, 0);
+        bed.write(offset, 4, 0xFFFF_FFFF);
+    }
+    assert_eq!((bed.read(0, 2), bed.bus.mmio_read(0xC000_2000, 4)), (0xFFFF, None));
+    assert!(!bed.bus.mmio_write(0xC000_200C, 4, 0));
+    assert_eq!(bed.events(), []);
+    assert!(!bed.bus.has_bar_changes());
+    // The neighbour is as it was.
+    assert_eq!(bed.bus.ecam_read(2 << 15, 4), 0x0010_1B36);
+}
+
 /// Where the model's guest has RAM, ECAM and an IOAPIC.
 const TAKEN: [(u64, u64); 3] = [(0, 0x2000_0000), (0xE000_0000, 0x10_0000), (0xFEC0_0000, 0x1000)];
 
@@ -87,6 +109,19 @@ fn a_bar_over_anything_is_not_there() {
         assert_eq!(bed.read(0x10, 8) & !0xF, target, "the register holds what the guest wrote");
     }
     assert!(bed.events().iter().all(|event| !matches!(event, Event::Config(0x10..=0x24, ..))));
+}
+
+/// Memory that firmware reserved for a device lies in the window.
+#[test]
+fn bars_are_placed_around_what_is_blocked() {
+    let mut bed = bed_of(2);
+    bed.bus.blocked.push(window(0xC000_1000, 0x1000));
+    bed.bus.blocked.push(window(0xC000_8000, 0x5000));
+    bed.bus.assign_bars(window(0xC000_0000, 0x2000_0000), window(0, 0)).expect("room");
+    let places: Vec<u64> = (1..=2u64).map(|slot| bed.bus.ecam_read(slot << 15 | 0x10, 8) & !0xF).collect();
+    assert_eq!(places, [0xC000_4000, 0xC001_0000]);
+    let full = bed.bus.assign_bars(window(0xC000_0000, 0x1_4000 - 1), window(0, 0));
+    assert_eq!(full, Err(PciError::NoRoom(device(1), 0)));
 }
 
 proptest! {

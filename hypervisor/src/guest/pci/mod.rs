@@ -119,7 +119,7 @@ impl PciBus {
                 let (next, end) = windows.get_mut(*window)?;
                 // Each BAR has its pages for itself.
                 let size = bytes.max(PAGE);
-                let start = next.checked_next_multiple_of(size)?;
+                let start = free_place(&self.blocked, *next, size)?;
                 let behind = start.checked_add(size).filter(|behind| *behind <= *end)?;
                 *next = behind;
                 Some(start)
@@ -216,8 +216,10 @@ impl PciBus {
             host_bridge::read_dword(offset & !3)
         } else {
             match Self::position(slot).and_then(|position| self.functions.get_mut(position)) {
-                Some(function) => function.read_dword(offset & !3, &mut *self.router, &mut self.counters),
-                None => return ones(width),
+                Some(function) if !function.removed => {
+                    function.read_dword(offset & !3, &mut *self.router, &mut self.counters)
+                }
+                _ => return ones(width),
             }
         };
         dword >> (u32::from(offset & 3) * 8) & ones(width)
@@ -230,7 +232,8 @@ impl PciBus {
         if bus != 0 {
             return;
         }
-        if let Some(function) = Self::position(slot).and_then(|position| self.functions.get_mut(position)) {
+        let function = Self::position(slot).and_then(|position| self.functions.get_mut(position));
+        if let Some(function) = function.filter(|function| !function.removed) {
             function.write_dword(offset & !3, value, mask, &mut *self.router, &mut self.counters);
             self.reconcile();
         }
@@ -348,6 +351,21 @@ impl PciBus {
         self.reconcile();
     }
 
+    /// Takes `device` away from the guest, which runs on: reads of it give all ones, its BARs are gone.
+    pub fn remove(&mut self, device: Bdf) {
+        if let Some(function) = self.functions.iter_mut().find(|function| function.device == device) {
+            function.remove(&mut *self.router, &mut self.counters);
+        }
+        self.reconcile();
+    }
+
+    /// A function that the image before this one took away is still away. Touches no hardware.
+    pub fn mark_removed(&mut self, device: Bdf) {
+        if let Some(function) = self.functions.iter_mut().find(|function| function.device == device) {
+            function.removed = true;
+        }
+    }
+
     /// Stops, resets and unplugs every function: the guest has ended, and the functions are its own no more. Returns those
     /// that could not be reset.
     pub fn retire(&mut self) -> Vec<(Bdf, ResetError)> {
@@ -398,6 +416,20 @@ impl PciBus {
         self.latch = state.latch & LATCH_WRITABLE;
         self.reconcile();
         Ok(())
+    }
+}
+
+/// The first multiple of `size` from `next` on where `size` bytes meet no blocked range.
+fn free_place(blocked: &[GuestRange], next: u64, size: u64) -> Option<u64> {
+    let mut start = next.checked_next_multiple_of(size)?;
+    loop {
+        let end = start.checked_add(size)?;
+        let in_the_way = blocked.iter().find(|range| start < range.end().get() && range.start.get() < end);
+        match in_the_way {
+            // Each step passes one of the ranges for good.
+            Some(range) => start = range.end().get().checked_next_multiple_of(size)?,
+            None => return Some(start),
+        }
     }
 }
 

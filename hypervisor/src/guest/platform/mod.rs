@@ -170,6 +170,11 @@ impl GuestPlatform {
         GuestEvents { power: devices.power.take(), bars: devices.pci.take_bar_changes() }
     }
 
+    /// Takes what the nested page table must follow, and leaves the rest for [`take_events`](Self::take_events).
+    pub fn take_bar_changes(&self) -> Vec<BarChange> {
+        self.devices.lock().pci.take_bar_changes()
+    }
+
     /// What went wrong on the PCI bus since power-on.
     #[must_use]
     pub fn pci_counters(&self) -> PciCounters {

@@ -3,24 +3,25 @@
 use alloc::vec::Vec;
 
 use handover::State;
-use handover::state::device::{AliasV1, DEVICE_ATS, DEVICE_RESETTABLE, DeviceV1, PasidV1};
-use handover::state::interrupt::{IRTE_OWN, IrteV1};
+use handover::state::device::{AliasV1, DEVICE_ATS, DEVICE_RESETTABLE, DeviceV1, PasidV1, STATE_QUARANTINED};
+use handover::state::interrupt::{IRTE_OWN, IrteV1, PostedV1};
 use handover::state::management::{
     FAULT_ATOMIC, FAULT_INTERRUPT, FAULT_PAGE_REQUEST, FAULT_READ, FAULT_WRITE, FaultV1, NO_PASID,
 };
 use handover::state::unit::{
-    DOMAIN_COHERENT, DOMAIN_FORCE_SNOOP, DomainIdV1, DomainV1, FORMAT_FIRST_STAGE, FORMAT_SECOND_STAGE,
-    UNIT_CACHING_MODE, UNIT_FAULT_EVENT, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitRestV1, UnitV1,
+    DOMAIN_COHERENT, DOMAIN_FORCE_SNOOP, DomainIdV1, DomainV1, FORMAT_FIRST_STAGE, FORMAT_NESTED, FORMAT_PASS_THROUGH,
+    FORMAT_SECOND_STAGE, UNIT_CACHING_MODE, UNIT_FAULT_EVENT, UNIT_INCLUDE_ALL, UNIT_NON_COHERENT, UnitRestV1, UnitV1,
 };
 use iommu::intel::spec::faults::{Qualifiers, Reason};
 use iommu::state::{
-    AliasState, DeviceState, DidState, DomainState, FIRST_STAGE, IrteState, PasidState, SECOND_STAGE, Snapshot,
-    UnitState,
+    AliasState, DeviceState, DidState, DomainState, FIRST_STAGE, IrteState, NESTED, PASS_THROUGH, PasidState,
+    PostedState, SECOND_STAGE, Snapshot, UnitState,
 };
 use iommu::{Access, Fault, FaultLine};
 use machine::addr::{HostPhys, Iova, PAGE_SIZE};
 use machine::paging::LeafSizes;
 use machine::pci::Bdf;
+use zerocopy::FromZeros;
 
 use super::memory::{leaf_mask, leaf_sizes};
 use super::{ConvertError, Converted, find, name_of, narrow, refuse, require};
@@ -31,6 +32,13 @@ pub(super) const KNOWN_DEVICE_FLAGS: u32 = DEVICE_ATS | DEVICE_RESETTABLE;
 const ECAP_COHERENT: u64 = 1;
 /// CAP.CM: the unit caches absence (VT-d 11.4.2).
 const CAP_CACHING_MODE: u64 = 1 << 7;
+/// Kinds of tables, as the driver and as records know them.
+const FORMATS: [(u8, u32); 4] = [
+    (SECOND_STAGE, FORMAT_SECOND_STAGE),
+    (FIRST_STAGE, FORMAT_FIRST_STAGE),
+    (PASS_THROUGH, FORMAT_PASS_THROUGH),
+    (NESTED, FORMAT_NESTED),
+];
 /// Address bits translated by a table of one level, and by each further one.
 const LEVEL_BITS: [u32; 2] = [21, 9];
 
@@ -72,17 +80,6 @@ const fn unit_flags(unit: &UnitState) -> u32 {
 /// # Errors
 /// A device or domain id refers to a unit that the snapshot does not have.
 pub fn save_plan(state: &mut State, snapshot: &Snapshot, space_of: impl Fn(u64) -> u64) -> Converted<()> {
-    let unsaid = |token, what, value| {
-        let record = name_of::<DomainV1>([token, 0]);
-        Err(ConvertError::Unsaved { record, what, value })
-    };
-    let has_record = |domain: &&DomainState| matches!(domain.stage, SECOND_STAGE | FIRST_STAGE);
-    if let Some(domain) = snapshot.domains.iter().find(|domain| !has_record(domain)) {
-        return unsaid(domain.token, "its kind of table", domain.stage.into());
-    }
-    if let Some(frame) = snapshot.posted.first() {
-        return unsaid(u64::MAX, "posted interrupt descriptors, at", frame.frame);
-    }
     state.units.extend((0..).zip(&snapshot.units).map(|(index, unit)| UnitV1 {
         register_base: unit.base,
         cap: unit.cap,
@@ -109,21 +106,17 @@ pub fn save_plan(state: &mut State, snapshot: &Snapshot, space_of: impl Fn(u64) 
         levels: domain.levels.into(),
         leaf_mask: leaf_mask(LeafSizes { two_mib: domain.leaf_sizes & 1 != 0, one_gib: domain.leaf_sizes & 2 != 0 }),
         width: width(domain.levels.into()),
-        format: if domain.stage == FIRST_STAGE { FORMAT_FIRST_STAGE } else { FORMAT_SECOND_STAGE },
+        format: FORMATS.iter().find(|(stage, _)| *stage == domain.stage).map_or(0, |(_, format)| *format),
         flags: if domain.coherent == 0 { 0 } else { DOMAIN_COHERENT }
             | if domain.snoop == 0 { 0 } else { DOMAIN_FORCE_SNOOP },
-        reserved: [0; 4],
-        accepted_bits: domain.address_bits.into(),
-        reserved_late: [0; 4],
+        parent: domain.parent,
+        address_bits: domain.address_bits.into(),
+        ..DomainV1::new_zeroed()
     }));
     for id in &snapshot.dids {
         state.domain_ids.push(DomainIdV1 { domain: id.token, unit: unit_at(snapshot, id.unit)?, did: id.did.into() });
     }
     for device in &snapshot.devices {
-        if device.quarantined != 0 {
-            let (record, value) = (name_of::<DeviceV1>([u64::from(bdf(function_of(device))), 0]), 1);
-            return Err(ConvertError::Unsaved { record, what: "quarantine", value });
-        }
         state.devices.push(DeviceV1 {
             domain: device.token,
             owner: 0,
@@ -140,10 +133,12 @@ pub fn save_plan(state: &mut State, snapshot: &Snapshot, space_of: impl Fn(u64) 
             msi_capability: 0,
             flags: if device.ats == 0 { 0 } else { DEVICE_ATS },
             ats_depth: device.ats_depth.into(),
-            reserved: [0; 4],
             pasid_directory: device.directory,
+            state: if device.quarantined == 0 { 0 } else { STATE_QUARANTINED },
+            ..DeviceV1::new_zeroed()
         });
     }
+    state.posted.extend(snapshot.posted.iter().map(|posted| PostedV1 { frame: posted.frame, used: posted.used }));
     state.pasids.extend(snapshot.pasids.iter().map(|pasid| PasidV1 {
         domain: pasid.token,
         device: u32::from(pasid.segment) << 16 | u32::from(pasid.source),
@@ -236,6 +231,7 @@ pub fn load(state: &State) -> Converted<Snapshot> {
     };
     let device = |record: &DeviceV1| {
         require(record.flags & !KNOWN_DEVICE_FLAGS == 0, record, "flags", record.flags)?;
+        require(record.state & !STATE_QUARANTINED == 0, record, "state", record.state)?;
         let ats = record.flags & DEVICE_ATS != 0;
         require(ats || record.ats_depth == 0, record, "queue depth without ATS", record.ats_depth)?;
         // VT-d 6.5.2.5: five bits and one.
@@ -248,8 +244,7 @@ pub fn load(state: &State) -> Converted<Snapshot> {
             source: record.bdf as u16,
             ats: ats.into(),
             ats_depth: narrow(record, "queue depth", record.ats_depth)?,
-            // Refused when it was to be saved.
-            quarantined: 0,
+            quarantined: (record.state & STATE_QUARANTINED != 0).into(),
             consumed: false,
         })
     };
@@ -290,8 +285,7 @@ pub fn load(state: &State) -> Converted<Snapshot> {
         pasids: state.pasids.iter().map(pasid).collect::<Converted<_>>()?,
         aliases: state.aliases.iter().map(alias).collect::<Converted<_>>()?,
         irtes: state.irtes.iter().map(irte).collect::<Converted<_>>()?,
-        // Refused when they were to be saved.
-        posted: Vec::new(),
+        posted: state.posted.iter().map(|record| PostedState { frame: record.frame, used: record.used }).collect(),
         faults: state.faults.iter().map(|record| load_fault(state, record)).collect::<Converted<Vec<_>>>()?,
     })
 }
@@ -332,19 +326,17 @@ fn load_unit(state: &State, record: &UnitV1) -> Converted<UnitState> {
     Ok(unit)
 }
 
-/// Bits of an I/O address that tables of `levels` translate.
+/// Bits of an I/O address that tables of `levels` translate; none without a table.
 const fn width(levels: u32) -> u32 {
     let [first, further] = LEVEL_BITS;
-    first + further * levels.saturating_sub(1)
+    if levels == 0 { 0 } else { first + further * (levels - 1) }
 }
 
 fn load_domain(record: &DomainV1) -> Converted<DomainState> {
-    let stage = match record.format {
-        FORMAT_SECOND_STAGE => SECOND_STAGE,
-        FORMAT_FIRST_STAGE => FIRST_STAGE,
-        other => return refuse(record, "format", other),
-    };
-    require((3..=5).contains(&record.levels), record, "levels", record.levels)?;
+    let known = FORMATS.iter().find(|(_, format)| *format == record.format);
+    let Some((stage, _)) = known else { return refuse(record, "format", record.format) };
+    let levels = if *stage == PASS_THROUGH { 0..=0 } else { 3..=5 };
+    require(levels.contains(&record.levels), record, "levels", record.levels)?;
     require(record.width == width(record.levels), record, "width", record.width)?;
     // Tables shared with a nested page table have another format on the machines this image runs on.
     let known = DOMAIN_COHERENT | DOMAIN_FORCE_SNOOP;
@@ -353,13 +345,13 @@ fn load_domain(record: &DomainV1) -> Converted<DomainState> {
     Ok(DomainState {
         token: record.token,
         root: record.table_root,
-        parent: 0,
-        stage,
+        parent: record.parent,
+        stage: *stage,
         levels: narrow(record, "levels", record.levels)?,
         leaf_sizes: u8::from(leaves.two_mib) | u8::from(leaves.one_gib) << 1,
         snoop: (record.flags & DOMAIN_FORCE_SNOOP != 0).into(),
         coherent: (record.flags & DOMAIN_COHERENT != 0).into(),
-        address_bits: narrow(record, "accepted address bits", record.accepted_bits)?,
+        address_bits: narrow(record, "address bits", record.address_bits)?,
         consumed: false,
     })
 }

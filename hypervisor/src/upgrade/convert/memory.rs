@@ -1,8 +1,9 @@
 //! Release 0.1, format 1: a guest's address space and RAM.
 
+use guest_loader::layout::GuestRange;
 use handover::State;
 use handover::record::Record;
-use handover::state::memory::{ExtentV1, NESTED_NPT, ObjectV1, SpaceObjectV1, SpaceV1};
+use handover::state::memory::{ExtentV1, NESTED_NPT, ObjectV1, ReservedV1, SpaceObjectV1, SpaceV1};
 use handover::state::{name_field, text};
 use machine::addr::{GuestPhys, HostPhys, PAGE_SIZE};
 use machine::paging::LeafSizes;
@@ -71,6 +72,11 @@ pub fn save(state: &mut State, guest: u64, space: &SpaceState, ram: &GuestRam) {
         bytes: extent.bytes,
     }));
     state.space_objects.push(SpaceObjectV1 { space: space.token, object: ram.token });
+    state.reserved.extend(ram.reserved.iter().map(|range| ReservedV1 {
+        space: space.token,
+        base: range.start.get(),
+        bytes: range.bytes,
+    }));
 }
 
 /// What guest `guest` sees as memory.
@@ -116,8 +122,10 @@ pub fn load(state: &State, guest: u64) -> Converted<(SpaceState, GuestRam)> {
     let extents = records.iter().map(extent).collect::<Converted<alloc::vec::Vec<_>>>()?;
     let bytes = extents.iter().try_fold(0u64, |sum, extent| sum.checked_add(extent.bytes));
     require(bytes == Some(object.bytes), object, "bytes", object.bytes)?;
+    let reserved = group(&state.reserved, token).iter();
+    let reserved = reserved.map(|range| GuestRange { start: GuestPhys(range.base), bytes: range.bytes }).collect();
     let state = SpaceState { token, root, levels, leaves: leaf_sizes(space, space.leaf_mask)? };
-    let ram = GuestRam { token: object.token, extents };
+    let ram = GuestRam { token: object.token, extents, reserved };
     Ok((state, ram))
 }
 

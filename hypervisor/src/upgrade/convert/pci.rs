@@ -9,8 +9,9 @@ use alloc::vec::Vec;
 use handover::State;
 use handover::record::Record;
 use handover::state::device::{
-    BAR_64, BAR_MAPPED, BAR_PREFETCHABLE, BarV1, DEVICE_RESETTABLE, DeviceV1, FUNCTION_MSI, FUNCTION_MSI_ENABLED,
-    FUNCTION_MSIX, FUNCTION_MSIX_ENABLED, FUNCTION_MSIX_MASKED, PciFunctionV1,
+    BAR_64, BAR_MAPPED, BAR_PREFETCHABLE, BarV1, DEVICE_ATS, DEVICE_RESETTABLE, DevicePolicyV1, DeviceV1, FUNCTION_MSI,
+    FUNCTION_MSI_ENABLED, FUNCTION_MSIX, FUNCTION_MSIX_ENABLED, FUNCTION_MSIX_MASKED, PciFunctionV1,
+    PhysicalFunctionV1,
 };
 use handover::state::interrupt::{MSIX_IS_MSI, MSIX_OPEN, MSIX_PENDING, MsixV1, NO_IRTE};
 use machine::addr::HostPhys;
@@ -21,6 +22,7 @@ use super::{ConvertError, Converted, find, flag, group, name_of, narrow, require
 use crate::guest::message::MsiMessage;
 use crate::guest::pci::access::{BarDescription, MSI_ENTRY};
 use crate::guest::pci::{BARS, MsiState, MsixEntryState, MsixState, PciFunctionState};
+use crate::passthrough::sriov::{self, Physical};
 
 /// A BAR that is not mapped, in [`PciFunctionState::mapped`].
 const UNMAPPED: u64 = u64::MAX;
@@ -65,6 +67,8 @@ pub struct FunctionPlan {
     pub msi: Option<u8>,
     /// It can be reset alone.
     pub resettable: bool,
+    /// Its translation cache is on; part of what `super::iommu` saves.
+    pub ats: bool,
 }
 
 /// The way of one interrupt of a device, for the new image's router.
@@ -125,6 +129,47 @@ pub fn save_plan(state: &mut State, plan: &FunctionPlan) -> Converted<()> {
         }
     }));
     Ok(())
+}
+
+/// Appends what the operator wants of devices. Part of the plan.
+pub fn save_policy(state: &mut State, fault_limit: u32) {
+    state.device_policy.push(DevicePolicyV1 { fault_limit, flags: 0 });
+}
+
+/// Faults of one device within a second that quarantine it, if the image before said.
+#[must_use]
+pub fn load_policy(state: &State) -> Option<u32> {
+    state.device_policy.first().map(|policy| policy.fault_limit)
+}
+
+/// Appends the physical functions that have virtual ones. Part of the plan.
+pub fn save_physical(state: &mut State, physical: &[Physical]) {
+    state.physical_functions.extend(physical.iter().map(|physical| PhysicalFunctionV1 {
+        bdf: bdf(physical.bdf),
+        identity: physical.identity,
+        device_id: physical.device.into(),
+        count: physical.count.into(),
+        first: physical.first.into(),
+        stride: physical.stride.into(),
+    }));
+}
+
+/// The physical functions that have virtual ones, for comparison with the hardware.
+///
+/// # Errors
+/// A number that can't be.
+pub fn load_physical(state: &State) -> Converted<Vec<Physical>> {
+    let load = |record: &PhysicalFunctionV1| {
+        Ok(sriov::recorded(
+            function(record.bdf),
+            record.identity,
+            narrow(record, "device id", record.device_id)?,
+            narrow(record, "number of functions", record.count)?,
+            narrow(record, "place of the functions", record.first)?,
+            narrow(record, "stride", record.stride)?,
+        ))
+    };
+    state.physical_functions.iter().map(load).collect()
 }
 
 /// The devices of `owner` (zero for Baton's own) by their slots.
@@ -189,6 +234,7 @@ fn plan(state: &State, record: &DeviceV1) -> Converted<FunctionPlan> {
             at => Some(narrow(record, "MSI capability", at)?),
         },
         resettable: record.flags & DEVICE_RESETTABLE != 0,
+        ats: record.flags & DEVICE_ATS != 0,
     })
 }
 

@@ -1,11 +1,11 @@
 //! Whatever the run-time state is, it comes back as it was.
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 use iommu::intel::spec::faults::{Qualifiers, Reason};
-use iommu::state::{AliasState, DeviceState, FIRST_STAGE, IrteState, NESTED, PASS_THROUGH, PasidState};
+use iommu::state::{AliasState, DeviceState, IrteState};
 use iommu::{Access, Fault, FaultLine};
 use machine::addr::{GuestPhys, HostPhys, Iova};
 use machine::paging::LeafSizes;
@@ -25,7 +25,6 @@ use crate::guest::pci::access::{BarDescription, MSI_ENTRY};
 use crate::guest::pci::{MsiState, MsixEntryState, MsixState};
 use crate::guest::uart::UartState;
 use crate::mem::regions::{Owner, Region};
-use crate::upgrade::convert::iommu::save_plan;
 use crate::upgrade::convert::machine::PcpuState;
 use crate::upgrade::convert::management::{ManagementState, Totals};
 use crate::upgrade::convert::pci::RouteState;
@@ -113,47 +112,6 @@ fn access() -> impl Strategy<Value = Access> {
         Just(Access::PageRequest),
         any::<u16>().prop_map(Access::Interrupt),
     ]
-}
-
-/// Scalable mode: PASID directories, several PASIDs of a device, first stages.
-#[test]
-fn units_in_scalable_mode() {
-    returns(|machine| {
-        let snapshot = &mut machine.snapshot;
-        let arena = snapshot.units[0].rtaddr;
-        snapshot.units[0].rtaddr |= 1 << 10;
-        snapshot.units[0].iqa |= 1 << 11;
-        for (device, number) in snapshot.devices.iter_mut().zip(1..) {
-            device.directory = arena + 0x10_0000 + number * 0x1000;
-        }
-        for domain in &mut snapshot.domains {
-            (domain.stage, domain.coherent, domain.address_bits) = (FIRST_STAGE, 1, 47);
-        }
-        let device = snapshot.devices[0];
-        let pasid = |pasid| PasidState {
-            unit: device.unit,
-            token: device.token,
-            pasid,
-            segment: device.segment,
-            source: device.source,
-            consumed: false,
-        };
-        snapshot.pasids = Vec::from([pasid(1), pasid(0x7fff)]);
-    })
-    .unwrap();
-}
-
-/// What has no record is refused at PLAN, by its name.
-#[test]
-fn domains_without_a_record() {
-    for stage in [PASS_THROUGH, NESTED] {
-        let mut machine = everything();
-        machine.snapshot.domains[0].stage = stage;
-        let token = machine.snapshot.domains[0].token;
-        let mut state = handover::State::default();
-        let error = save_plan(&mut state, &machine.snapshot, |_| 0).unwrap_err();
-        assert!(error.to_string().contains(&alloc::format!("domain {token:#x}")), "{error}");
-    }
 }
 
 proptest! {

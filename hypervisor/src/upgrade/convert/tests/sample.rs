@@ -4,6 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
+use guest_loader::layout::GuestRange;
 use handover::State;
 use handover::state::name_field;
 use handover::state::report::ReportV1;
@@ -215,6 +216,7 @@ pub(super) fn everything() -> Everything {
             extents: [(0, 0x2000_0000), (0x800_0000, 0x2800_0000)]
                 .map(|(guest, host)| Extent { guest: GuestPhys(guest), host: HostPhys(host), bytes: 0x800_0000 })
                 .to_vec(),
+            reserved: vec![GuestRange { start: GuestPhys(0x7b80_0000), bytes: 0x3_f000 }],
         },
         platform: platform_state(),
         routes: [0u16, 2].map(route).to_vec(),
@@ -355,6 +357,7 @@ fn functions() -> Vec<FunctionPlan> {
             msix: None,
             msi: Some(0xd0),
             resettable: false,
+            ats: false,
         },
         FunctionPlan {
             device: NVME,
@@ -373,6 +376,7 @@ fn functions() -> Vec<FunctionPlan> {
             }),
             msi: None,
             resettable: true,
+            ats: true,
         },
     ]
 }
