@@ -284,6 +284,7 @@ proptest! {
         let model = Model::q35();
         for (index, device) in model.0.borrow_mut().values_mut().enumerate() {
             // The model's own checks are for sane devices.
+            device.noisy = true;
             device.flr = None;
             device.virtual_function = None;
             for &(target, offset, value) in &noise {
