@@ -14,6 +14,7 @@ mod switch;
 mod upgrade;
 mod variants;
 mod versions;
+mod virtual_function;
 
 use std::path::PathBuf;
 
@@ -89,14 +90,14 @@ pub const ALL: &[Case] = &[
         run: attack::config::every_byte,
     },
     Case {
-        name: "attack-storm",
-        about: "a device that does nothing but fault disturbs nobody",
-        run: attack::storm::run,
-    },
-    Case {
         name: "attack-toggle",
         about: "bus mastering toggled all through an upgrade disturbs nobody",
         run: attack::toggle::run,
+    },
+    Case {
+        name: "attack-storm",
+        about: "a device that does nothing but fault is cut off, through an upgrade too",
+        run: attack::storm::run,
     },
     Case {
         name: "attack-leave",
@@ -177,6 +178,16 @@ pub const ALL: &[Case] = &[
         name: "virtio",
         about: "upgrades under I/O with a virtio disk behind the IOMMU",
         run: |bed| variants::run(bed, Variant::Virtio),
+    },
+    Case {
+        name: "virtio-ats",
+        about: "the same with a disk that is trusted to keep translations",
+        run: |bed| variants::run(bed, Variant::TrustedVirtio),
+    },
+    Case {
+        name: "virtual-function",
+        about: "upgrades with a virtual function whose physical one stays with Baton",
+        run: virtual_function::run,
     },
 ];
 

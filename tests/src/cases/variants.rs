@@ -3,6 +3,7 @@
 
 use anyhow::{Result, ensure};
 
+use super::attack::Owned;
 use super::{Bed, upgrade};
 use crate::config::Guest;
 use crate::guest_log::{complaints, samples};
@@ -21,11 +22,21 @@ pub enum Variant {
     SecondRoot,
     Switch,
     Virtio,
+    TrustedVirtio,
 }
 
 impl Variant {
+    /// Whether a device that can keep translations may.
+    fn trusted(self) -> Option<bool> {
+        match self {
+            Self::Virtio => Some(false),
+            Self::TrustedVirtio => Some(true),
+            _ => None,
+        }
+    }
+
     /// The machine.
-    pub fn spec(self) -> Spec {
+    fn spec(self) -> Spec {
         let usual = Iommu::default();
         let iommu = match self {
             Self::Scalable => Iommu { offer: Offer::Scalable, ..usual },
@@ -34,7 +45,7 @@ impl Variant {
             Self::Bits39 => Iommu { address_bits: 39, ..usual },
             Self::NoDeviceTlb => Iommu { device_tlb: false, ..usual },
             Self::NoExtendedInterrupts => Iommu { extended_interrupts: false, ..usual },
-            Self::SecondRoot | Self::Switch | Self::Virtio => usual,
+            Self::SecondRoot | Self::Switch | Self::Virtio | Self::TrustedVirtio => usual,
         };
         let place = match self {
             Self::SecondRoot => Place::SecondRoot,
@@ -43,6 +54,7 @@ impl Variant {
         };
         let (kind, device) = match self {
             Self::Virtio => (Kind::Virtio, "1af4:1042"),
+            Self::TrustedVirtio => (Kind::Virtio, r#"{ device = "1af4:1042", ats = "trusted" }"#),
             _ => (Kind::Nvme, "1b36:0010"),
         };
         let guest = Guest::bare("disk", "disk", &[device]);
@@ -56,6 +68,10 @@ pub fn run(bed: &mut Bed, variant: Variant) -> Result<()> {
     machine.wait_guest("ioload t=", 30)?;
     for name in ["baton-next1", "baton-next2"] {
         upgrade::to(&machine, name)?;
+    }
+    if let Some(trusted) = variant.trusted() {
+        let device = Owned::of(&machine, "disk", 0)?;
+        ensure!(device.translates(&machine)? == trusted, "ATS of {} is on: {}", device.name, !trusted);
     }
     let wrong = complaints(&samples(&machine.guest));
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -81,7 +81,11 @@ pub struct Owned {
 }
 
 impl Owned {
-    fn of(machine: &Machine, guest: &str, index: usize) -> Result<Self> {
+    /// Device number `index` of a guest.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn of(machine: &Machine, guest: &str, index: usize) -> Result<Self> {
         let guests = machine.api().guests()?.guests;
         let guest = guests.into_iter().find(|entry| entry.name == guest).context("no such guest")?;
         let name = guest.devices.get(index).context("the guest has no such device")?.clone();
@@ -108,6 +112,24 @@ impl Owned {
         let piece = Piece::read(machine, &name, self.config_at(), PAGE)?;
         ensure!(!piece.bytes.starts_with(&[0xff, 0xff]), "{} does not answer", self.name);
         Ok(piece)
+    }
+
+    /// Whether it may ask the IOMMU for translations: ATS is enabled (PCIe 10.5.1).
+    ///
+    /// # Errors
+    /// It has no ATS.
+    pub fn translates(&self, machine: &Machine) -> Result<bool> {
+        let config = self.config(machine)?;
+        let mut at = 0x100;
+        // A list that is not a list ends it.
+        for _ in 0..64 {
+            let head = config.long(at);
+            if head & 0xffff == 0x000f {
+                return Ok(config.long(at + 4) & 1 << 31 != 0);
+            }
+            at = (head >> 20) as usize;
+        }
+        anyhow::bail!("{} has no ATS", self.name)
     }
 
     /// Where its BAR 0, of 64 bits, is in the machine.

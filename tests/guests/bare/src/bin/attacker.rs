@@ -10,6 +10,7 @@
 //! - `clear A`: the guest itself writes a page of zeroes to its address A
 //! - `bar A`: moves the disk's BAR 0 to A, looks what is there, and moves it back; `bar 0`: over the other disk's
 //! - `config`: writes to every byte of the disk's configuration space
+//! - `identity`: what the disk calls itself
 //! - `toggle`: bus mastering off and on, until another line comes
 //! - `leave`: powers the guest off with commands of the disk under way
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -136,6 +137,7 @@ impl Attacker {
             ),
             "bar" => self.move_bar(number()),
             "config" => self.config(),
+            "identity" => format!("{:#x}", devices::config().read32(self.disk.bdf(), 0)),
             "toggle" => self.toggle(input),
             "leave" => self.leave(),
             _ => "unknown".into(),
