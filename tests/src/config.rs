@@ -68,7 +68,7 @@ console = "{console}"
 }
 
 /// The longest guests may stand still in an upgrade, in milliseconds: on a busy machine an emulated CPU can be away for long.
-pub const DEADLINE_MS: u32 = 2_000;
+pub const DEADLINE_MS: u32 = 5_000;
 
 /// The file with these guests.
 #[must_use]
