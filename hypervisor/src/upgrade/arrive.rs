@@ -90,10 +90,14 @@ fn give_up(block: Block, index: u32, reason: &str) -> ! {
 pub fn panicked(message: core::fmt::Arguments<'_>) {
     let Some(block) = Block::current() else { return };
     let Some(index) = block.index_of(crate::smp::lapic::id()) else { return };
-    if matches!(block.state(index), CPU_ARRIVED | CPU_VERIFIED) && block.abandon() {
-        if !block.has_reason() {
-            block.set_reason_from(message);
-        }
+    if !matches!(block.state(index), CPU_ARRIVED | CPU_VERIFIED) || block.committed() {
+        return;
+    }
+    // Before the decision: after it others fetch this pCPU back, whether it has said why or not.
+    if !block.has_reason() {
+        block.set_reason_from(message);
+    }
+    if block.abandon() {
         block.set_state(index, CPU_REFUSES);
         // SAFETY: before COMMIT.
         unsafe { block.give_back(index) }

