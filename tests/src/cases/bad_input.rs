@@ -48,9 +48,9 @@ fn inputs() -> Vec<Wrong> {
         Wrong {
             manageable: true,
             ..entry(
-                "a device of the chipset that can't be reset",
+                "a function of the chipset without its neighbours",
                 with(Config { devices: vec!["00:1f.2".into()], ..good.clone() }),
-                &["debian", "0000:00:1f.2 can't be reset", "move it to a slot behind a port"],
+                &["debian", "0000:00:1f.2 can't be told apart from", "give all of them to this guest"],
             )
         },
         Wrong {
