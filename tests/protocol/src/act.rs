@@ -1,10 +1,10 @@
 //! What a step does.
 
-use handover::jump::{COMMITTED, CPU_ARRIVED, CPU_BACK, CPU_OLD, CPU_REFUSES, CPU_VERIFIED, UNDECIDED};
+use handover::jump::{ABANDONED, COMMITTED, CPU_ARRIVED, CPU_BACK, CPU_OLD, CPU_REFUSES, CPU_VERIFIED, UNDECIDED};
 use handover::phase::{Event, Phase, Upgrade};
 
 use crate::flaw::Flaw;
-use crate::machine::{ABANDONED, At, Domains, Machine, Order};
+use crate::machine::{At, Domains, Machine, Order};
 use crate::step::{Action, Protocol};
 
 /// One compare-exchange of the word: the decision, if there was none.

@@ -1,10 +1,7 @@
 //! A state of the machine, as far as the protocol sees it.
 
-use handover::jump::{COMMITTED, CPU_OLD, UNDECIDED};
+use handover::jump::{ABANDONED, COMMITTED, CPU_OLD, UNDECIDED};
 use handover::phase::{Outcome, Phase, Upgrade};
-
-/// Third value of the decision's word: every pCPU goes back.
-pub(crate) const ABANDONED: u64 = 2;
 
 /// Where a pCPU is, and what it does there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
