@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::thread;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use ureq::http::Response;
+use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body, SendBody};
 
 use crate::api::{Accepted, Devices, ErrorBody, Guests, Iommu, Planned, Refusal, Status, Upgrade};
@@ -93,26 +94,37 @@ impl Client {
         }
     }
 
-    fn body<T: DeserializeOwned>(&self, mut response: Response<Body>) -> Result<T, Error> {
-        let status = response.status();
-        let text = response.body_mut().read_to_string().map_err(|error| self.failed(&error))?;
+    fn body<T: DeserializeOwned>(&self, response: Response<Body>) -> Result<T, Error> {
+        let (status, text) = whole(response).map_err(|error| self.failed(&error))?;
+        self.meaning(status, &text)
+    }
+
+    fn meaning<T: DeserializeOwned>(&self, status: StatusCode, text: &str) -> Result<T, Error> {
         let strange = |cause: String| Error::Strange { host: self.host.clone(), cause };
         if status.is_success() {
-            return serde_json::from_str(&text).map_err(|error| strange(format!("{status} with a body that {error}")));
+            return serde_json::from_str(text).map_err(|error| strange(format!("{status} with a body that {error}")));
         }
-        match serde_json::from_str::<ErrorBody>(&text) {
+        match serde_json::from_str::<ErrorBody>(text) {
             Ok(body) if !body.error.code.is_empty() => Err(Error::Refused(body.error)),
             _ => Err(strange(format!("{status} without a reason"))),
         }
     }
 
-    /// A GET of any path.
+    /// A GET of any path. Where the connection is cut off it is asked again, for a second or so: images may be changing places.
     ///
     /// # Errors
     /// Unreachable, refused, or not Baton.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        let response = self.agent.get(self.url(path)).call().map_err(|error| self.failed(&error))?;
-        self.body(response)
+        let mut pauses = PAUSES.iter();
+        loop {
+            match self.agent.get(self.url(path)).call().and_then(whole) {
+                Ok((status, text)) => return self.meaning(status, &text),
+                Err(error) => match pauses.next() {
+                    Some(pause) if cut_off(&error) => thread::sleep(*pause),
+                    _ => return Err(self.failed(&error)),
+                },
+            }
+        }
     }
 
     /// GET /v1/status.
@@ -188,6 +200,22 @@ impl Client {
     pub fn plan(&self, image: &mut dyn Read, bytes: u64) -> Result<Planned, Error> {
         self.body(self.post("/v1/upgrade?dry_run=1", image, bytes)?)
     }
+}
+
+/// Between the attempts of a GET whose connection was cut off.
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(300), Duration::from_millis(600)];
+
+/// Somebody was there, and went.
+fn cut_off(error: &ureq::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error, ureq::Error::Io(error)
+        if matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof))
+}
+
+fn whole(mut response: Response<Body>) -> Result<(StatusCode, String), ureq::Error> {
+    let text = response.body_mut().read_to_string()?;
+    Ok((response.status(), text))
 }
 
 /// A file that shrinks or grows while it is sent must not become a wrong length on the wire.

@@ -124,6 +124,26 @@ fn an_upgrade_is_awaited_across_the_switch() {
 }
 
 #[test]
+fn what_is_asked_while_images_change_places_is_asked_again() {
+    let (host, _, machine) = machine(vec![
+        Step::Silence("GET /v1/upgrade"),
+        Step::Answer("GET /v1/upgrade", 200, reported(3, "committed", "")),
+    ]);
+    let client = batonctl::client::Client::new(&host);
+    assert_eq!(client.upgrade().expect("the second answer").last.expect("a report").id, 3);
+    assert_eq!(machine.join().expect("script"), 0);
+}
+
+#[test]
+fn who_never_answers_is_given_up() {
+    let silences = || (0..5).map(|_| Step::Silence("GET /v1/upgrade"));
+    let (host, _, machine) = machine(silences().collect());
+    let error = batonctl::client::Client::new(&host).upgrade().expect_err("nobody answered");
+    assert!(matches!(error, batonctl::client::Error::Unreachable { .. }), "{error}");
+    assert_eq!(machine.join().expect("script"), 0);
+}
+
+#[test]
 fn a_rolled_back_upgrade_is_a_failure_with_its_reason() {
     let (host, _, machine) = machine(vec![
         Step::Answer("GET /v1/upgrade", 200, IDLE.into()),

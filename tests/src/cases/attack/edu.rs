@@ -96,11 +96,16 @@ pub fn leave(bed: &mut Bed) -> Result<()> {
     machine.type_line(&format!("edu-leave {GUEST_FREE:#x}"))?;
     let gone = || Structures::read(&machine).ok().filter(|structures| structures.root_of(engine.id).is_err());
     wait_for("end of the engine's domain", Duration::from_secs(30), || machine.healthy(), gone)?;
+    // Its reset comes after that, and would undo what follows.
+    watch.returned(&engine)?;
     ensure!(engine.config(&machine)?.bytes[COMMAND] & BUS_MASTER == 0, "{} may still do DMA", engine.name);
     let page = machine.memory(at, PAGE)?;
     let bus = machine.bus()?;
     bus.write(engine.config_at() + COMMAND as u64, u32::from(BUS_MASTER | MEMORY))?;
     bus.write(engine.config_at() + 0x10, registers)?;
+    // The engine takes no other order while the guest's transfer has not had its end.
+    let idle = || bus.read(u64::from(registers & !0xf) + START).ok().filter(|command| command & 1 == 0);
+    wait_for("end of the guest's transfer", Duration::from_secs(30), || machine.healthy(), idle)?;
     let at_once = [(SOURCE, BUFFER), (TARGET, at as u32), (COUNT, 8), (START, 3)];
     at_once.into_iter().try_for_each(|(register, value)| bus.write(u64::from(registers & !0xf) + register, value))?;
     let fault = watch.fault(&engine.name, "write", at)?;

@@ -23,6 +23,7 @@ pub fn run(bed: &mut Bed) -> Result<()> {
     let device = watch.attacker.clone();
     let gone = || Structures::read(&machine).ok().filter(|structures| structures.root_of(device.id).is_err());
     wait_for("end of the attacker's domain", Duration::from_secs(30), || machine.healthy(), gone)?;
+    watch.returned(&device)?;
     let stopped = || {
         let guests = machine.api().guests().ok()?.guests;
         guests.into_iter().find(|guest| guest.name == "attacker" && guest.state == "stopped")

@@ -254,6 +254,15 @@ impl<'a> Watch<'a> {
         Ok(fault)
     }
 
+    /// Waits until Baton has taken a device back from its guest: quiet, reset, blocked.
+    ///
+    /// # Errors
+    /// When it doesn't.
+    pub fn returned(&self, device: &Owned) -> Result<()> {
+        self.machine.wait_baton(&format!("{} is nobody's again", device.name), PATIENCE.as_secs())?;
+        Ok(())
+    }
+
     /// Something may change: every structure with such a word in its name.
     pub fn except(&mut self, word: &str) {
         self.structures.pieces.retain(|piece| !piece.name.contains(word));
