@@ -5,12 +5,13 @@
 use core::arch::global_asm;
 
 use hypervisor::boot_info::{BootInfo, Origin};
+use hypervisor::mem::layout::SLOT_BYTES;
 use hypervisor::upgrade::jump::{AP_STACKS, AP_TABLES};
 use machine::addr::HostPhys;
 
-// Both: IF = 0, DF = 0, the slot is mapped RWX at its physical address, rdi = physical address of the jump block.
-// The boot CPU comes first, to an image as it was staged; the others come after COMMIT, with their index in rsi,
-// to an image that has told them where its tables and their stacks are.
+// All: IF = 0, DF = 0, the slot is mapped RWX at its physical address, rdi = physical address of the jump block.
+// In WARM the image is entered as it was staged, and gets ready in the sandbox; after SWITCH the boot CPU goes on
+// with what is ready, on a stack that begins anew; the others follow, with their index in rsi.
 global_asm!(
     ".section .head.code, \"ax\"",
     ".code64",
@@ -19,6 +20,24 @@ global_asm!(
     "cli",
     "lea rbx, [rip + {main}]",
     "jmp baton_relocate",
+    ".balign 16",
+    ".global baton_continue_entry",
+    "baton_continue_entry:",
+    "cli",
+    "mov rcx, [rip + {tables}]",
+    "mov cr3, rcx",
+    "lea r8, [rip + __image_start]",
+    "lea rsp, [r8 + {slot}]",
+    "xor ebp, ebp",
+    "push rbp",
+    "jmp {arrive}",
+    ".balign 16",
+    ".global baton_warm_call",
+    "baton_warm_call:",
+    "mov rax, rdi",
+    "mov rbx, rsi",
+    "vmmcall",
+    "ud2",
     ".balign 16",
     ".global baton_follow_entry",
     "baton_follow_entry:",
@@ -32,6 +51,8 @@ global_asm!(
     "jmp {follow}",
     main = sym upgrade_main,
     follow = sym follow_main,
+    arrive = sym arrive_main,
+    slot = const SLOT_BYTES,
     stacks = sym AP_STACKS,
     tables = sym AP_TABLES,
 );
@@ -45,6 +66,10 @@ extern "C" fn upgrade_main(jump_block: u64) -> ! {
         fault: crate::note::fault(),
         origin: Origin::Upgrade(HostPhys(jump_block)),
     })
+}
+
+extern "C" fn arrive_main() -> ! {
+    hypervisor::upgrade::arrive::arrive()
 }
 
 extern "C" fn follow_main(_jump_block: u64, index: u64) -> ! {

@@ -1,6 +1,12 @@
-//! The jump: the machine at the new image's upgrade entry, and the block both images share.
+//! The jump: the machine at the new image's entries, and the block both images share.
 //!
-//! At the entry, on every pCPU, in format 1:
+//! The new image is entered twice. First at its upgrade entry, in WARM: as a virtual CPU of the old image, in a sandbox whose nested
+//! tables show the machine as below, memory read-only but for the new slot and the scratch; there are no descriptor tables, and an exception, a
+//! port or an MSR but a few ends the upgrade. Its CR3 is an identity map of the first 4 GiB in the last pages of the new slot but the boot
+//! stack, which it leaves for tables of its own. The sandbox ends with a hypercall (VMMCALL, VMCALL): RAX = [`WARM_READY`] and RBX = where
+//! pCPU 0 goes on, or RAX = [`WARM_REFUSED`] with a reason in the block. All it has made in its slot is there when pCPU 0 goes on after SWITCH.
+//!
+//! At the entries, on every pCPU, in format 1 (in the sandbox CR4 and EFER have no optional bits):
 //! - 64-bit mode; RFLAGS.IF = 0, DF = 0; every other flag is of no meaning.
 //! - CR0, CR4 and EFER as in [`check_entry`].
 //! - CS = [`CODE_SELECTOR`], DS = ES = SS = [`DATA_SELECTOR`], FS = GS = 0 with base 0; GDT, IDT and TSS are the old
@@ -32,6 +38,11 @@
 use core::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// RAX of the hypercall that ends WARM: the image is ready, RBX is where pCPU 0 enters it at SWITCH.
+pub const WARM_READY: u64 = u64::from_le_bytes(*b"BATONRDY");
+/// RAX of the hypercall that ends WARM: the image refuses, the reason is in the block.
+pub const WARM_REFUSED: u64 = u64::from_le_bytes(*b"BATONREF");
 
 /// First eight bytes of a [`JumpBlock`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"BATONJMP");

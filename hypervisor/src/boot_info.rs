@@ -30,7 +30,7 @@ pub struct BootInfo {
 pub enum Origin {
     /// Power-on, from a boot loader.
     Cold(ColdBoot),
-    /// From the image before this one; the address of the jump block.
+    /// From the image before this one, in its sandbox; the address of the jump block.
     Upgrade(HostPhys),
 }
 

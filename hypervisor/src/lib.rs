@@ -44,7 +44,7 @@ use boot_info::{BootInfo, Origin};
 pub fn run(boot: BootInfo) -> ! {
     match boot.origin {
         Origin::Cold(ref cold) => start::cold(&boot, cold),
-        Origin::Upgrade(block) => upgrade::arrive::arrive(&boot, block),
+        Origin::Upgrade(block) => upgrade::ready::ready(&boot, block),
     }
 }
 

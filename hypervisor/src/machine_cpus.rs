@@ -2,10 +2,13 @@
 #![expect(unsafe_code, reason = "virtualization is switched on per pCPU")]
 
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
-use hermit_sync::OnceCell;
+use hermit_sync::{OnceCell, SpinMutex};
+use machine::addr::HostPhys;
 
 use crate::vcpu::emulate::decode;
+use crate::vcpu::frames::FrameSource;
 use crate::vcpu::limits::Limits;
 use crate::vcpu::svm::enable;
 use crate::vcpu::svm::features::SvmInfo;
@@ -54,6 +57,31 @@ pub fn common() -> Common {
     }
 }
 
+/// Host save areas that were made before the pause.
+static SAVE_AREAS: SpinMutex<Vec<HostPhys>> = SpinMutex::new(Vec::new());
+
+/// The areas first, then the heap.
+struct SaveAreas;
+
+impl FrameSource for SaveAreas {
+    fn contiguous(&mut self, count: usize) -> Option<HostPhys> {
+        let ready = if count == 1 { SAVE_AREAS.lock().pop() } else { None };
+        ready.or_else(|| HeapFrameSource.contiguous(count))
+    }
+}
+
+/// Makes what [`enable_here`] will need on `pcpus` pCPUs, so that it takes no memory.
+///
+/// # Errors
+/// No memory.
+pub fn prepare(pcpus: usize) -> Result<(), String> {
+    let mut areas = SAVE_AREAS.lock();
+    while areas.len() < pcpus {
+        areas.push(HeapFrameSource.frame().ok_or("no memory for the host save areas of SVM")?);
+    }
+    Ok(())
+}
+
 /// Switches virtualization on, on this pCPU.
 ///
 /// # Errors
@@ -64,7 +92,7 @@ pub fn enable_here() -> Result<(), String> {
     // agree), and the save area is a frame that is never given back.
     unsafe {
         common.xstate.enable();
-        enable::enable(&mut HeapFrameSource).map_err(|error| error.to_string())?;
+        enable::enable(&mut SaveAreas).map_err(|error| error.to_string())?;
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! What each pCPU does all day: run its virtual CPUs, sleep when none can run, and on
 //! pCPU 0 look after management. One thread per pCPU, interrupts off but where it says so.
 
+use alloc::boxed::Box;
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +15,7 @@ use crate::manage;
 use crate::smp::lapic;
 use crate::smp::pcpu::{self, Pcpu};
 use crate::time;
+use crate::upgrade::warm::Warming;
 use crate::upgrade::{freeze, retire};
 use crate::vcpu::run::Why;
 use crate::vm::runner::Runner;
@@ -42,6 +45,12 @@ pub struct Core {
     /// Whose registers are in this pCPU.
     loaded: Option<usize>,
     turn: usize,
+    /// SVM is on.
+    virtualizing: bool,
+    /// The next image, getting ready; on pCPU 0 only.
+    pub warming: Option<Box<Warming>>,
+    /// Whether the last slice was the sandbox's.
+    warmed: bool,
 }
 
 impl Core {
@@ -74,6 +83,24 @@ impl Core {
         &mut self.runners
     }
 
+    /// Switches virtualization on, once.
+    ///
+    /// # Errors
+    /// Why it can't be.
+    pub fn virtualize(&mut self) -> Result<(), String> {
+        if !self.virtualizing {
+            machine_cpus::enable_here()?;
+            self.virtualizing = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the sandbox is next: it takes turns with the virtual CPUs that can run.
+    fn is_sandbox_next(&mut self, guest: bool) -> bool {
+        self.warmed = self.warming.is_some() && !(self.warmed && guest);
+        self.warmed
+    }
+
     /// This pCPU.
     pub fn pcpu(&self) -> &'static Pcpu {
         self.own
@@ -86,9 +113,9 @@ impl Core {
         (0..count).map(|step| (first + step) % count).find(|index| self.runners[*index].wants_to_run())
     }
 
-    fn alarm(&self, management: Option<u64>, running: Option<usize>) -> Option<u64> {
+    fn alarm(&self, management: Option<u64>, running: bool) -> Option<u64> {
         let timers = self.runners.iter().filter_map(Runner::next_deadline);
-        let others = self.runners.len() > 1 && running.is_some();
+        let others = running && (self.runners.len() > 1 || self.warming.is_some());
         let slice = others.then(|| cpu::tsc() + time::ms_to_ticks(SLICE_MS));
         timers.chain(management).chain(slice).min()
     }
@@ -117,16 +144,15 @@ impl Core {
 
 /// The loop of pCPU `own`.
 pub fn run(own: &'static Pcpu) -> ! {
-    let mut core = Core { own, runners: Vec::new(), loaded: None, turn: 0 };
-    let mut virtualizing = false;
+    let mut core =
+        Core { own, runners: Vec::new(), loaded: None, turn: 0, virtualizing: false, warming: None, warmed: false };
     loop {
         cpu::interrupts_off();
         core.take_mail();
-        if !virtualizing && !core.runners.is_empty() {
-            virtualizing = true;
-            if let Err(error) = machine_cpus::enable_here() {
-                core.give_up(&error);
-            }
+        if !core.runners.is_empty()
+            && let Err(error) = core.virtualize()
+        {
+            core.give_up(&error);
         }
         if freeze::requested() {
             freeze::park(&mut core);
@@ -137,8 +163,14 @@ pub fn run(own: &'static Pcpu) -> ! {
         }
         let management = if own.index == 0 { manage::tend(&mut core) } else { None };
         let next = core.pick();
-        lapic::set_deadline(core.alarm(management, next));
+        let sandbox = core.is_sandbox_next(next.is_some());
+        lapic::set_deadline(core.alarm(management, sandbox || next.is_some()));
         match next {
+            _ if sandbox => {
+                core.unload();
+                manage::warm(&mut core);
+                cpu::take_interrupts();
+            }
             Some(index) => {
                 core.run(index);
                 cpu::take_interrupts();

@@ -46,7 +46,7 @@ impl Link {
     /// Polls the server if it is due or `told`. Returns when to come back, in ticks of the TSC. `true`
     /// beside it: [`Link::state`] has changed.
     pub fn poll(&mut self, now: u64, told: bool, machine: &mut Machine) -> (u64, bool) {
-        if !told && now < self.due {
+        if now < self.due && !(told && self.up) {
             return (self.due, false);
         }
         if !self.up {
@@ -84,7 +84,8 @@ impl Link {
     /// It can't be made sure: this is no moment to jump.
     pub fn stop(&mut self, machine: &mut Machine) -> Result<(), String> {
         self.up = false;
-        self.due = 0;
+        // Only `restart` brings it back: the next image gets ready meanwhile.
+        self.due = u64::MAX;
         let isolated = self.card.isolated();
         let quiet = self.server.stop(machine);
         self.card.disconnect()?;

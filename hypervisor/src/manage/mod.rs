@@ -17,6 +17,7 @@ pub mod settings;
 mod uploads;
 mod view;
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use core::net::Ipv4Addr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -36,6 +37,7 @@ use crate::sched::Core;
 use crate::trap::dispatch::{IOMMU_FAULT, MANAGEMENT};
 use crate::upgrade::convert::management::ManagementState;
 use crate::upgrade::stage::Staged;
+use crate::upgrade::warm::{Course, Warming};
 use crate::upgrade::{self, plan, report, switch};
 use crate::{cpu, time};
 
@@ -156,15 +158,18 @@ pub fn tend(core: &mut Core) -> Option<u64> {
     Some(next)
 }
 
-/// PLAN, and when every object says yes, the jump. Returns only when this image goes on.
+/// PLAN, and when every object says yes, WARM.
 fn run(core: &mut Core, staged: Staged) {
     match plan::plan(staged) {
         Err(report) => tell_refused(&report),
-        Ok(mut planned) => match stop_nic() {
-            // It tells of its end itself.
-            Ok(()) => {
-                let _report = switch::execute(core, planned);
-            }
+        Ok(mut planned) => match stop_nic().and_then(|()| core.virtualize()) {
+            Ok(()) => match Warming::begin(planned) {
+                Ok(warming) => {
+                    core.warming = Some(Box::new(warming));
+                    return;
+                }
+                Err(none) => tell_refused(&none.refuse()),
+            },
             Err(reason) => {
                 planned.undo();
                 let phase = Some(Phase::Plan);
@@ -172,8 +177,30 @@ fn run(core: &mut Core, staged: Staged) {
             }
         },
     }
+    ended();
+}
+
+/// This image goes on.
+fn ended() {
     restart_nic();
     MANAGER.lock().machine.uploads.ended();
+}
+
+/// A slice of the sandbox, and when the new image is ready, the jump. Returns only when this image goes on.
+pub fn warm(core: &mut Core) {
+    let Some(mut warming) = core.warming.take() else { return };
+    match warming.slice() {
+        Course::Goes => {
+            core.warming = Some(warming);
+            return;
+        }
+        // It tells of its end itself.
+        Course::Ready(entry) => {
+            let _report = switch::execute(core, warming.end(), entry);
+        }
+        Course::Ends(outcome, reason) => tell_refused(&warming.refuse(outcome, &reason)),
+    }
+    ended();
 }
 
 fn tell_refused(report: &ReportV1) {

@@ -46,13 +46,18 @@ impl<T: FrameTable> Arena<T> {
 
     /// The arena of the image before this one; every tagged frame is pending.
     pub fn adopt(base: HostPhys, table: T) -> Self {
-        let pending = (0..table.frames())
-            .map(|index| {
-                let kind = FrameTag(table.get(index)).kind();
-                kind != FrameTag::FREE && kind != FrameTag::FRAME_TABLE
-            })
-            .collect();
-        Self { base, table, next: 0, pending }
+        let pending = vec![false; table.frames()];
+        let mut arena = Self { base, table, next: 0, pending };
+        arena.mark_pending();
+        arena
+    }
+
+    /// Every frame that is tagged now is pending: what the image before took or freed since [`adopt`](Self::adopt) counts.
+    pub fn mark_pending(&mut self) {
+        for (index, pending) in self.pending.iter_mut().enumerate() {
+            let kind = FrameTag(self.table.get(index)).kind();
+            *pending = kind != FrameTag::FREE && kind != FrameTag::FRAME_TABLE;
+        }
     }
 
     /// The first byte of the arena.

@@ -8,7 +8,7 @@ pub const LOAD_BASE: u64 = 0x20_0000;
 /// Bytes of an image slot.
 pub const SLOT_BYTES: u64 = 8 << 20;
 /// The stack of pCPU 0 at the slot's end.
-pub const BOOT_STACK_BYTES: u64 = 64 << 10;
+pub const BOOT_STACK_BYTES: u64 = 256 << 10;
 /// The page below the boot stack stays unmapped.
 pub const GUARD_BYTES: u64 = 4096;
 /// Six boot page tables below the guard page, as an offset in the slot.

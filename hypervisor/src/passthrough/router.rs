@@ -56,17 +56,37 @@ impl Router {
         Target { fabric: self.fabric.clone(), message }
     }
 
-    /// Takes over a way of the image before this one: nothing is written to hardware.
+    /// Takes over a way of the image before this one: nothing is written to hardware. A way that was taken over before, in the
+    /// sandbox, is replaced.
     ///
     /// # Errors
     /// The vector is not free here.
     pub fn restore(&self, device: Bdf, entry: u16, guest: MsiMessage, way: Way) -> Result<(), RouteError> {
         let message = InterruptMessage::from_msi(guest).ok_or(RouteError::InvalidMessage(guest))?;
+        let known = WAYS.lock().get(&(device, entry)).copied();
+        if let Some(known) = known {
+            if known == way {
+                devices::rebind(way.pcpu, way.vector, message);
+                return Ok(());
+            }
+            devices::unbind(known.pcpu, known.vector);
+        }
         if !devices::bind_exactly(way.pcpu, way.vector, self.target(message)) {
             return Err(RouteError::Exhausted);
         }
         WAYS.lock().insert((device, entry), way);
         Ok(())
+    }
+
+    /// Forgets the ways of `device` that were taken over in the sandbox and are not in `kept`.
+    pub fn keep_only(device: Bdf, kept: impl Fn(u16) -> bool) {
+        WAYS.lock().retain(|(of, entry), way| {
+            let stays = *of != device || kept(*entry);
+            if !stays {
+                devices::unbind(way.pcpu, way.vector);
+            }
+            stays
+        });
     }
 
     fn open(&self, bdf: Bdf, message: InterruptMessage) -> Result<Way, RouteError> {

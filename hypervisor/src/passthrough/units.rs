@@ -57,6 +57,13 @@ fn registers(base: HostPhys, bytes: u64) -> MmioRegion {
     unsafe { MmioRegion::new(base, bytes as usize) }
 }
 
+/// Where the units' registers are, and their bytes.
+pub fn windows() -> Vec<(HostPhys, u64)> {
+    let guard = UNITS.lock();
+    let bases = guard.iter().flat_map(|units| (0..units.units()).filter_map(|index| units.unit_base(UnitIndex(index))));
+    bases.map(|base| (base, iommu::register_bytes(&registers(base, REGISTER_BYTES)) as u64)).collect()
+}
+
 /// Memory and time for an operation.
 pub fn with_platform<R>(f: impl FnOnce(&mut Platform<'_>) -> R) -> R {
     let mut memory = ArenaFrames(TAG);

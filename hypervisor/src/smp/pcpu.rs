@@ -62,23 +62,44 @@ impl Pcpu {
 static ENLISTED: AtomicBool = AtomicBool::new(false);
 static ALL: InterruptTicketMutex<Vec<&'static Pcpu>> = InterruptTicketMutex::new(Vec::new());
 
-/// Makes this CPU a pCPU: descriptor tables, GS base, interrupt vectors, LAPIC. Interrupts stay off.
-pub fn enlist(index: u32) -> &'static Pcpu {
-    let tables: *mut Tables = Tables::leak();
-    // SAFETY: just built, and only this pCPU has it.
-    unsafe { (*tables).load() };
-    lapic::enable();
+/// Pcpus that were prepared, by index.
+static PREPARED: InterruptTicketMutex<Vec<&'static Pcpu>> = InterruptTicketMutex::new(Vec::new());
+
+/// Makes everything that pCPU `index` with x2APIC id `apic_id` will need, so that [`enlist`] takes no memory.
+pub fn prepare(index: u32, apic_id: u32) {
     let pcpu: &'static Pcpu = Box::leak(Box::new(Pcpu {
         own: AtomicU64::new(0),
         index,
-        apic_id: lapic::id(),
-        tables: AtomicPtr::new(tables),
+        apic_id,
+        tables: AtomicPtr::new(Tables::leak()),
         rescue: Rescue::leak(index),
     }));
-    let address = core::ptr::from_ref(pcpu) as u64;
-    pcpu.own.store(address, Ordering::Relaxed);
-    pcpu.point_gs();
+    pcpu.own.store(core::ptr::from_ref(pcpu) as u64, Ordering::Relaxed);
     devices::prepare(index);
+    let mut prepared = PREPARED.lock();
+    prepared.push(pcpu);
+    let room = prepared.len();
+    // All of them will be there.
+    ALL.lock().reserve(room);
+}
+
+/// Makes this CPU a pCPU: descriptor tables, GS base, interrupt vectors, LAPIC. Interrupts stay off.
+pub fn enlist(index: u32) -> &'static Pcpu {
+    lapic::enable();
+    let find = || PREPARED.lock().iter().find(|pcpu| pcpu.index == index).copied();
+    let pcpu = match find() {
+        Some(pcpu) => pcpu,
+        None => {
+            prepare(index, lapic::id());
+            match find() {
+                Some(pcpu) => pcpu,
+                None => panic!("a pCPU that was just prepared is not there"),
+            }
+        }
+    };
+    // SAFETY: `prepare` built the tables for this pCPU; they are never freed.
+    unsafe { (*pcpu.tables.load(Ordering::Acquire)).load() };
+    pcpu.point_gs();
     ALL.lock().push(pcpu);
     ENLISTED.store(true, Ordering::Release);
     pcpu

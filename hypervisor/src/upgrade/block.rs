@@ -121,6 +121,11 @@ impl Block {
         self.word64(Self::cpu(index) + offset_of!(JumpCpu, entry)).load(Ordering::Acquire)
     }
 
+    /// The TSC at which the old image takes back a new one that has not committed.
+    pub fn deadline(&self) -> u64 {
+        self.word64(offset_of!(JumpBlock, deadline_tsc)).load(Ordering::Acquire)
+    }
+
     /// The LAPIC id that the old image recorded for pCPU `index`.
     pub fn apic_id(&self, index: u32) -> u32 {
         self.word32(Self::cpu(index) + offset_of!(JumpCpu, apic_id)).load(Ordering::Acquire)

@@ -34,8 +34,6 @@ pub enum Lie {
     UnclaimedMemory = 17,
     /// A unit is not adopted.
     UnitLeft = 18,
-    /// One domain id, two domains.
-    DidTwice = 19,
     /// A virtual CPU is dropped.
     VcpuDropped = 20,
 }
@@ -87,5 +85,22 @@ pub fn at(place: Place) {
         // SAFETY: none: no stack, no handler.
         9 => unsafe { asm!("lidt [{0}]", "xor esp, esp", "ud2", in(reg) &[0u8; 10]) },
         _ => {}
+    }
+}
+
+/// Alters what was read of the records.
+pub fn lie(state: &mut handover::State, place: Place) {
+    if lies(Lie::RecordCount, place) {
+        state.vcpus.pop();
+    }
+}
+
+/// Alters what was made of them.
+pub fn lie_of_guests(guests: &mut alloc::vec::Vec<super::restore::Restored>, place: Place) {
+    if lies(Lie::UnclaimedMemory, place) {
+        guests.pop();
+    }
+    if let (true, Some(guest)) = (lies(Lie::VcpuDropped, place), guests.first_mut()) {
+        guest.vcpus.pop();
     }
 }

@@ -19,9 +19,11 @@ use super::convert::pci::{FunctionPlan, RouteState};
 use super::{report, settings, trust};
 use crate::guest::pci::access::MSI_ENTRY;
 use crate::guest::pci::{BARS, PciFunctionState};
+use crate::guest::platform::VcpuPlatform;
 use crate::mem::layout::ARENA_BYTES;
 use crate::passthrough::{inventory, quarantine, router, sriov, units};
 use crate::smp::pcpu;
+use crate::vcpu::state::ArchState;
 use crate::vm::{self, Vm};
 use crate::{host, time};
 
@@ -187,15 +189,27 @@ fn routes(functions: &[PciFunctionState]) -> Vec<RouteState> {
     routes
 }
 
-/// What FREEZE adds: virtual CPUs, interrupt state, clocks, queue tails. Every virtual CPU has left its snapshot.
+/// When the rest is gathered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The guests run: virtual CPUs are as after power-on.
+    DryRun,
+    /// Every virtual CPU has left its snapshot.
+    Freeze,
+}
+
+/// The legacy region and the header of an XSAVE area: nothing of it is in use.
+static NO_XSAVE: [u8; 576] = [0; 576];
+
+/// What FREEZE adds: virtual CPUs, interrupt state, clocks, queue tails.
 ///
 /// # Errors
 /// Something has changed since PLAN, or has no place in the records.
-pub fn rest(state: &mut State, vms: &[Arc<Vm>], current: &ReportV1) -> Result<(), String> {
+pub fn rest(state: &mut State, vms: &[Arc<Vm>], current: &ReportV1, moment: Moment) -> Result<(), String> {
     let taken = snapshot(vms)?;
     convert::iommu::save_rest(state, &taken).map_err(|error| error.to_string())?;
     for vm in vms {
-        rest_of_guest(state, vm).map_err(|error| format!("guest {}: {error}", vm.name))?;
+        rest_of_guest(state, vm, moment).map_err(|error| format!("guest {}: {error}", vm.name))?;
     }
     convert::management::save_totals(state, &settings::totals());
     convert::report::save(state, core::slice::from_ref(current));
@@ -203,7 +217,7 @@ pub fn rest(state: &mut State, vms: &[Arc<Vm>], current: &ReportV1) -> Result<()
     Ok(())
 }
 
-fn rest_of_guest(state: &mut State, vm: &Vm) -> Result<(), String> {
+fn rest_of_guest(state: &mut State, vm: &Vm, moment: Moment) -> Result<(), String> {
     let platform = vm.platform.save();
     let rest = GuestRest {
         token: vm.token,
@@ -218,6 +232,12 @@ fn rest_of_guest(state: &mut State, vm: &Vm) -> Result<(), String> {
     let routes = routes(&platform.pci.functions);
     convert::platform::save(state, vm.token, &platform, &routes).map_err(|error| error.to_string())?;
     for (index, shared) in (0u32..).zip(&vm.vcpus) {
+        if moment == Moment::DryRun {
+            convert::vcpu::save(state, vm.token, index, shared.pcpu, &ArchState::reset(), &NO_XSAVE)
+                .map_err(|error| error.to_string())?;
+            convert::lapic::save(state, vm.token, index, &VcpuPlatform::initial(index));
+            continue;
+        }
         let guard = shared.snapshot.lock();
         let taken = guard.as_ref().ok_or_else(|| format!("vCPU {index} did not stop"))?;
         convert::vcpu::save(state, vm.token, index, shared.pcpu, &taken.registers, &taken.extended)

@@ -85,6 +85,8 @@ unsafe extern "sysv64" {
     fn baton_leave(jump_block: u64, index: u64, entry: u64, way_back: *mut WayBack, rescue: *mut Rescue);
     fn baton_return(way_back: *const WayBack) -> !;
     fn baton_follow_entry();
+    fn baton_continue_entry();
+    fn baton_warm_call(number: u64, argument: u64) -> !;
     fn baton_resume();
 }
 
@@ -110,6 +112,32 @@ pub fn follow_entry() -> u64 {
     {
         0
     }
+}
+
+/// Where the boot CPU enters this image when it is ready.
+pub fn continue_entry() -> u64 {
+    #[cfg(target_os = "none")]
+    {
+        baton_continue_entry as *const () as u64
+    }
+    #[cfg(not(target_os = "none"))]
+    {
+        0
+    }
+}
+
+/// Ends the sandbox with the hypercall `number`. The image before this one does not come back to it.
+///
+/// # Safety
+/// In the sandbox.
+pub unsafe fn warm_call(number: u64, argument: u64) -> ! {
+    #[cfg(target_os = "none")]
+    // SAFETY: by contract; the hypercall leaves the sandbox.
+    unsafe {
+        baton_warm_call(number, argument)
+    }
+    #[cfg(not(target_os = "none"))]
+    unreachable!("there is no sandbox on the host: {number:#x}, {argument:#x}")
 }
 
 /// pCPU `index` jumps to `entry` of the new image with the jump block's address. Returns only when the

@@ -4,11 +4,13 @@
 //! - `stage`: the image arrives in the free slot and is checked
 //! - `gather`: from the living machine to records
 //! - `plan`: every preserved object says yes or no; the records that can be written before the pause
+//! - `warm`: the sandbox
 //! - `freeze`: every pCPU takes its virtual CPUs out of their guests
 //! - `switch`: the rest of the records, the jump, and what happens when it comes back
 //!
 //! The new image's side:
-//! - `arrive`: reads the records, adopts, verifies, commits, runs, retires the old image
+//! - `ready`: in the sandbox, reads the records and makes everything that can be made before the pause
+//! - `arrive`: after SWITCH, reads the rest, adopts, verifies, commits, runs
 //! - `restore`: from records to the living machine
 //! - `follow`: the other pCPUs' arrival
 //! - `retire`: what is done once the guests run
@@ -34,6 +36,7 @@ pub mod gather;
 pub mod jump;
 pub mod last_words;
 pub mod plan;
+pub mod ready;
 pub mod report;
 pub mod rescue;
 pub mod restore;
@@ -42,4 +45,5 @@ pub mod settings;
 pub mod stage;
 pub mod switch;
 pub mod trust;
+pub mod warm;
 pub mod watchdog;

@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{Ordering, fence};
 
 use handover::phase::{Outcome, Phase};
 use handover::state::machine::FrameTag;
@@ -80,6 +81,45 @@ pub struct Planned {
 }
 
 impl Planned {
+    /// Writes the whole stream as it would be now, for the new image to try: registers of virtual CPUs are as after power-on.
+    ///
+    /// # Errors
+    /// Something has no place in the records, or they contradict each other.
+    pub fn dry_run(&mut self) -> Result<(), String> {
+        // What the guests change while it is gathered can contradict itself; they don't do that all the time.
+        let mut result = Ok(());
+        for _ in 0..8 {
+            self.state.clear_rest();
+            result = gather::rest(&mut self.state, &self.vms, &self.report, gather::Moment::DryRun)
+                .and_then(|()| graph::validate(&self.state).map_err(|error| error.to_string()));
+            if result.is_ok() {
+                break;
+            }
+        }
+        result?;
+        self.write_rest()?;
+        self.state.clear_rest();
+        Ok(())
+    }
+
+    /// Writes the rest behind the plan, the header last.
+    ///
+    /// # Errors
+    /// The region is too small, or was overwritten.
+    pub fn write_rest(&mut self) -> Result<(), String> {
+        let region = self.region.memory();
+        let mut writer = self.draft.resume(region).map_err(|error| error.to_string())?;
+        self.state.write_rest(&mut writer).map_err(|error| error.to_string())?;
+        let header = writer.finish().map_err(|error| error.to_string())?;
+        // Payload first, fence, header last (HANDOVER.md, format).
+        fence(Ordering::SeqCst);
+        let region = self.region.memory();
+        let place = region.get_mut(..header.len()).ok_or("the handover region is shorter than a header")?;
+        place.copy_from_slice(&header);
+        fence(Ordering::SeqCst);
+        Ok(())
+    }
+
     /// Takes back exactly what PLAN set.
     pub fn undo(&mut self) {
         thaw(&self.frozen);

@@ -6,8 +6,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use handover::State;
+use handover::state::guest::GuestV1;
 use handover::state::machine::FrameTag;
-use hermit_sync::SpinMutex;
 use iommu::Iommu;
 use machine::access::TableMemory;
 use machine::addr::HostPhys;
@@ -27,13 +27,6 @@ use crate::vm::Vm;
 use crate::vm::build::{self, Parts};
 use crate::vm::memory::AddressSpace;
 use crate::vm::runner::Runner;
-
-static RESTORED: SpinMutex<Vec<Arc<Vm>>> = SpinMutex::new(Vec::new());
-
-/// The guests that were restored, once.
-pub fn take_restored() -> Vec<Arc<Vm>> {
-    core::mem::take(&mut *RESTORED.lock())
-}
 
 /// The bridges above preserved devices are as recorded.
 ///
@@ -55,7 +48,7 @@ pub fn bridges(state: &State) -> Result<(), String> {
     Ok(())
 }
 
-/// Takes the IOMMU units over. Every live register is compared; none is written.
+/// The first half of taking the IOMMU units over: what can't change any more. Every live register is compared; none is written.
 ///
 /// # Errors
 /// A register, table or frame is not as recorded.
@@ -64,7 +57,7 @@ pub fn units(state: &State, firmware: &Firmware) -> Result<(), String> {
     sriov::restore(physical)?;
     quarantine::set_limit(convert::pci::load_policy(state).unwrap_or(DEFAULT_FAULT_LIMIT));
     inventory::set_dmar(firmware.dmar.clone());
-    let mut snapshot = convert::iommu::load(state).map_err(|error| error.to_string())?;
+    let snapshot = convert::iommu::load(state).map_err(|error| error.to_string())?;
     if snapshot.units.is_empty() {
         return Ok(());
     }
@@ -76,28 +69,54 @@ pub fn units(state: &State, firmware: &Firmware) -> Result<(), String> {
     let owned = |frame: HostPhys| frames::with(|arena| arena.owner(frame)).flatten() == Some(units::TAG);
     let routes = routes::from_dmar(firmware);
     let memory: &dyn TableMemory = &memory;
-    let adopted = Iommu::adopt(&mut snapshot, registers, routes, memory, &owned).map_err(|error| error.to_string())?;
-    units::set(adopted);
+    let prepared = Iommu::prepare(&snapshot, registers, routes, memory, &owned).map_err(|error| error.to_string())?;
+    units::set(prepared);
     Ok(())
 }
 
-/// Restores every guest; the virtual CPUs with their pCPUs.
+/// The second half: queues, remapping entries, faults, as they were left; every live register is compared once more.
+///
+/// # Errors
+/// A register or an entry is not as recorded, or not every recorded unit is there.
+pub fn finish_units(state: &State) -> Result<(), String> {
+    let mut snapshot = convert::iommu::load(state).map_err(|error| error.to_string())?;
+    let memory = ArenaFrames(units::TAG);
+    match units::with(|units, _| (units.units(), units.finish(&mut snapshot, &memory))) {
+        None if snapshot.units.is_empty() => Ok(()),
+        Some((count, Ok(()))) if count == snapshot.units.len() => Ok(()),
+        Some((_, Err(error))) => Err(error.to_string()),
+        other => {
+            let adopted = other.map_or(0, |(count, _)| count);
+            Err(format!("{adopted} of {} IOMMU units were adopted", snapshot.units.len()))
+        }
+    }
+}
+
+/// A guest on its way in.
+pub struct Restored {
+    /// The guest.
+    pub vm: Arc<Vm>,
+    /// Its virtual CPUs with their pCPUs, by index.
+    pub vcpus: Vec<(u32, Runner)>,
+    router: Router,
+}
+
+/// Makes every guest, from what can't change any more; its state is [`Restored::continue_from`]'s.
 ///
 /// # Errors
 /// A guest can't be restored, by name.
-pub fn guests(state: &State) -> Result<Vec<(u32, Runner)>, String> {
-    let mut runners = Vec::new();
-    for record in &state.guests {
-        let one = guest(state, record.token, &mut runners);
-        one.map_err(|error| format!("guest {:#x}: {error}", record.token))?;
-    }
-    Ok(runners)
+pub fn guests(state: &State) -> Result<Vec<Restored>, String> {
+    let one =
+        |record: &GuestV1| guest(state, record.token).map_err(|error| format!("guest {:#x}: {error}", record.token));
+    state.guests.iter().map(one).collect()
 }
 
-fn guest(state: &State, token: u64, runners: &mut Vec<(u32, Runner)>) -> Result<(), String> {
-    let text = |error: convert::ConvertError| error.to_string();
+fn text(error: convert::ConvertError) -> String {
+    error.to_string()
+}
+
+fn guest(state: &State, token: u64) -> Result<Restored, String> {
     let planned = convert::guest::load(state, token).map_err(text)?;
-    let rest = convert::guest::load_rest(state, token).map_err(text)?;
     let (space, ram) = convert::memory::load(state, token).map_err(text)?;
     let owner = frames::with(|arena| arena.owner(space.root)).flatten();
     if owner != Some(FrameTag::new(FrameTag::SPACE_TABLE, planned.number)) {
@@ -107,12 +126,9 @@ fn guest(state: &State, token: u64, runners: &mut Vec<(u32, Runner)>) -> Result<
         .map_err(|error| error.to_string())?;
     let platform = convert::platform::load(state, token).map_err(text)?;
     let functions = convert::pci::load_plan(state, token).map_err(text)?;
-    let (_, routes) = convert::pci::load(state, token).map_err(text)?;
-    let mut vcpus = Vec::new();
+    let mut pcpus = Vec::new();
     for index in 0..planned.vcpus {
-        let vcpu = convert::vcpu::load(state, token, index).map_err(text)?;
-        let own = convert::lapic::load(state, token, index).map_err(text)?;
-        vcpus.push((vcpu, own));
+        pcpus.push(convert::vcpu::load(state, token, index).map_err(text)?.pcpu);
     }
     let parts = Parts {
         token,
@@ -121,7 +137,7 @@ fn guest(state: &State, token: u64, runners: &mut Vec<(u32, Runner)>) -> Result<
         kernel: planned.kernel.clone(),
         on_upgrade: planned.on_upgrade,
         console: planned.console,
-        pcpus: vcpus.iter().map(|(vcpu, _)| vcpu.pcpu).collect(),
+        pcpus: pcpus.clone(),
         ram: Arc::new(ram),
         space,
         cpuid: CpuidTable::restore(platform.cpuid.clone()).map_err(|error| error.to_string())?,
@@ -140,27 +156,54 @@ fn guest(state: &State, token: u64, runners: &mut Vec<(u32, Runner)>) -> Result<
         }
         Ok(assigned)
     })?;
-    vm.platform.restore(&platform).map_err(|error| error.to_string())?;
-    for device in vm.devices().iter().filter(|device| quarantine::holds(device.bdf)) {
-        vm.platform.with_pci(|pci| pci.mark_removed(device.bdf));
+    let router = Router::new(vm.fabric.clone(), pcpus.clone());
+    let mut vcpus = Vec::new();
+    for (index, pcpu) in (0u32..).zip(pcpus) {
+        let hardware = build::hardware_cpu(&vm)?;
+        let private = vm.platform.vcpu(index).ok_or("a virtual CPU has no LAPIC")?;
+        vcpus.push((pcpu, Runner::new(vm.clone(), index, hardware, private)));
     }
-    let router = Router::new(vm.fabric.clone(), vm.vcpus.iter().map(|vcpu| vcpu.pcpu).collect());
-    for route in &routes {
-        restore_route(&router, route)?;
+    Ok(Restored { vm, vcpus, router })
+}
+
+impl Restored {
+    /// Takes over what the guest was doing. In the sandbox from the records of the dry run, in the pause from the last ones.
+    ///
+    /// # Errors
+    /// The guest can't go on from there.
+    pub fn continue_from(&mut self, state: &State) -> Result<(), String> {
+        let token = self.vm.token;
+        self.go_on(state).map_err(|error| format!("guest {token:#x}: {error}"))
     }
-    for (index, (vcpu, own)) in (0u32..).zip(vcpus) {
-        let mut hardware = build::hardware_cpu(&vm)?;
-        hardware.set_state(&vcpu.arch).map_err(|error| error.to_string())?;
-        hardware.restore_extended(&vcpu.xsave).map_err(|error| error.to_string())?;
-        let mut private = vm.platform.vcpu(index).ok_or("a virtual CPU has no LAPIC")?;
-        private.restore(&own).map_err(|error| error.to_string())?;
-        runners.push((vcpu.pcpu, Runner::new(vm.clone(), index, hardware, private)));
+
+    fn go_on(&mut self, state: &State) -> Result<(), String> {
+        let token = self.vm.token;
+        let platform = convert::platform::load(state, token).map_err(text)?;
+        self.vm.platform.restore(&platform).map_err(|error| error.to_string())?;
+        for device in self.vm.devices().iter().filter(|device| quarantine::holds(device.bdf)) {
+            self.vm.platform.with_pci(|pci| pci.mark_removed(device.bdf));
+        }
+        let (_, routes) = convert::pci::load(state, token).map_err(text)?;
+        for device in self.vm.devices() {
+            let bdf = device.bdf;
+            Router::keep_only(bdf, |entry| routes.iter().any(|route| route.device == bdf && route.entry == entry));
+        }
+        for route in &routes {
+            restore_route(&self.router, route)?;
+        }
+        for (index, (pcpu, runner)) in (0u32..).zip(&mut self.vcpus) {
+            let vcpu = convert::vcpu::load(state, token, index).map_err(text)?;
+            if vcpu.pcpu != *pcpu {
+                return Err(format!("vCPU {index} is on pCPU {}, planned was {pcpu}", vcpu.pcpu));
+            }
+            runner.continue_from(&vcpu, &convert::lapic::load(state, token, index).map_err(text)?)?;
+        }
+        let rest = convert::guest::load_rest(state, token).map_err(text)?;
+        if rest.state != crate::vm::VmState::Running {
+            self.vm.stop(rest.reason);
+        }
+        Ok(())
     }
-    if rest.state != crate::vm::VmState::Running {
-        vm.stop(rest.reason);
-    }
-    RESTORED.lock().push(vm);
-    Ok(())
 }
 
 /// Takes over a function: it is the one recorded.

@@ -120,6 +120,7 @@ fn claim(region: u64, bytes: u64) {
         frames::with(|arena| arena.free(HostPhys(region + frame * PAGE_SIZE)));
     }
     frames::with(|arena| {
+        arena.mark_pending();
         arena.claim(units::TAG);
         for vm in vm::all() {
             arena.claim(FrameTag::new(FrameTag::SPACE_TABLE, vm.id));

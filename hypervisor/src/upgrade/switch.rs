@@ -3,7 +3,6 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
-use core::sync::atomic::{Ordering, fence};
 
 use handover::graph;
 use handover::jump::{self as contract, JumpBlock};
@@ -25,15 +24,21 @@ use crate::{console, cpu, host, manage, time};
 
 /// How long the other pCPUs may take to stop, in milliseconds.
 const PARK_MS: u64 = 1_000;
+
 /// Freezes and jumps. Returns only when this image has taken over again: the guests run on, and the report,
 /// which is kept, says why. The management NIC is stopped and detached before, and is the caller's to start again.
-pub fn execute(core: &mut Core, mut planned: Planned) -> ReportV1 {
+pub fn execute(core: &mut Core, mut planned: Planned, entry: u64) -> ReportV1 {
     log::info!("upgrade {}: freezing for {}", planned.report.sequence, report::version(&planned.staged.note));
     console::set_quiet(true);
+    // The pause has no time for page tables: the slot is executable, and no longer written by this image, from here on.
+    let slot = host_map::protect(planned.staged.base.get(), SLOT_BYTES, Permissions::READ_EXECUTE);
+    if let Err(error) = slot {
+        return roll_back(planned, Phase::Warm, &format!("the new slot can't be made executable: {error}"));
+    }
     report::enter(&mut planned.report, Phase::Freeze);
     let stopped = freeze::all_others(time::ms_to_ticks(PARK_MS));
     let outcome = if stopped {
-        attempt(core, &mut planned)
+        attempt(core, &mut planned, entry)
     } else {
         Err((Phase::Freeze, String::from("a pCPU did not stop in time")))
     };
@@ -51,6 +56,11 @@ pub fn execute(core: &mut Core, mut planned: Planned) -> ReportV1 {
         Err(failed) => failed,
         Ok(()) => (Phase::Verify, block_reason()),
     };
+    roll_back(planned, phase, &reason)
+}
+
+/// Every pCPU is here again: everything is as before PLAN.
+fn roll_back(mut planned: Planned, phase: Phase, reason: &str) -> ReportV1 {
     let slot = host_map::protect(planned.staged.base.get(), SLOT_BYTES, Permissions::READ_WRITE);
     if let Some(block) = Block::current() {
         report::set_notes(planned.report.sequence, last_words::read(block));
@@ -61,13 +71,14 @@ pub fn execute(core: &mut Core, mut planned: Planned) -> ReportV1 {
     if let Err(error) = slot {
         log::error!("the free slot can't be made data again: {error}");
     }
-    let blame = if phase == Phase::Freeze { BLAME_OLD_IMAGE } else { BLAME_NEW_IMAGE };
-    let report = report::end(planned.report, Outcome::RolledBack, Some(phase), blame, &reason);
+    let blame = if phase == Phase::Verify { BLAME_NEW_IMAGE } else { BLAME_OLD_IMAGE };
+    let report = report::end(planned.report, Outcome::RolledBack, Some(phase), blame, reason);
     log::warn!("upgrade {}: rolled back: {reason}", report.sequence);
     report
 }
 
-fn block_reason() -> String {
+/// Why the new image gave up, by its own word or by that of the handlers.
+pub fn block_reason() -> String {
     let reason = Block::current().map(|block| block.reason()).unwrap_or([0; contract::REASON_BYTES]);
     match text(&reason) {
         Some("") | None => String::from("the new image gave up without a reason"),
@@ -76,7 +87,7 @@ fn block_reason() -> String {
 }
 
 /// Writes the rest and jumps. `Ok` when the new image came back.
-fn attempt(core: &mut Core, planned: &mut Planned) -> Result<(), (Phase, String)> {
+fn attempt(core: &mut Core, planned: &mut Planned, entry: u64) -> Result<(), (Phase, String)> {
     let failed = |reason: String| (Phase::Freeze, reason);
     freeze::snapshot(core);
     planned.report.interrupts_pending = freeze::pending_interrupts();
@@ -85,23 +96,39 @@ fn attempt(core: &mut Core, planned: &mut Planned) -> Result<(), (Phase, String)
     }
     planned.report.faults = units::fault_count();
     report::enter(&mut planned.report, Phase::Switch);
-    gather::rest(&mut planned.state, &planned.vms, &planned.report).map_err(failed)?;
-    graph::validate(&planned.state).map_err(|error| failed(error.to_string()))?;
-    write_rest(planned).map_err(failed)?;
+    gather::rest(&mut planned.state, &planned.vms, &planned.report, gather::Moment::Freeze).map_err(failed)?;
+    graph::validate_rest(&planned.state).map_err(|error| failed(error.to_string()))?;
+    planned.write_rest().map_err(failed)?;
     let host = host::get();
-    let target = planned.staged.base.get();
-    let slot = host_map::protect(target, SLOT_BYTES, Permissions::ALL);
-    slot.map_err(|error| failed(format!("the new slot can't be made executable: {error}")))?;
+    let deadline_ms = manage::deadline_ms().into();
+    let deadline = cpu::tsc() + time::ms_to_ticks(deadline_ms);
+    let placed = place_block(planned, deadline);
+    for pcpu in pcpu::all() {
+        pcpu.prepare_rescue(host.scratch, placed, deadline);
+    }
+    watchdog::arm(deadline_ms);
+    freeze::watch(deadline);
+    // SAFETY: interrupts are off; the image was verified at STAGE and lies in the slot that was just made executable; all
+    // other pCPUs are parked; the rescue tables are prepared; below, this pCPU is taken over again.
+    unsafe { placed.leave(pcpu::this(), entry) };
+    freeze::watch(u64::MAX);
+    pcpu::this().reclaim();
+    watchdog::disarm();
+    Ok(())
+}
+
+/// Writes the jump block into the scratch and makes it the current one.
+pub fn place_block(planned: &Planned, deadline: u64) -> Block {
+    let host = host::get();
     let mut block = JumpBlock::new_zeroed();
     block.magic = contract::MAGIC;
     block.version = contract::VERSION;
     block.region_base = planned.region.base().get();
     block.region_bytes = planned.region.bytes();
-    let deadline_ms = manage::deadline_ms().into();
-    block.deadline_tsc = cpu::tsc() + time::ms_to_ticks(deadline_ms);
+    block.deadline_tsc = deadline;
     block.old_slot_base = host.image.base;
     block.old_slot_bytes = SLOT_BYTES;
-    block.new_slot_base = target;
+    block.new_slot_base = planned.staged.base.get();
     block.new_slot_bytes = SLOT_BYTES;
     block.scratch_base = host.scratch;
     block.scratch_bytes = SCRATCH_BYTES;
@@ -112,35 +139,6 @@ fn attempt(core: &mut Core, planned: &mut Planned) -> Result<(), (Phase, String)
             place.rollback_rip = jump::resume();
         }
     }
-    let entry = target + u64::from(planned.staged.note.entry_upgrade);
     // SAFETY: the scratch region belongs to no image but for the time of an upgrade, and is mapped.
-    let placed = unsafe { Block::place(host.scratch, &block) };
-    last_words::clear(placed);
-    for pcpu in pcpu::all() {
-        pcpu.prepare_rescue(host.scratch, placed, block.deadline_tsc);
-    }
-    watchdog::arm(deadline_ms);
-    freeze::watch(block.deadline_tsc);
-    // SAFETY: interrupts are off; the image was verified at STAGE and lies in the slot that was just made executable; all
-    // other pCPUs are parked; the rescue tables are prepared; below, this pCPU is taken over again.
-    unsafe { placed.leave(pcpu::this(), entry) };
-    freeze::watch(u64::MAX);
-    pcpu::this().reclaim();
-    watchdog::disarm();
-    Ok(())
-}
-
-/// The rest behind the plan, the header last.
-fn write_rest(planned: &mut Planned) -> Result<(), String> {
-    let region = planned.region.memory();
-    let mut writer = planned.draft.resume(region).map_err(|error| error.to_string())?;
-    planned.state.write_rest(&mut writer).map_err(|error| error.to_string())?;
-    let header = writer.finish().map_err(|error| error.to_string())?;
-    // Payload first, fence, header last (HANDOVER.md, format).
-    fence(Ordering::SeqCst);
-    let region = planned.region.memory();
-    let place = region.get_mut(..header.len()).ok_or("the handover region is shorter than a header")?;
-    place.copy_from_slice(&header);
-    fence(Ordering::SeqCst);
-    Ok(())
+    unsafe { Block::place(host.scratch, &block) }
 }

@@ -4,7 +4,8 @@
 //! - [`run`] enters a virtual CPU until something concerns its pCPU;
 //! - [`handle`] answers each exit, once for all vendors, through the [`bus`];
 //! - [`emulate`] decodes and performs what hardware leaves to software;
-//! - [`cpu`] is what a vendor module implements; [`svm`] does it for AMD.
+//! - [`cpu`] is what a vendor module implements; [`svm`] does it for AMD;
+//! - [`sandbox`]: how a virtual CPU without a platform ends, in which the next image gets ready.
 
 pub mod bus;
 pub mod counters;
@@ -17,6 +18,7 @@ pub mod handle;
 pub mod limits;
 pub mod msr;
 pub mod run;
+pub mod sandbox;
 pub mod state;
 pub mod svm;
 pub mod xstate;

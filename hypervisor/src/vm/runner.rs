@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -13,6 +13,7 @@ use super::{Vm, VmState};
 use crate::guest::lapic::StartupEvent;
 use crate::guest::legacy::PowerEvent;
 use crate::guest::platform::{VcpuBus, VcpuPlatform, VcpuPlatformState};
+use crate::upgrade::convert::vcpu::VcpuState;
 use crate::vcpu::cpu::VirtualCpu;
 use crate::vcpu::handle::Reason;
 use crate::vcpu::run::{RunStatistics, Why, run_until_event};
@@ -45,6 +46,16 @@ impl Runner {
     /// Puts one together.
     pub fn new(vm: Arc<Vm>, index: u32, cpu: Box<dyn VirtualCpu + Send>, platform: VcpuPlatform) -> Self {
         Self { vm, index, cpu, platform, statistics: RunStatistics::default(), entered: false }
+    }
+
+    /// Continues where the image before stopped it. It is not loaded.
+    ///
+    /// # Errors
+    /// The state is damaged, or not of this virtual CPU.
+    pub fn continue_from(&mut self, vcpu: &VcpuState, platform: &VcpuPlatformState) -> Result<(), String> {
+        self.cpu.set_state(&vcpu.arch).map_err(|error| error.to_string())?;
+        self.cpu.restore_extended(&vcpu.xsave).map_err(|error| error.to_string())?;
+        self.platform.restore(platform).map_err(|error| error.to_string())
     }
 
     /// When its timer fires next, in ticks of the host's TSC.

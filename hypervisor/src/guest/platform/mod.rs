@@ -251,6 +251,13 @@ pub struct VcpuPlatform {
 }
 
 impl VcpuPlatform {
+    /// The state of vCPU `index` after power-on, for the records of a dry run.
+    #[must_use]
+    pub fn initial(index: u32) -> VcpuPlatformState {
+        let mailbox = Arc::new(super::lapic::PendingVectors::new());
+        VcpuPlatform { lapic: Lapic::new(index, 1, mailbox), clock: VcpuClock::default(), msrs: Msrs::new(0) }.save()
+    }
+
     /// When the vCPU's timer fires next, in its TSC ticks.
     #[must_use]
     pub const fn next_deadline(&self) -> Option<u64> {
