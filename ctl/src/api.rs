@@ -306,6 +306,9 @@ pub struct Report {
     pub pause_ticks: u64,
     /// TSC ticks of each phase.
     pub phases: BTreeMap<String, u64>,
+    /// How often memory was taken in the pause; images that don't count it say nothing.
+    #[serde(default)]
+    pub pause_allocations: u64,
     /// IOMMU faults in the pause.
     pub iommu_faults: u64,
     /// Device interrupts found pending at FREEZE.

@@ -9,6 +9,7 @@ use hermit_sync::{OnceCell, SpinMutex};
 use machine::pci::Ecam;
 
 use crate::boot_info::ImageLayout;
+use crate::mem::guard;
 use crate::mem::regions::RegionMap;
 
 /// The machine and the image.
@@ -64,7 +65,9 @@ pub fn get() -> &'static Host {
 
 /// Notes the moment a guest is first entered.
 pub fn guest_entered(tsc: u64) {
-    let _ = FIRST_ENTRY.compare_exchange(0, tsc, Ordering::AcqRel, Ordering::Relaxed);
+    if FIRST_ENTRY.compare_exchange(0, tsc, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        guard::go_on();
+    }
     let ticks = tsc.wrapping_sub(crate::time::rates().power_on).max(1);
     let _ = TICKS_TO_GUEST.compare_exchange(0, ticks, Ordering::AcqRel, Ordering::Relaxed);
 }

@@ -7,7 +7,7 @@ pub const REASON_BYTES: usize = 192;
 
 record! {
     /// The report of one upgrade; the one in progress is written at FREEZE and completed by the new image.
-    ReportV1 [0x0803, "report", Any, false, 472] key |record| [record.sequence, 0];
+    ReportV1 [0x0803, "report", Any, false, {1: 472, 2: 480}] key |record| [record.sequence, 0];
     {
         /// Number of the attempt since power-on, refused ones counted.
         pub sequence: u64,
@@ -40,6 +40,10 @@ record! {
         pub format: u32,
         /// Whom to blame for a failure: `BLAME_*`.
         pub blame: u32,
+    }
+    late {
+        /// How often either image took memory between FREEZE and RUN. Zero: never, or not counted, as before.
+        pub pause_allocations: u64,
     }
 }
 

@@ -359,6 +359,8 @@ pub struct Report {
     pub pause_ticks: u64,
     /// TSC ticks of each phase.
     pub phases: Phases,
+    /// How often memory was taken in the pause.
+    pub pause_allocations: u64,
     /// IOMMU faults in the pause.
     pub iommu_faults: u64,
     /// Device interrupts found pending at FREEZE.

@@ -1,6 +1,7 @@
 //! The heap: talc over what the image leaves of its slot.
 #![expect(unsafe_code, reason = "a global allocator is given raw memory")]
 
+use core::alloc::Layout;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use machine::addr::{HostPhys, PAGE_SIZE};
@@ -11,8 +12,8 @@ use crate::mem::layout::BOOT_TABLES_OFFSET;
 /// On the host the tests have std's allocator.
 #[cfg(target_os = "none")]
 #[global_allocator]
-static HEAP: talc::TalcLock<hermit_sync::RawInterruptTicketMutex, talc::source::Manual> =
-    talc::TalcLock::new(talc::source::Manual);
+static HEAP: super::guard::Guarded<talc::TalcLock<hermit_sync::RawInterruptTicketMutex, talc::source::Manual>> =
+    super::guard::Guarded(talc::TalcLock::new(talc::source::Manual));
 
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
@@ -28,7 +29,7 @@ pub unsafe fn init(image: &ImageLayout) {
     // SAFETY: the slot belongs to this image; the linker ends the image at `end`, the boot tables and the boot
     // stack begin behind the range, and the caller promises that this happens once.
     unsafe {
-        let _heap = HEAP.lock().claim(start as usize as *mut u8, bytes as usize);
+        let _heap = HEAP.0.lock().claim(start as usize as *mut u8, bytes as usize);
     }
 }
 
@@ -39,7 +40,7 @@ pub fn bytes() -> u64 {
 
 /// Page-aligned zeroed memory that is never given back; `None` when the heap is exhausted.
 pub fn frames(bytes: usize) -> Option<HostPhys> {
-    let layout = core::alloc::Layout::from_size_align(bytes, PAGE_SIZE as usize).ok()?;
+    let layout = Layout::from_size_align(bytes, PAGE_SIZE as usize).ok()?;
     if bytes == 0 {
         return None;
     }

@@ -5,6 +5,7 @@
 //! - `arena`: frames that the next image must find, each with an owner's tag
 //! - `frames`: the machine's one arena, as page tables use it
 //! - `heap`: talc over the rest of the image slot
+//! - `guard`: counts who takes memory in an upgrade's pause
 //! - `host_map`: the hypervisor's own page tables (identity, W^X, guard pages)
 //! - `window`: short checked mappings of guest memory
 //! - `dma`: identity-mapped buffers for devices of our own
@@ -12,6 +13,7 @@
 pub mod arena;
 pub mod dma;
 pub mod frames;
+pub mod guard;
 pub mod heap;
 pub mod host_map;
 pub mod layout;

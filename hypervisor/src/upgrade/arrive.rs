@@ -18,8 +18,8 @@ use super::block::Block;
 use super::fault;
 use super::ready::{self, Ready};
 use super::{convert, jump, last_words, report, restore, retire};
-use crate::mem::host_map;
 use crate::mem::layout::ARENA_BYTES;
+use crate::mem::{guard, host_map};
 use crate::smp::pcpu;
 use crate::{cpu, host, sched, vm};
 
@@ -33,6 +33,7 @@ struct Reports {
 /// pCPU 0, on its page tables and stack, to its loop, or back to where it came from.
 pub fn arrive() -> ! {
     let entered = cpu::tsc();
+    guard::pause();
     host_map::adopt_control_registers();
     // Without what is ready there is no block either: the old image's handlers are the way back.
     let Some(mut ready) = ready::take() else { panic!("entered before WARM was done") };

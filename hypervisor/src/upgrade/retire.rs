@@ -18,7 +18,7 @@ use super::convert::management::ManagementState;
 use super::{report, watchdog};
 use crate::guest::pci::PciBus;
 use crate::mem::layout::SLOT_BYTES;
-use crate::mem::{frames, host_map};
+use crate::mem::{frames, guard, host_map};
 use crate::passthrough::{inventory, units};
 use crate::smp::{lapic, pcpu};
 use crate::trap::devices;
@@ -73,7 +73,10 @@ pub fn run() {
     WAITING.store(false, Ordering::Release);
     watchdog::disarm();
     console::set_quiet(false);
+    // Where no guest runs nobody else has said so.
+    guard::go_on();
     let mut own = leftover.report;
+    own.pause_allocations = own.pause_allocations.saturating_add(guard::taken_in_pause());
     if let Some(place) = own.phase_tsc.get_mut(Phase::Retire.index()) {
         // RUN ends when the first virtual CPU enters.
         *place = host::first_entry();

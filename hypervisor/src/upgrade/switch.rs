@@ -15,8 +15,8 @@ use zerocopy::FromZeros;
 use super::block::Block;
 use super::plan::Planned;
 use super::{freeze, gather, jump, last_words, report, watchdog};
-use crate::mem::host_map;
 use crate::mem::layout::{SCRATCH_BYTES, SLOT_BYTES};
+use crate::mem::{guard, host_map};
 use crate::passthrough::units;
 use crate::sched::Core;
 use crate::smp::pcpu;
@@ -36,6 +36,7 @@ pub fn execute(core: &mut Core, mut planned: Planned, entry: u64) -> ReportV1 {
         return roll_back(planned, Phase::Warm, &format!("the new slot can't be made executable: {error}"));
     }
     report::enter(&mut planned.report, Phase::Freeze);
+    guard::pause();
     let stopped = freeze::all_others(time::ms_to_ticks(PARK_MS));
     let outcome = if stopped {
         attempt(core, &mut planned, entry)
@@ -52,6 +53,8 @@ pub fn execute(core: &mut Core, mut planned: Planned, entry: u64) -> ReportV1 {
     if !freeze::all_back(time::ms_to_ticks(PARK_MS)) {
         panic!("rollback: a pCPU did not come back; the records are at {}", planned.region.base());
     }
+    guard::go_on();
+    planned.report.pause_allocations = guard::taken_in_pause();
     let (phase, reason) = match outcome {
         Err(failed) => failed,
         Ok(()) => (Phase::Verify, block_reason()),
@@ -98,6 +101,9 @@ fn attempt(core: &mut Core, planned: &mut Planned, entry: u64) -> Result<(), (Ph
     report::enter(&mut planned.report, Phase::Switch);
     gather::rest(&mut planned.state, &planned.vms, &planned.report, gather::Moment::Freeze).map_err(failed)?;
     graph::validate_rest(&planned.state).map_err(|error| failed(error.to_string()))?;
+    if let Some(own) = planned.state.reports.last_mut() {
+        own.pause_allocations = guard::taken_in_pause();
+    }
     planned.write_rest().map_err(failed)?;
     let host = host::get();
     let deadline_ms = manage::deadline_ms().into();

@@ -98,6 +98,7 @@ pub fn shown(record: &ReportV1) -> Converted<Option<Report>> {
             run: ticks(Phase::Run),
             retire: ticks(Phase::Retire),
         },
+        pause_allocations: record.pause_allocations,
         iommu_faults: record.faults,
         interrupts_pending: record.interrupts_pending,
         interrupts_delivered: record.interrupts_delivered,
