@@ -2,8 +2,8 @@
 //!
 //! The new image is entered twice. First at its upgrade entry, in WARM: as a virtual CPU of the old image, in a sandbox whose nested
 //! tables show the machine as below, memory read-only but for the new slot and the scratch; there are no descriptor tables, and an exception, a
-//! port or an MSR but a few ends the upgrade. Its CR3 is an identity map of the first 4 GiB in the last pages of the new slot but the boot
-//! stack, which it leaves for tables of its own. The sandbox ends with a hypercall (VMMCALL, VMCALL): RAX = [`WARM_READY`] and RBX = where
+//! port or an MSR but a few ends the upgrade. Its CR3 is an identity map of the first 4 GiB in the scratch, at [`WARM_TABLES_OFFSET`],
+//! which it leaves for tables of its own. The sandbox ends with a hypercall (VMMCALL, VMCALL): RAX = [`WARM_READY`] and RBX = where
 //! pCPU 0 goes on, or RAX = [`WARM_REFUSED`] with a reason in the block. All it has made in its slot is there when pCPU 0 goes on after SWITCH.
 //!
 //! At the entries, on every pCPU, in format 1 (in the sandbox CR4 and EFER have no optional bits):
@@ -82,6 +82,10 @@ pub const ABANDONED: u64 = 2;
 pub const LOG_OFFSET: u64 = 0x8000;
 /// Bytes of the ring of log lines.
 pub const LOG_BYTES: u64 = 0x2000;
+/// Offset in the scratch of the page tables that the sandbox begins with.
+pub const WARM_TABLES_OFFSET: u64 = 0x1_0000;
+/// Bytes of these: one table each of levels 4 and 3, and four of level 2.
+pub const WARM_TABLES_BYTES: u64 = 6 << 12;
 /// Offset in the scratch from which on it is the old image's until COMMIT.
 pub const STACKS_OFFSET: u64 = 0x4_0000;
 
@@ -173,7 +177,8 @@ pub struct JumpBlock {
 /// Bytes of a [`JumpBlock`].
 pub const BLOCK_BYTES: usize = 256 + 64 * PCPUS;
 const _: () = assert!(size_of::<JumpBlock>() == BLOCK_BYTES);
-const _: () = assert!(BLOCK_BYTES as u64 <= LOG_OFFSET && LOG_OFFSET + 8 + LOG_BYTES <= STACKS_OFFSET);
+const _: () = assert!(BLOCK_BYTES as u64 <= LOG_OFFSET && LOG_OFFSET + 8 + LOG_BYTES <= WARM_TABLES_OFFSET);
+const _: () = assert!(WARM_TABLES_OFFSET + WARM_TABLES_BYTES <= STACKS_OFFSET);
 const _: () = assert!(core::mem::offset_of!(JumpBlock, commit) == 8);
 const _: () = assert!(core::mem::offset_of!(JumpBlock, reason) == 104);
 const _: () = assert!(core::mem::offset_of!(JumpBlock, pcpus) == 256);

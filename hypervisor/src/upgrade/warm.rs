@@ -1,13 +1,13 @@
 //! WARM, the old image's side: the sandbox in which the new image gets ready while the guests run. It is a virtual CPU of this image, on pCPU 0, in
 //! slices like any other; its nested tables show it the machine one to one: its slot, its scratch, everything else read-only, and
 //! of devices' registers only configuration space and the IOMMU's, which reading does not change.
-#![expect(unsafe_code, reason = "page tables are written to the free slot; the sandbox is entered")]
+#![expect(unsafe_code, reason = "page tables are written to the scratch; the sandbox is entered")]
 
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use handover::jump::{WARM_READY, WARM_REFUSED};
+use handover::jump::{WARM_READY, WARM_REFUSED, WARM_TABLES_OFFSET};
 use handover::phase::{Outcome, Phase};
 use handover::state::machine::FrameTag;
 use handover::state::report::{BLAME_NEW_IMAGE, BLAME_OLD_IMAGE, ReportV1};
@@ -19,7 +19,7 @@ use super::plan::Planned;
 use super::{last_words, report, switch};
 use crate::mem::frames::ArenaFrames;
 use crate::mem::host_map::HeapFrames;
-use crate::mem::layout::{BOOT_TABLES_OFFSET, SLOT_BYTES};
+use crate::mem::layout::SLOT_BYTES;
 use crate::mem::regions::Owner;
 use crate::passthrough::units;
 use crate::vcpu::sandbox::Stop;
@@ -142,7 +142,7 @@ fn build_sandbox(planned: &mut Planned) -> Result<(Block, Sandbox, PageTable), S
     let block = switch::place_block(planned, u64::MAX);
     last_words::clear(block);
     let slot = planned.staged.base.get();
-    let tables = first_tables(slot);
+    let tables = first_tables(host::get().scratch);
     let space = machine_space(slot).map_err(|error| error.to_string())?;
     let common = machine_cpus::common();
     let start = Start {
@@ -160,12 +160,12 @@ fn build_sandbox(planned: &mut Planned) -> Result<(Block, Sandbox, PageTable), S
     }
 }
 
-/// The new image's first page tables, where a loader's would be: the first 4 GiB one to one. The nested tables say what of it there is.
-fn first_tables(slot: u64) -> u64 {
-    let first = slot + BOOT_TABLES_OFFSET;
+/// The new image's first page tables: the first 4 GiB one to one. The nested tables say what of it there is.
+fn first_tables(scratch: u64) -> u64 {
+    let first = scratch + WARM_TABLES_OFFSET;
     let put = |table: u64, index: u64, value: u64| {
         let place = (first + table * PAGE_SIZE + index * 8) as usize as *mut u64;
-        // SAFETY: the six pages lie in the free slot, which is mapped writable and runs nothing yet.
+        // SAFETY: the six pages lie in the scratch, which is mapped writable and which nobody else uses before FREEZE.
         unsafe { place.write_volatile(value) };
     };
     for index in 0..512 {
