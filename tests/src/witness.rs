@@ -97,17 +97,15 @@ impl<'a> Witness<'a> {
     /// # Errors
     /// When somebody doesn't answer.
     pub fn begin(machine: &'a Machine) -> Result<Self> {
-        let lines = more_lines(machine, 0)?;
-        Ok(Self {
-            machine,
-            status: machine.api().status()?,
-            tables: Tables::read(machine)?,
-            registers: Registers::read(machine.qmp()?)?,
-            trace: Trace::read(&machine.trace),
-            lines,
-            seen: Instant::now(),
-            sampler: Sampler::start(machine.qmp()?),
-        })
+        more_lines(machine, 0)?;
+        let status = machine.api().status()?;
+        let tables = Tables::read(machine)?;
+        let registers = Registers::read(machine.qmp()?)?;
+        let trace = Trace::read(&machine.trace);
+        let sampler = Sampler::start(machine.qmp()?);
+        // The two clocks begin together: what comes before can take long on a busy machine.
+        let (lines, seen) = (machine.samples().len(), Instant::now());
+        Ok(Self { machine, status, tables, registers, trace, lines, seen, sampler })
     }
 
     /// Waits for two more lines of the guest and compares.
@@ -117,12 +115,11 @@ impl<'a> Witness<'a> {
     pub fn end(self) -> Result<Watched> {
         let now = self.machine.samples().len();
         more_lines(self.machine, now)?;
-        let passed = self.seen.elapsed();
+        let (all, passed) = (self.machine.samples(), self.seen.elapsed());
         let samples = self.sampler.finish()?;
         let after = self.machine.api().status()?;
         let tables = Tables::read(self.machine)?;
         let trace = Trace::read(&self.machine.trace).since(&self.trace);
-        let all = self.machine.samples();
         let io = all[self.lines.saturating_sub(1)..].to_vec();
         let wrong = guest_log::complaints(&io);
         let guest_passed = clock_between(&io);

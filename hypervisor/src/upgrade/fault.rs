@@ -34,6 +34,8 @@ pub enum Lie {
     UnclaimedMemory = 17,
     /// A unit is not adopted.
     UnitLeft = 18,
+    /// One domain id, two domains.
+    DidTwice = 19,
     /// A virtual CPU is dropped.
     VcpuDropped = 20,
 }
@@ -92,6 +94,16 @@ pub fn at(place: Place) {
 pub fn lie(state: &mut handover::State, place: Place) {
     if lies(Lie::RecordCount, place) {
         state.vcpus.pop();
+    }
+    if let (true, Some(domain), Some(id)) =
+        (lies(Lie::DidTwice, place), state.domains.first().copied(), state.domain_ids.first().copied())
+    {
+        let (mut other, mut same) = (domain, id);
+        // The last one by its token.
+        other.token |= 1 << 63;
+        same.domain = other.token;
+        state.domains.push(other);
+        state.domain_ids.push(same);
     }
 }
 

@@ -31,7 +31,7 @@ const REFUSED: &str = "refused";
 const WILD: &str = "which is not its own";
 
 /// A triple fault is seen as the exception it begins with: the sandbox lets none of them through.
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 14] = [
     all(1, "a panic", (REFUSED, "a planted panic"), "a planted panic"),
     all(2, "#GP", (ROLLED_BACK, "#GP"), "#GP"),
     all(3, "#UD", (ROLLED_BACK, "#UD"), "#UD"),
@@ -44,6 +44,7 @@ const FAULTS: [Fault; 13] = [
     lie(16, "a lost record", "virtual|vCPU", Some("vCPU")),
     lie(17, "a guest's memory that nobody claims", "0 of 1 guests", Some("0 of 1 guests")),
     lie(18, "a unit not adopted", "IOMMU|unit", None),
+    lie(19, "a domain id claimed twice", "domain id", Some("not the one prepared")),
     lie(20, "a dropped vCPU", "0 of 1 vCPUs", Some("0 of 1 vCPUs")),
 ];
 
