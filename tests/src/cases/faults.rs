@@ -44,7 +44,7 @@ const FAULTS: [Fault; 14] = [
     lie(16, "a lost record", "virtual|vCPU", Some("vCPU")),
     lie(17, "a guest's memory that nobody claims", "0 of 1 guests", Some("0 of 1 guests")),
     lie(18, "a unit not adopted", "IOMMU|unit", None),
-    lie(19, "a domain id claimed twice", "domain id", Some("not the one prepared")),
+    lie(19, "a domain, its id and its tables, claimed twice", "used twice", Some("not the one prepared")),
     lie(20, "a dropped vCPU", "0 of 1 vCPUs", Some("0 of 1 vCPUs")),
 ];
 
