@@ -64,6 +64,12 @@ impl Domain {
         self.table.stage()
     }
 
+    /// The domain whose second stage a nested one stands on.
+    #[must_use]
+    pub fn parent(&self) -> Option<Token> {
+        self.table.parent()
+    }
+
     /// Physical address of the page table's root; 0 for a domain without one of ours.
     #[must_use]
     pub fn root(&self) -> HostPhys {

@@ -15,7 +15,7 @@
 //! Contents:
 //! - [`Iommu`] (`fleet`): all units; `geometry`: what they have in common; `mapping`: domains; `forget`: what
 //!   they say no longer; `devices` and `pasids`: attaching; `quarantine`: cutting off; `nested`: domains without a
-//!   table of ours; `snapshot` and `adopt`: handover
+//!   table of ours; `inspect`: what devices really reach; `snapshot` and `adopt`: handover
 //! - `interrupts`: remapping entries; `sources`: who may use them; `posted`: where they are noted
 //! - [`Domain`]: an address space; `table`: first stage, second stage, neither
 //! - [`state`]: what a handover carries, as plain structures
@@ -37,6 +37,7 @@ mod fleet;
 mod forget;
 mod geometry;
 mod ids;
+mod inspect;
 pub mod intel;
 mod interrupts;
 mod ledger;

@@ -15,7 +15,7 @@ use machine::pci::{
 };
 
 use super::hardware::{HostFunction, TablePlace};
-use super::{inventory, release, sriov, units};
+use super::{inventory, release, requests, sriov, units};
 use crate::config::{self, GuestDevice};
 use crate::guest::pci::access::BarDescription;
 use crate::guest::pci::{Passthrough, PciBus};
@@ -231,6 +231,7 @@ pub fn assign(
         let descriptions = describe(&bars, bdf)?;
         let reset = inventory::reset_of(bdf).map_err(|error| error.to_string())?;
         reset.perform(&*ecam, &TscClock).map_err(|error| error.to_string())?;
+        requests::stop(&*ecam, &TscClock, bdf, sriov::physical_of(bdf))?;
         Command::MEMORY.union(Command::INTX_DISABLE).write(&*ecam, bdf);
         let msix = Msix::find(&*ecam, bdf).map(|msix| MsixPlace {
             capability: msix.offset as u8,

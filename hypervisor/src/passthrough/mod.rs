@@ -6,6 +6,7 @@
 //! - `assign`: from a selector in `baton.toml` to a function on a guest's bus
 //! - `hardware`: a function's configuration space, BARs and MSI-X table
 //! - `router`: a device's interrupts on their way to a guest
+//! - `requests`: page requests are off
 //! - `quarantine`: a device that faults too much is cut off
 //! - `release`: a guest's end, for its devices
 //! - `sriov`: virtual functions
@@ -15,6 +16,7 @@ pub mod hardware;
 pub mod inventory;
 pub mod quarantine;
 pub mod release;
+pub mod requests;
 pub mod router;
 pub mod routes;
 pub mod sriov;

@@ -16,12 +16,12 @@ use super::convert::guest::{GuestRest, GuestState};
 use super::convert::machine::{ArenaState, BridgeState, MachineState, PcpuState};
 use super::convert::memory::SpaceState;
 use super::convert::pci::{FunctionPlan, RouteState};
-use super::{report, settings, trust};
+use super::{report, settings, trust, walk};
 use crate::guest::pci::access::MSI_ENTRY;
 use crate::guest::pci::{BARS, PciFunctionState};
 use crate::guest::platform::VcpuPlatform;
 use crate::mem::layout::ARENA_BYTES;
-use crate::passthrough::{inventory, quarantine, router, sriov, units};
+use crate::passthrough::{inventory, quarantine, requests, router, sriov, units};
 use crate::smp::pcpu;
 use crate::vcpu::state::ArchState;
 use crate::vm::{self, Vm};
@@ -36,12 +36,16 @@ pub fn snapshot(vms: &[Arc<Vm>]) -> Result<Snapshot, String> {
         return Ok(Snapshot::default());
     };
     let mut taken = taken.map_err(|error| error.to_string())?;
-    let tokens: BTreeSet<u64> = vms.iter().map(|vm| vm::tokens::domain(vm.token)).collect();
-    let sources: BTreeSet<(u16, u16)> = vms
-        .iter()
-        .flat_map(|vm| vm.devices())
-        .map(|device| (device.bdf.segment(), device.bdf.requester_id()))
-        .collect();
+    let tokens = vms.iter().map(|vm| vm::tokens::domain(vm.token)).collect();
+    let devices = vms.iter().flat_map(|vm| vm.devices()).map(|device| device.bdf).collect::<Vec<_>>();
+    retain(&mut taken, &tokens, &devices);
+    Ok(taken)
+}
+
+/// Leaves what is of these domains and devices.
+pub(super) fn retain(taken: &mut Snapshot, tokens: &BTreeSet<u64>, devices: &[Bdf]) {
+    let sources: BTreeSet<(u16, u16)> =
+        devices.iter().map(|device| (device.segment(), device.requester_id())).collect();
     taken.domains.retain(|domain| tokens.contains(&domain.token));
     taken.dids.retain(|did| tokens.contains(&did.token));
     taken.devices.retain(|device| tokens.contains(&device.token));
@@ -49,7 +53,6 @@ pub fn snapshot(vms: &[Arc<Vm>]) -> Result<Snapshot, String> {
     taken.aliases.retain(|alias| sources.contains(&(alias.segment, alias.source)));
     // The source id is in the low half of the entry's second word (VT-d 9.10).
     taken.irtes.retain(|entry| sources.iter().any(|(_, source)| *source == entry.high as u16));
-    Ok(taken)
 }
 
 fn mapped(vm: &Vm) -> Vec<PciFunctionState> {
@@ -59,8 +62,10 @@ fn mapped(vm: &Vm) -> Vec<PciFunctionState> {
 /// Everything that does not change after PLAN.
 ///
 /// # Errors
-/// Something has no place in the records.
+/// Something can't be preserved, or has no place in the records.
 pub fn planned(vms: &[Arc<Vm>], reports: &[ReportV1]) -> Result<State, String> {
+    requests::check(vms)?;
+    walk::check(vms)?;
     let mut state = State::default();
     let host = host::get();
     let mut pcpus = pcpu::all();

@@ -3,6 +3,7 @@
 //! The old image's side, in the order of its phases:
 //! - `stage`: the image arrives in the free slot and is checked
 //! - `gather`: from the living machine to records
+//! - `walk`: what preserved guests reach, by the live tables
 //! - `plan`: every preserved object says yes or no; the records that can be written before the pause
 //! - `warm`: the sandbox
 //! - `freeze`: every pCPU takes its virtual CPUs out of their guests
@@ -45,5 +46,6 @@ pub mod settings;
 pub mod stage;
 pub mod switch;
 pub mod trust;
+pub mod walk;
 pub mod warm;
 pub mod watchdog;

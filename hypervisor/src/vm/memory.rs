@@ -7,6 +7,7 @@ use core::fmt;
 use guest_loader::OutOfGuestMemory;
 use guest_loader::layout::{GuestMap, GuestRange, MapError};
 use handover::state::machine::FrameTag;
+use machine::access::TableMemory;
 use machine::addr::{GuestPhys, HostPhys, PAGE_SIZE_1G, PAGE_SIZE_2M};
 use machine::paging::{Caching, Holes, LeafSizes, NPT, PageTable, PagingError, Permissions};
 
@@ -179,6 +180,12 @@ impl AddressSpace {
     #[must_use]
     pub fn leaf_sizes(&self) -> LeafSizes {
         self.table.leaf_sizes()
+    }
+
+    /// The tables, and the memory they are read in.
+    #[must_use]
+    pub fn tables(&self) -> (&PageTable, &dyn TableMemory) {
+        (&self.table, &self.frames)
     }
 
     /// Maps all of a guest's RAM.

@@ -23,7 +23,7 @@ use machine::pci::Bdf;
 impl<R: Registers> Iommu<R> {
     /// Compares root, context and PASID tables with the recorded devices: each of them is
     /// there, and nobody else.
-    pub(super) fn compare_tables(&self, mem: &dyn TableMemory, ledger: &mut Ledger<'_>) -> Result<(), Error> {
+    pub(crate) fn compare_tables(&self, mem: &dyn TableMemory, ledger: &mut Ledger<'_>) -> Result<(), Error> {
         for unit in &self.units {
             let wrong = |what, index, found| {
                 Err(Error::Entry { unit: unit.base(), what, index: u32::from(index), expected: [0; 2], found })

@@ -1,7 +1,7 @@
 //! The invalidation queue: VT-d 6.5.2.
 
 use super::caches::Tag;
-use super::unit::{ICE, IQE, ITE, QIE, State};
+use super::unit::{ICE, IQE, ITE, QIE, State, TE};
 
 /// Bytes of the queue (QS = 0).
 const BYTES: u64 = 4096;
@@ -75,6 +75,9 @@ impl State {
             self.queue_error = self.queue_error & !(0xffff << 48) | 0x0666 << 48;
         }
         let (did, source) = ((low >> 16) as u16, (low >> 32) as u16);
+        if matches!(low & 0xe0f, 3 | 8) && self.gsts & TE == 0 {
+            self.violation(format_args!("a device TLB invalidation while translation is off"));
+        }
         match (low & 0xe0f, low >> 4 & 3) {
             (1, 1) => self.caches.forget_contexts(),
             (1, 2) => self.caches.forget_contexts_of_domain(did),

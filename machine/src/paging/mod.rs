@@ -40,4 +40,4 @@ pub use kinds::{Caching, Holes, LeafSizes, Permissions};
 pub use npt::NPT;
 pub use table::PageTable;
 pub use vtd::{VTD_FIRST_STAGE, VTD_SECOND_STAGE};
-pub use walk::{Leaf, Translation};
+pub use walk::{Leaf, Met, Translation};

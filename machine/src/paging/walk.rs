@@ -36,6 +36,15 @@ pub struct Leaf {
     pub caching: Caching,
 }
 
+/// What [`PageTable::inspect`] meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Met {
+    /// A table, by its address as the entry above has it.
+    Table(HostPhys),
+    /// A leaf.
+    Leaf(Leaf),
+}
+
 impl PageTable {
     /// Where `at` leads, or `None` if it is not mapped.
     #[must_use]
@@ -69,7 +78,22 @@ impl PageTable {
 
     /// Calls `visit` for every leaf, in ascending order of address.
     pub fn for_each_leaf(&self, mem: &dyn TableMemory, mut visit: impl FnMut(Leaf)) {
-        self.leaves_below(mem, self.root, self.levels, 0, Permissions::ALL, &mut visit);
+        let _whole = self.inspect(mem, &mut |met| {
+            if let Met::Leaf(leaf) = met {
+                visit(leaf);
+            }
+            true
+        });
+    }
+
+    /// Walks a tree that may be anybody's work: `met` hears of every table before it is read, and of every leaf, in
+    /// ascending order of address, and ends the walk by saying `false`. Returns whether the walk came to its end.
+    ///
+    /// No table is read that `met` did not allow; one that says no to a table it has met before has the walk end, whatever
+    /// links to what.
+    #[must_use]
+    pub fn inspect(&self, mem: &dyn TableMemory, met: &mut dyn FnMut(Met) -> bool) -> bool {
+        self.inspect_below(mem, self.root, self.levels, 0, Permissions::ALL, met)
     }
 
     /// Calls `visit` with the address of every table, the root first.
@@ -85,15 +109,18 @@ impl PageTable {
         count
     }
 
-    fn leaves_below(
+    fn inspect_below(
         &self,
         mem: &dyn TableMemory,
         table: HostPhys,
         level: u8,
         base: u64,
         above: Permissions,
-        visit: &mut dyn FnMut(Leaf),
-    ) {
+        met: &mut dyn FnMut(Met) -> bool,
+    ) -> bool {
+        if !met(Met::Table(table)) {
+            return false;
+        }
         for index in 0..ENTRIES {
             let entry = mem.read(HostPhys(table.0 + index * 8));
             if !self.format.is_present(entry) {
@@ -101,18 +128,22 @@ impl PageTable {
             }
             let at = base + index * span(level);
             let permissions = above.and(self.format.permissions(entry));
-            if self.format.is_leaf(entry, level) {
-                visit(Leaf {
+            let go_on = if self.format.is_leaf(entry, level) {
+                met(Met::Leaf(Leaf {
                     at,
                     to: self.format.leaf_address(entry, level),
                     bytes: span(level),
                     permissions,
                     caching: self.format.caching(entry),
-                });
+                }))
             } else {
-                self.leaves_below(mem, self.format.table_address(entry), level - 1, at, permissions, visit);
+                self.inspect_below(mem, self.format.table_address(entry), level - 1, at, permissions, met)
+            };
+            if !go_on {
+                return false;
             }
         }
+        true
     }
 }
 

@@ -6,6 +6,7 @@ mod bad_input;
 mod boot;
 mod busy;
 mod faults;
+mod foreign;
 mod io;
 mod ipxe;
 mod refused;
@@ -50,6 +51,11 @@ pub const ALL: &[Case] = &[
         name: "signatures",
         about: "images that nobody vouches for are refused, before and after an upgrade",
         run: signatures::run,
+    },
+    Case {
+        name: "foreign-mapping",
+        about: "a mapping of what is not preserved, found in the live tables, is refused at PLAN by name",
+        run: foreign::run,
     },
     Case { name: "upgrade", about: "three upgrades in a row under I/O, watched from outside", run: upgrade::run },
     Case {
