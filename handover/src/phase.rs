@@ -271,7 +271,7 @@ mod tests {
 
     /// Whatever fails before COMMIT ends on the old image; after it nothing leads back.
     #[test]
-    fn every_failure_before_commit_leads_back_and_none_after() {
+    fn law_20_every_failure_before_commit_leads_back_and_none_after() {
         for phase in [Phase::Freeze, Phase::Switch, Phase::Verify] {
             for event in [Event::Fail, Event::Refuse] {
                 assert_eq!(Upgrade::In(phase).after(event), Ok(Upgrade::In(Phase::Rollback)));
@@ -284,6 +284,18 @@ mod tests {
             }
         }
         assert_eq!(Upgrade::In(Phase::Rollback).after(Event::Fail), Ok(Upgrade::Ended(Outcome::Halted)));
+    }
+
+    /// Nothing but a failure of the way back itself halts the machine, and nothing follows.
+    #[test]
+    fn law_25_only_a_fault_in_rollback_halts() {
+        for phase in PHASES {
+            for event in EVENTS {
+                let halts = Upgrade::In(phase).after(event) == Ok(Upgrade::Ended(Outcome::Halted));
+                assert_eq!(halts, (phase, event) == (Phase::Rollback, Event::Fail), "{phase} {event:?}");
+                assert!(Upgrade::Ended(Outcome::Halted).after(event).is_err());
+            }
+        }
     }
 
     /// No way through the machine is longer than its phases, so no sequence of events runs in a circle.

@@ -45,7 +45,7 @@ macro_rules! is {
 }
 
 #[test]
-fn duplicates_and_disorder() {
+fn law_6_duplicates_and_disorder() {
     refused(|state| state.devices.push(state.devices[1]), is!(Duplicate), "device 0000:03:00.0");
     refused(|state| state.devices.swap(0, 1), is!(Disorder), "device 0000:01:00.0");
     refused(|state| state.vcpus.push(state.vcpus[0]), is!(Duplicate), "vCPU 0x1001/0x0");
@@ -85,7 +85,7 @@ fn references_lead_somewhere() {
 
 /// Law 14.
 #[test]
-fn a_domain_id_is_claimed_once_per_unit() {
+fn law_14_a_domain_id_is_claimed_once_per_unit() {
     refused(|state| state.domain_ids[1].did = 2, is!(SameDomainId), "both claim id 2 on unit 0");
     refused(|state| state.domain_ids[1].did = 1 << 16, is!(Value), "domain id");
     // The same number on another unit is no claim on this one.
@@ -106,7 +106,7 @@ fn a_domain_id_is_claimed_once_per_unit() {
 
 /// Law 17.
 #[test]
-fn a_device_has_one_domain_one_owner_and_its_own_requester_ids() {
+fn law_17_a_device_has_one_domain_one_owner_and_its_own_requester_ids() {
     refused(
         |state| {
             let twin = handover::state::device::DeviceV1 { domain: OWN_DOMAIN, owner: 0, ..state.devices[1] };
@@ -267,7 +267,7 @@ fn buses_do_not_run_in_circles() {
 }
 
 #[test]
-fn the_queue_is_drained_and_the_unit_translates_as_planned() {
+fn law_12_the_queue_is_drained_and_the_unit_translates_as_planned() {
     refused(|state| state.unit_rests[0].queue_tail += 0x10, is!(Value), "drained");
     refused(|state| state.unit_rests[0].status = 0, is!(Mismatch), "unit rest 0x0");
 }

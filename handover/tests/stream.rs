@@ -33,7 +33,7 @@ fn rest(state: &State, draft: &Draft, region: &mut [u8]) {
 
 /// Dry run at PLAN, the guest runs on, FREEZE: the new image refreshes what it read in the sandbox.
 #[test]
-fn the_rest_is_written_and_read_again_behind_the_plan() {
+fn law_11_the_rest_is_written_and_read_again_behind_the_plan() {
     let mut region = vec![0; REGION];
     let mut state = sample();
     let draft = plan(&state, &mut region);
@@ -128,7 +128,7 @@ fn a_half_written_stream_is_none() {
 
 /// Law 15: the consumed magic is one store, and the stream is refused from then on.
 #[test]
-fn a_consumed_stream_is_refused() {
+fn law_15_a_consumed_stream_is_refused() {
     let mut region = write(&sample());
     region[..8].copy_from_slice(&CONSUMED.to_le_bytes());
     assert_eq!(read(&region), Err(ReadError::Header(HeaderError::Consumed)));

@@ -222,6 +222,13 @@ impl<R: Registers> Iommu<R> {
         })
     }
 
+    /// Has every unit forget all that it caches of context, PASID and page tables: once the devices that an upgrade does not
+    /// preserve are detached, so that nothing is left of them whatever went before (HANDOVER.md, behaviour 9).
+    pub fn forget_all(&mut self, platform: &mut Platform<'_>) -> Result<(), Error> {
+        self.must_be_live()?;
+        self.units.iter_mut().try_for_each(|unit| unit.forget_all(platform))
+    }
+
     /// What a unit's invalidation queue has met and got over.
     #[must_use]
     pub fn queue_errors(&self, unit: UnitIndex) -> Option<QueueErrors> {

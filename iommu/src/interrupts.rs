@@ -179,6 +179,13 @@ impl<R: Registers> Iommu<R> {
         self.unit_mut(unit)?.grow_interrupts(platform, region)
     }
 
+    /// Where a unit's remapping table is, and how large.
+    #[must_use]
+    pub fn interrupt_region(&self, unit: UnitIndex) -> Option<InterruptRegion> {
+        let table = self.units.get(unit.0)?.interrupts.as_ref()?;
+        Some(InterruptRegion { base: table.base, order: table.order })
+    }
+
     /// Who may use an allocated entry.
     #[must_use]
     pub fn interrupt_source(&self, unit: UnitIndex, index: u16) -> Option<InterruptSource> {

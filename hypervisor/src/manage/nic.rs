@@ -202,6 +202,7 @@ impl Card {
         let left = units::with(|units, platform| {
             if self.attached {
                 units.detach(platform, bdf)?;
+                units.forget_all(platform)?;
                 self.attached = false;
             }
             if self.domain {

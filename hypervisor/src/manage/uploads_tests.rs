@@ -106,7 +106,7 @@ fn the_straight_way_hands_the_image_over_once() {
 }
 
 #[test]
-fn a_second_upload_is_busy_and_the_first_goes_on() {
+fn law_22_a_second_upload_is_busy_and_the_first_goes_on() {
     let mut uploads = uploads();
     uploads.begin(3, false).unwrap();
     uploads.chunk(ID, b"ab").unwrap();

@@ -192,8 +192,24 @@ mod tests {
         assert!(!arena.free(BASE) && !arena.free(HostPhys(0x1000_1001)) && !arena.free(HostPhys(0)));
     }
 
+    /// What PLAN takes for the records comes back, and the next plan finds as much room.
     #[test]
-    fn adopted_frames_are_pending_until_claimed() {
+    fn law_8_a_thousand_regions_come_back() {
+        let mut arena = Arena::create(BASE, Words(vec![0; 16]));
+        arena.allocate(3, UNIT).unwrap();
+        let stream = FrameTag::new(FrameTag::STREAM, 0);
+        let used = arena.used();
+        for _ in 0..1_000 {
+            let base = arena.allocate(8, stream).unwrap();
+            assert_eq!(arena.allocate(8, stream), None, "a second plan at the same time has no room");
+            assert!((0..8).all(|frame| arena.free(HostPhys(base.get() + frame * PAGE_SIZE))));
+            assert_eq!(arena.used(), used);
+        }
+        assert_eq!(arena.claim(stream), 0);
+    }
+
+    #[test]
+    fn law_18_adopted_frames_are_pending_until_claimed() {
         let mut arena = Arena::create(BASE, Words(vec![0; 16]));
         arena.allocate(2, UNIT).unwrap();
         arena.allocate(3, DOMAIN).unwrap();

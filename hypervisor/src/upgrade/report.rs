@@ -148,3 +148,49 @@ pub fn keep(report: ReportV1) {
         reports.remove(0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use handover::phase::PHASES;
+    use handover::state::report::BLAME_OLD_IMAGE;
+
+    use super::*;
+    use crate::api::types;
+
+    /// Whatever an upgrade comes to: which, from where to where, how it ended, why and by whose fault, how long each phase
+    /// took that it reached. And it is counted.
+    #[test]
+    fn law_24_every_outcome_has_a_complete_report() {
+        let note =
+            |id| Note { build_id: [id; 32], major: 1, minor: 2, patch: 3, build_number: 4, ..Note::new_zeroed() };
+        let (from, to) = (note(0xaa), note(0xbb));
+        let ends = [
+            (Outcome::Committed, None, 9, types::Outcome::Committed),
+            (Outcome::RolledBack, Some(Phase::Verify), 6, types::Outcome::RolledBack),
+            (Outcome::Refused, Some(Phase::Plan), 2, types::Outcome::Refused),
+            (Outcome::Cancelled, Some(Phase::Stage), 1, types::Outcome::Cancelled),
+        ];
+        let before = outcomes();
+        for (outcome, failed, reached, name) in ends {
+            let sequence = next_sequence();
+            let mut report = begin(sequence, 4, &from);
+            name_target(&mut report, &to);
+            PHASES.iter().take(reached).for_each(|phase| enter(&mut report, *phase));
+            assert_eq!(shown(&report), Ok(None), "it is under way");
+            let reason = if failed.is_some() { "because" } else { "" };
+            end(report, outcome, failed, BLAME_OLD_IMAGE, reason);
+            let kept = all().into_iter().find(|kept| kept.sequence == sequence).expect("it is kept");
+            let shown = shown(&kept).expect("whole").expect("over");
+            assert_eq!((shown.id, shown.generation, shown.outcome), (sequence, 4, name));
+            assert_eq!((shown.from.as_str(), shown.to.as_str()), ("aa".repeat(32).as_str(), "bb".repeat(32).as_str()));
+            assert_eq!((shown.from_version.as_str(), shown.to_version.as_str()), ("1.2.3+4", "1.2.3+4"));
+            assert_eq!((shown.reason.as_str(), shown.blame.is_some()), (reason, true));
+            assert_eq!(kept.failed_phase, failed.map_or(0, |phase| phase.index() as u32));
+            assert!(kept.phase_tsc.iter().take(reached).all(|tsc| *tsc != 0) && kept.phase_tsc[END] != 0);
+            assert_eq!(shown.pause_ticks == 0, reached < 4, "{name:?} has paused, or has not");
+        }
+        let after = outcomes();
+        let counts = |of: Outcomes| [of.committed, of.rolled_back, of.refused, of.cancelled];
+        assert!(counts(before).iter().zip(counts(after)).all(|(before, after)| after > *before));
+    }
+}

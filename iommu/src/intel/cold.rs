@@ -33,6 +33,9 @@ pub struct InterruptRegion {
 }
 
 impl InterruptRegion {
+    /// Log2 of the most entries that a table can have.
+    pub const MAX_ORDER: u8 = MAX_ORDER;
+
     /// Aligned, and of a size that IRTA can say.
     pub(crate) fn is_sound(&self) -> bool {
         self.base.is_aligned(PAGE_SIZE) && (FRAME_ORDER..=MAX_ORDER).contains(&self.order)

@@ -14,7 +14,7 @@ use machine::addr::HostPhys;
 const GIB: u64 = 1 << 30;
 
 /// Two units; a guest with a disk and an aliased card, one interrupt; the management card.
-fn machine() -> Rig {
+pub(super) fn machine() -> Rig {
     let mut rig = Rig::with(&[(SHAPE.cap, SHAPE.ecap); 2]);
     rig.create(GUEST);
     rig.create(MANAGEMENT);
@@ -34,12 +34,12 @@ fn regs(rig: &Rig) -> Vec<(HostPhys, ModelUnit)> {
     rig.units.iter().enumerate().map(|(index, unit)| (config(index).base, unit.clone())).collect()
 }
 
-fn adopt(rig: &Rig, snapshot: &mut Snapshot) -> Result<Iommu<ModelUnit>, Error> {
+pub(super) fn adopt(rig: &Rig, snapshot: &mut Snapshot) -> Result<Iommu<ModelUnit>, Error> {
     let mem = rig.mem.clone();
     Iommu::adopt(snapshot, regs(rig), routes(2), &rig.mem, &|frame| mem.holds(frame))
 }
 
-fn writes(rig: &Rig) -> (u64, Vec<u64>) {
+pub(super) fn writes(rig: &Rig) -> (u64, Vec<u64>) {
     (rig.mem.writes(), rig.units.iter().map(ModelUnit::writes).collect())
 }
 
@@ -107,7 +107,7 @@ fn prepared_early_finished_late() {
 }
 
 #[test]
-fn nothing_is_adopted_twice() {
+fn law_15_nothing_is_adopted_twice() {
     let rig = machine();
     let mut snapshot = rig.iommu.snapshot().unwrap();
     let mut adopted = adopt(&rig, &mut snapshot).unwrap();
@@ -178,7 +178,7 @@ fn the_queue_must_be_empty_and_sound() {
 
 /// Faults that happen in the pause are reported by the next image, after those before.
 #[test]
-fn faults_are_carried_over() {
+fn law_11_faults_of_the_pause_are_carried_over() {
     let mut rig = machine();
     let stranger = Bdf::from_requester_id(0, 0x0001);
     assert!(rig.read(stranger, 0).is_err());
@@ -243,7 +243,7 @@ fn lies_are_refused() {
 }
 
 #[test]
-fn a_domain_id_is_reserved_on_its_own_unit_only() {
+fn law_14_a_domain_id_is_reserved_on_its_own_unit_only() {
     let rig = machine();
     let snapshot = rig.iommu.snapshot().unwrap();
     // The guest has an id on either unit; both are the first free ones, and differ in owner.
@@ -314,7 +314,7 @@ fn tables_are_compared() {
 }
 
 #[test]
-fn every_unit_is_accounted_for() {
+fn law_12_every_unit_is_accounted_for() {
     let rig = machine();
     let mut snapshot = rig.iommu.snapshot().unwrap();
     let missing = Iommu::adopt(&mut snapshot, regs(&rig)[..1].to_vec(), routes(1), &rig.mem, &|_| true);
@@ -329,11 +329,12 @@ fn every_unit_is_accounted_for() {
 
 /// A thousand plan-and-cancel rounds leak no frame and leave nothing frozen.
 #[test]
-fn plan_and_cancel() {
+fn law_8_a_thousand_plans_and_cancels_leak_nothing() {
     let mut rig = machine();
     let (frames, before) = (rig.mem.in_use(), rig.iommu.snapshot().unwrap());
     for _ in 0..1_000 {
         rig.iommu.freeze(GUEST).unwrap();
+        rig.iommu.inspect(&rig.mem, &|frame| rig.mem.holds(frame), &[GUEST], &mut |_, _| true).unwrap();
         rig.iommu.snapshot().unwrap();
         rig.iommu.unfreeze(GUEST).unwrap();
     }

@@ -287,7 +287,7 @@ fn domain_ids_run_out() {
 }
 
 #[test]
-fn a_frozen_domain_is_busy() {
+fn law_4_a_frozen_domain_is_busy_and_unchanged() {
     let mut rig = Rig::guest_of(SHAPE);
     rig.map(GUEST, 0x1000, 0x9000, 0x1000).unwrap();
     assert_eq!(rig.iommu.freeze(GUEST), Ok(1));

@@ -10,6 +10,8 @@ const SHAPE: Shape = Shape::LEGACY;
 mod adopting;
 #[path = "dma.rs"]
 mod dma;
+#[path = "law.rs"]
+mod law;
 #[path = "oracle.rs"]
 mod oracle;
 #[path = "power_on.rs"]

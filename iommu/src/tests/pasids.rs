@@ -288,7 +288,7 @@ fn lies_are_refused() {
 
 /// Every page of the directory and every table is looked at, in both halves of the context tables.
 #[test]
-fn tables_are_compared() {
+fn law_13_every_page_of_a_directory_is_compared() {
     let mut rig = two();
     let root = rig.units[0].read64(0x20) & !0xfff;
     let context = rig.mem.read(HostPhys(root + 3 * 16)) & !0xfff;
@@ -326,7 +326,7 @@ fn tables_are_compared() {
 
 /// Devices of the upper half of a bus (16 and above) have a context table of their own.
 #[test]
-fn both_halves_of_a_bus() {
+fn law_13_both_halves_of_a_bus_are_adopted() {
     let mut rig = two();
     let upper = crate::Bdf::new(0, 3, 0x1f, 7).unwrap();
     assert_eq!(rig.read(upper, 0x1000), Err(0x01));

@@ -1,12 +1,14 @@
 //! The project's own rules, which no other tool knows.
 //!
 //! - `abi`: a released record never changes (HANDOVER.md, format)
+//! - `behaviours`: each of HANDOVER.md has a test, and docs/handover.md says which
 //! - `arrows`: who may depend on whom (DESIGN.md, layout)
 //! - `words`: what must not stand in a tracked file
 //! - sizes: a file is one idea, mostly under 400 lines; more is only mentioned
 
 pub mod abi;
 mod arrows;
+mod behaviours;
 mod words;
 
 use std::fs;
@@ -24,6 +26,7 @@ pub fn run() -> Result<bool> {
     let files = tracked()?;
     let mut wrong = arrows::check()?;
     wrong.extend(abi::check());
+    wrong.extend(behaviours::check(&files));
     for (path, text) in &files {
         wrong.extend(words::check(path, text));
         let lines = text.lines().count();

@@ -2,6 +2,8 @@
 
 extern crate std;
 
+use alloc::collections::BTreeSet;
+
 use handover::State;
 use handover::state::guest::{ON_UPGRADE_STOP, POWER_RESET};
 use handover::state::interrupt::NO_IRTE;
@@ -10,8 +12,9 @@ use proptest::prelude::*;
 use std::string::{String, ToString};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::sample::{Everything, GUEST, everything};
+use super::sample::{Everything, GUEST, GUEST_DOMAIN, NIC, NVME, everything};
 use crate::upgrade::convert::{report, vcpu};
+use crate::upgrade::gather;
 
 /// The sample with `change` is refused with a message that contains `name`.
 fn refused(change: fn(&mut State), name: &str) {
@@ -25,6 +28,29 @@ fn refused(change: fn(&mut State), name: &str) {
             assert!(message.contains("at fault"), "{message}");
         }
     }
+}
+
+/// The guest's objects are kept, Baton's own are not; a guest's device in a domain that is not is refused by name.
+#[test]
+fn law_1_only_what_is_marked_is_gathered() {
+    let mut all = everything();
+    let tokens = BTreeSet::from([GUEST_DOMAIN]);
+    assert!(all.snapshot.domains.iter().any(|domain| domain.token != GUEST_DOMAIN));
+    gather::retain(&mut all.snapshot, &tokens, &[NVME]);
+    assert!(all.snapshot.domains.iter().all(|domain| domain.token == GUEST_DOMAIN));
+    assert!(all.snapshot.dids.iter().all(|did| did.token == GUEST_DOMAIN));
+    assert!(all.snapshot.devices.iter().all(|device| device.source == NVME.requester_id()));
+    assert!(!all.snapshot.devices.is_empty() && !all.snapshot.irtes.is_empty());
+    assert!(all.snapshot.irtes.iter().all(|entry| entry.high as u16 != NIC.requester_id()));
+
+    let mut all = everything();
+    all.functions.retain(|function| function.device == NVME);
+    for device in all.snapshot.devices.iter_mut().filter(|device| device.source == NVME.requester_id()) {
+        device.token = GUEST_DOMAIN + 1;
+    }
+    gather::retain(&mut all.snapshot, &tokens, &[NVME]);
+    let refused = all.save_plan(&mut State::default()).unwrap_err().to_string();
+    assert!(refused.contains("0000:03:00.0") || refused.contains("0x300"), "{refused}");
 }
 
 #[test]

@@ -49,12 +49,12 @@ use crate::vm::memory::{Extent, GuestRam};
 pub(super) const GUEST: u64 = 0x1001;
 pub(super) const SPACE: u64 = 0x2001;
 pub(super) const RAM: u64 = 0x3001;
-const GUEST_DOMAIN: u64 = 0x4001;
+pub(super) const GUEST_DOMAIN: u64 = 0x4001;
 const OWN_DOMAIN: u64 = 0x4002;
 const UNIT: u64 = 0xfed9_0000;
 pub(super) const ARENA: u64 = 0x1800_0000;
-const NVME: Bdf = Bdf::from_requester_id(0, 0x0300);
-const NIC: Bdf = Bdf::from_requester_id(0, 0x0100);
+pub(super) const NVME: Bdf = Bdf::from_requester_id(0, 0x0300);
+pub(super) const NIC: Bdf = Bdf::from_requester_id(0, 0x0100);
 
 /// Everything that is handed over. Modules are apart: their names cannot be compared.
 #[derive(Clone, Debug, PartialEq)]
