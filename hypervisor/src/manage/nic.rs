@@ -22,7 +22,7 @@ use crate::net::dma::DmaMemory;
 use crate::net::e1000e::{DEVICE, DMA_BYTES, E1000e, REGISTER_BYTES, VENDOR};
 use crate::net::nic::Nic;
 use crate::net::stack::StackConfig;
-use crate::passthrough::{inventory, units};
+use crate::passthrough::{entries, inventory, units};
 use crate::smp::lapic::vector;
 use crate::smp::pcpu;
 use crate::time::{self, TscClock};
@@ -168,23 +168,22 @@ impl Card {
     /// A remapping entry that leads to pCPU 0; `None` where interrupts are not remapped.
     fn remapped(&self, apic_id: u32) -> Option<Result<InterruptRange, iommu::Error>> {
         let bdf = self.bdf;
+        if !units::with(|units, _| units.remaps_interrupts(bdf))? {
+            return None;
+        }
+        let range = match entries::allocate(bdf, None, 1)? {
+            Ok(range) => range,
+            Err(error) => return Some(Err(error)),
+        };
         units::with(|units, platform| {
-            if !units.remaps_interrupts(bdf) {
-                return None;
-            }
-            let range = match units.allocate_interrupts(platform, bdf, 1) {
-                Ok(range) => range,
-                Err(error) => return Some(Err(error)),
-            };
             let target = InterruptTarget::fixed(vector::MANAGEMENT, apic_id);
             if let Err(error) = units.set_interrupt(platform, range.unit, range.first, &target) {
                 // Blocked or not, nobody is told of it: an entry that can't be freed stays allocated.
                 let _freed = units.free_interrupts(platform, range);
-                return Some(Err(error));
+                return Err(error);
             }
-            Some(Ok(range))
+            Ok(range)
         })
-        .flatten()
     }
 
     /// Bus mastering and MSI off, out of the domain, the domain and the remapping entry gone: no table of a unit names the

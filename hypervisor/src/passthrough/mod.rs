@@ -5,6 +5,7 @@
 //! - `inventory`: what is on the buses, its groups, and who has what
 //! - `assign`: from a selector in `baton.toml` to a function on a guest's bus
 //! - `hardware`: a function's configuration space, BARs and MSI-X table
+//! - `entries`: remapping entries, from tables that grow
 //! - `router`: a device's interrupts on their way to a guest
 //! - `requests`: page requests are off
 //! - `quarantine`: a device that faults too much is cut off
@@ -12,6 +13,7 @@
 //! - `sriov`: virtual functions
 
 pub mod assign;
+pub mod entries;
 pub mod hardware;
 pub mod inventory;
 pub mod quarantine;

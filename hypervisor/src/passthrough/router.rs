@@ -9,7 +9,7 @@ use hermit_sync::SpinMutex;
 use iommu::{InterruptRange, InterruptTarget, msi_message};
 use machine::pci::Bdf;
 
-use super::{inventory, units};
+use super::{entries, inventory, units};
 use crate::guest::message::{InterruptFabric, InterruptMessage, MsiMessage};
 use crate::guest::pci::access::{InterruptRouter, RouteError};
 use crate::smp::pcpu;
@@ -92,12 +92,7 @@ impl Router {
     fn open(&self, bdf: Bdf, message: InterruptMessage) -> Result<Way, RouteError> {
         let pcpu = self.pcpu_for(&message);
         let vector = devices::bind(pcpu, self.target(message)).ok_or(RouteError::Exhausted)?;
-        let bridged = inventory::bridged_interrupts(bdf);
-        let range = units::with(|units, platform| match bridged {
-            None => units.allocate_interrupts(platform, bdf, 1),
-            Some(source) => units.allocate_interrupts_as(platform, bdf, source, 1),
-        });
-        match range {
+        match entries::allocate(bdf, inventory::bridged_interrupts(bdf), 1) {
             Some(Ok(range)) => Ok(Way { range, vector, pcpu }),
             failed => {
                 devices::unbind(pcpu, vector);
