@@ -206,6 +206,7 @@ fn guests(cold: &ColdBoot, firmware: &Firmware, apic_id: u32) {
     let Some(config) = read_config(&modules) else { return };
     inventory::enumerate(true);
     inventory::silence_all();
+    inventory::measure();
     inventory::set_dmar(firmware.dmar.clone());
     quarantine::set_limit(config.iommu.fault_limit);
     sriov::make(&config.sriov);

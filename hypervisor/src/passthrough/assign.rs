@@ -181,7 +181,7 @@ fn check_bars(function: &Function, bars: &[Bar]) -> Result<(), String> {
     let registers: Vec<_> = host.ecam.regions().filter_map(|region| region.extent()).collect();
     let registers = registers.iter().map(|(base, bytes)| (base.get()..base.get() + bytes, Holder::Registers));
     let windows = function.path.last().map(|port| Windows::read(&*host.ecam, *port));
-    let held = memory.chain(registers);
+    let held = memory.chain(registers).chain(inventory::decoded_by_others(function));
     pci::check_bars(function.bdf, bars, windows.as_ref(), held).map_err(|clash| clash.to_string())
 }
 

@@ -3,13 +3,14 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use guest_loader::layout::GuestRange;
 use hermit_sync::SpinMutex;
 use iommu::InterruptSource;
 use machine::acpi::dmar::{DeviceScope, Dmar, resolve_scope};
 use machine::addr::GuestPhys;
-use machine::pci::{self, Bdf, Buses, Enumeration, Function, Groups, HeaderKind, NoReset, Reset};
+use machine::pci::{self, Bdf, Buses, Decoded, Enumeration, Function, Groups, HeaderKind, Holder, NoReset, Reset};
 
 use super::{sriov, units};
 use crate::config::{DeviceSelector, FunctionSelector};
@@ -24,6 +25,8 @@ struct Claim {
 struct Inventory {
     found: Enumeration,
     groups: Groups,
+    /// Known from power-on on, until an upgrade: functions in use are not sized, and nothing is assigned any more.
+    decoded: Decoded,
 }
 
 static INVENTORY: SpinMutex<Option<Inventory>> = SpinMutex::new(None);
@@ -52,7 +55,7 @@ pub fn enumerate(power_on: bool) {
         }
     }
     let groups = Groups::compute(&*host.ecam, &found);
-    *INVENTORY.lock() = Some(Inventory { found, groups });
+    *INVENTORY.lock() = Some(Inventory { found, groups, decoded: Decoded::default() });
 }
 
 /// Adds functions that were just made.
@@ -149,6 +152,20 @@ pub fn silence_all() {
             }
         }
     });
+}
+
+/// Notes what each function decodes. While all of them are silent, before anybody has one.
+pub fn measure() {
+    if let Some(inventory) = INVENTORY.lock().as_mut() {
+        inventory.decoded = Decoded::measure(&*host::get().ecam, &inventory.found);
+    }
+}
+
+/// What others than `function` decode.
+pub fn decoded_by_others(function: &Function) -> Vec<(Range<u64>, Holder)> {
+    let inventory = INVENTORY.lock();
+    let of = |inventory: &Inventory| inventory.decoded.others(&*host::get().ecam, &inventory.found, function);
+    inventory.as_ref().map(of).unwrap_or_default()
 }
 
 /// The bridges above `bdf`, the one at the root first.

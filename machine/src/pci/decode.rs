@@ -1,8 +1,12 @@
 //! Whether what a device decodes is its own. Its BARs are its word: whoever maps them for a guest looks at what else is there.
 
-use super::bar::{Bar, BarKind};
+use super::bar::{Bar, BarKind, bars};
 use super::bdf::Bdf;
+use super::config::ConfigSpace;
+use super::enumerate::{Enumeration, Function};
+use super::header::{Command, HeaderKind};
 use super::sriov::Windows;
+use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
@@ -88,15 +92,93 @@ pub fn check_bars<'a>(
     Ok(())
 }
 
+/// What every function decodes, as firmware has set it up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decoded {
+    bars: Vec<(Bdf, Range<u64>)>,
+}
+
+impl Decoded {
+    /// Sizes the memory BARs of all functions, none of which is in use. One whose BARs make no sense decodes nothing that
+    /// could be told; virtual functions have no BARs of their own.
+    #[must_use]
+    pub fn measure(config: &(impl ConfigSpace + ?Sized), found: &Enumeration) -> Self {
+        let real = found.functions.iter().filter(|function| function.physical.is_none());
+        let sized = real.filter_map(|function| Some((function.bdf, bars(config, function.bdf, function.header).ok()?)));
+        let ranges = sized.flat_map(|(bdf, bars)| {
+            let memory = bars.into_iter().filter(|bar| bar.kind != BarKind::Io && bar.address.get() != 0);
+            memory.map(move |bar| (bdf, bar.address.get()..bar.address.get().saturating_add(bar.bytes)))
+        });
+        Self { bars: ranges.collect() }
+    }
+
+    /// What others than `function` decode: their BARs, and the windows of the bridges on its bus. For [`check_bars`].
+    #[must_use]
+    pub fn others(
+        &self,
+        config: &(impl ConfigSpace + ?Sized),
+        found: &Enumeration,
+        function: &Function,
+    ) -> Vec<(Range<u64>, Holder)> {
+        let own = |bdf: &Bdf| *bdf == function.bdf || Some(*bdf) == function.physical;
+        let bars = self.bars.iter().filter(|(bdf, _)| !own(bdf)).cloned();
+        let beside = |other: &&Function| {
+            let place = |bdf: Bdf| (bdf.segment(), bdf.bus());
+            matches!(other.header, HeaderKind::Bridge { .. })
+                && place(other.bdf) == place(function.bdf)
+                && Command::read(config, other.bdf).contains(Command::MEMORY)
+        };
+        let windows = found.functions.iter().filter(beside).flat_map(|bridge| {
+            let Windows { memory, prefetchable } = Windows::read(config, bridge.bdf);
+            [(bridge.bdf, memory), (bridge.bdf, prefetchable)]
+        });
+        let all = bars.chain(windows).filter(|(_, range)| !range.is_empty());
+        all.map(|(bdf, range)| (range, Holder::Function(bdf))).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::addr::HostPhys;
-    use crate::pci::model::bdf;
+    use crate::pci::enumerate::{Buses, enumerate};
+    use crate::pci::model::{Model, bdf};
     use std::string::ToString;
 
     fn bar(index: u8, address: u64, bytes: u64) -> Bar {
         Bar { index, kind: BarKind::Memory64 { prefetchable: false }, address: HostPhys(address), bytes }
+    }
+
+    /// On a root bus no port's windows keep functions apart: what each decodes is compared.
+    #[test]
+    fn functions_of_one_bus_are_kept_apart() {
+        let model = Model::q35();
+        let found = enumerate(&model, &[Buses { segment: 0, first: 0, last: 255 }]);
+        let before: Vec<_> = model.0.borrow().values().map(|device| device.bytes.clone()).collect();
+        let decoded = Decoded::measure(&model, &found);
+        let after: Vec<_> = model.0.borrow().values().map(|device| device.bytes.clone()).collect();
+        assert_eq!(before, after, "everything is where it was");
+        let check = |name: &str, address: u64| {
+            let function = found.get(bdf(name)).unwrap();
+            let others = decoded.others(&model, &found, function);
+            check_bars(function.bdf, &[bar(0, address, 0x10_0000)], None, others.into_iter())
+                .map_err(|clash| clash.holder)
+        };
+        let edu = "00:05.0";
+        assert_eq!(check(edu, 0xfea0_0000), Ok(()), "its own BAR is not in its way");
+        assert_eq!(check(edu, 0xfe80_0000), Err(Holder::Function(bdf("01:00.0"))));
+        assert_eq!(check(edu, 0x1_fe00_0000), Err(Holder::Function(bdf("03:00.0"))));
+        // Ports, that is 0xc000: no memory.
+        assert_eq!(check(edu, 0xfd00_0000), Ok(()));
+        // What a port beside it forwards, as soon as it forwards anything (PCIe 7.5.1.3.8: 0xfd00_0000 to 0xfd1f_ffff).
+        model.edit("00:02.1", |port| port.set(0x20, 4, 0xfd10_fd00));
+        model.edit("00:02.1", |port| port.set(0x24, 4, 0x0001_fff1));
+        assert_eq!(check(edu, 0xfd10_0000), Ok(()));
+        model.edit("00:02.1", |port| port.set(4, 2, 2));
+        assert_eq!(check(edu, 0xfd10_0000), Err(Holder::Function(bdf("00:02.1"))));
+        assert_eq!(check(edu, 0xfd20_0000), Ok(()));
+        // The port's own device is not beside it.
+        assert_eq!(check("02:00.0", 0xfd10_0000), Ok(()));
     }
 
     #[test]

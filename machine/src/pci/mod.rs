@@ -30,7 +30,7 @@ pub use bdf::{Bdf, ParseBdfError};
 pub use capability::{Capabilities, Capability, ExtendedCapabilities, capabilities, extended_capabilities};
 pub use capability::{find, find_extended, id};
 pub use config::ConfigSpace;
-pub use decode::{BarClash, Holder, check_bars};
+pub use decode::{BarClash, Decoded, Holder, check_bars};
 pub use ecam::{Ecam, EcamRegion};
 pub use enumerate::{Buses, Enumeration, Function, Oddity, enumerate};
 pub use express::{Express, PortType};
