@@ -73,7 +73,7 @@ pub const ALL: &[Case] = &[
     Case {
         name: "attack-dma",
         about: "a disk told to reach Baton, its neighbour, the tables and registers is blocked, each time with its line",
-        run: attack::dma::run,
+        run: |bed| attack::dma::run(bed, Offer::Legacy),
     },
     Case {
         name: "attack-interrupts",
@@ -88,17 +88,17 @@ pub const ALL: &[Case] = &[
     Case {
         name: "attack-bars",
         about: "a BAR over RAM, APICs and configuration space is nowhere; the machine's BARs stay",
-        run: attack::config::bars,
+        run: |bed| attack::config::bars(bed, Offer::Legacy),
     },
     Case {
         name: "attack-config",
         about: "writes to every byte of a function's configuration space stay in the guest",
-        run: attack::config::every_byte,
+        run: |bed| attack::config::every_byte(bed, Offer::Legacy),
     },
     Case {
         name: "attack-toggle",
         about: "bus mastering toggled all through an upgrade disturbs nobody",
-        run: attack::toggle::run,
+        run: |bed| attack::toggle::run(bed, Offer::Legacy),
     },
     Case {
         name: "attack-storm",
@@ -128,12 +128,27 @@ pub const ALL: &[Case] = &[
     Case {
         name: "attack-dma-scalable",
         about: "the same where the unit offers scalable mode",
-        run: |bed| attack::dma::variant(bed, Offer::Scalable),
+        run: |bed| attack::dma::run(bed, Offer::Scalable),
+    },
+    Case {
+        name: "attack-bars-scalable",
+        about: "a BAR over what is taken is nowhere, where the unit offers scalable mode",
+        run: |bed| attack::config::bars(bed, Offer::Scalable),
+    },
+    Case {
+        name: "attack-config-scalable",
+        about: "writes to every byte of configuration space stay in the guest, likewise",
+        run: |bed| attack::config::every_byte(bed, Offer::Scalable),
+    },
+    Case {
+        name: "attack-toggle-scalable",
+        about: "bus mastering toggled all through an upgrade, likewise",
+        run: |bed| attack::toggle::run(bed, Offer::Scalable),
     },
     Case {
         name: "attack-dma-first",
         about: "the same where the unit offers first-stage tables",
-        run: |bed| attack::dma::variant(bed, Offer::FirstStage),
+        run: |bed| attack::dma::run(bed, Offer::FirstStage),
     },
     Case {
         name: "iommu-scalable",

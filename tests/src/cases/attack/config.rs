@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use super::{Owned, Watch};
 use crate::cases::Bed;
 use crate::machine::Machine;
+use crate::spec::Offer;
 use crate::tables::Piece;
 
 /// What a guest may change in its function: bus mastering, the enable and mask bits of MSI-X, sticky error bits.
@@ -58,8 +59,8 @@ fn unchanged(machine: &Machine, before: &[(Owned, Piece)]) -> Result<()> {
 }
 
 /// A guest's BARs are Baton's to place: one over RAM, an APIC or configuration space is nowhere.
-pub fn bars(bed: &mut Bed) -> Result<()> {
-    let machine = super::machine(bed)?;
+pub fn bars(bed: &mut Bed, offer: Offer) -> Result<()> {
+    let machine = super::machine_on(bed, offer)?;
     let watch = Watch::begin(machine)?;
     let before = functions(&watch)?;
     let neighbours = watch.neighbour.bar(machine)?;
@@ -86,8 +87,8 @@ pub fn bars(bed: &mut Bed) -> Result<()> {
 }
 
 /// Whatever is written to the function's configuration space stays in the guest.
-pub fn every_byte(bed: &mut Bed) -> Result<()> {
-    let machine = super::machine(bed)?;
+pub fn every_byte(bed: &mut Bed, offer: Offer) -> Result<()> {
+    let machine = super::machine_on(bed, offer)?;
     let watch = Watch::begin(machine)?;
     let before = functions(&watch)?;
     let answer = watch.order("config")?;

@@ -8,7 +8,7 @@ use super::{GUEST_BYTES, GUEST_FREE, Watch};
 use crate::cases::Bed;
 use crate::machine::Machine;
 use crate::outside::UNIT;
-use crate::spec::{Iommu, Offer, Spec};
+use crate::spec::Offer;
 use crate::tables::PAGE;
 
 /// Where the attacker's disk keeps what it has read: see the program.
@@ -66,17 +66,8 @@ fn control(watch: &Watch<'_>) -> Result<()> {
     Ok(())
 }
 
-pub fn run(bed: &mut Bed) -> Result<()> {
-    on(super::machine(bed)?)
-}
-
-/// The same on another IOMMU.
-pub fn variant(bed: &mut Bed, offer: Offer) -> Result<()> {
-    let spec = || Spec { iommu: Some(Iommu { offer, ..Iommu::default() }), ..super::spec() };
-    on(bed.shared(&format!("attack-{offer:?}"), spec, super::ready)?)
-}
-
-fn on(machine: &Machine) -> Result<()> {
+pub fn run(bed: &mut Bed, offer: Offer) -> Result<()> {
+    let machine = super::machine_on(bed, offer)?;
     let watch = Watch::begin(machine)?;
     control(&watch)?;
     for Target { name, address, memory } in targets(&watch)? {

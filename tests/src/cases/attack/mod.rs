@@ -29,7 +29,7 @@ use crate::guest_log::complaints;
 use crate::log::wait_for;
 use crate::machine::Machine;
 use crate::outside::Registers;
-use crate::spec::{Device, Spec};
+use crate::spec::{Device, Iommu, Offer, Spec};
 use crate::tables::{PAGE, Piece, Structures};
 
 /// Memory of each guest: the devices' addresses from here on are nobody's.
@@ -58,9 +58,22 @@ fn spec_with(devices: &[&str]) -> Spec {
     spec
 }
 
+/// The same on another IOMMU.
+pub fn spec_on(offer: Offer) -> Spec {
+    Spec { iommu: Some(Iommu { offer, ..Iommu::default() }), ..spec() }
+}
+
 /// The machine of the attacks that leave it as it was, booted once.
 pub fn machine(bed: &mut Bed) -> Result<&Machine> {
     bed.shared("attack", spec, ready)
+}
+
+/// Likewise on another IOMMU.
+pub fn machine_on(bed: &mut Bed, offer: Offer) -> Result<&Machine> {
+    match offer {
+        Offer::Legacy => machine(bed),
+        Offer::Scalable | Offer::FirstStage => bed.shared(&format!("attack-{offer:?}"), || spec_on(offer), ready),
+    }
 }
 
 /// Both guests have begun.

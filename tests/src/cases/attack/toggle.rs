@@ -7,9 +7,10 @@ use anyhow::{Result, ensure};
 use super::{Watch, ready};
 use crate::cases::{Bed, upgrade};
 use crate::log::wait_for;
+use crate::spec::Offer;
 
-pub fn run(bed: &mut Bed) -> Result<()> {
-    let machine = bed.start("attack-toggle", &super::spec())?;
+pub fn run(bed: &mut Bed, offer: Offer) -> Result<()> {
+    let machine = bed.start("attack-toggle", &super::spec_on(offer))?;
     ready(&machine)?;
     machine.type_line("toggle")?;
     // The neighbour is watched as in every upgrade.
