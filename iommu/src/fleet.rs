@@ -12,7 +12,6 @@ use crate::intel::pasids::PasidDirectory;
 use crate::intel::queue::QueueErrors;
 use crate::intel::spec::invalidation::Descriptor;
 use crate::intel::unit::Unit;
-use crate::map::SortedMap;
 use crate::platform::Platform;
 use crate::posted::PostedFrames;
 use crate::routes::{Route, Routes};
@@ -21,6 +20,7 @@ use alloc::vec::Vec;
 use machine::access::{Registers, TableMemory};
 use machine::addr::HostPhys;
 use machine::pci::Bdf;
+use machine::sorted::SortedMap;
 
 /// How a device is attached.
 #[derive(Clone, Debug)]

@@ -41,7 +41,6 @@ mod inspect;
 pub mod intel;
 mod interrupts;
 mod ledger;
-mod map;
 mod mapping;
 #[cfg(any(test, feature = "model"))]
 pub mod model;

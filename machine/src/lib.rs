@@ -21,3 +21,4 @@ pub mod cpu;
 pub mod mmio;
 pub mod paging;
 pub mod pci;
+pub mod sorted;

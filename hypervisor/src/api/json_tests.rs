@@ -9,9 +9,9 @@ use alloc::vec::Vec;
 use serde::Serialize;
 
 use super::error::Blame;
-use super::testing::{FakeControl, exits, status};
+use super::testing::{FakeControl, status};
 use super::types::{
-    Device, Devices, Domain, Fault, Group, Guest, GuestState, Guests, Hex, Interrupt, Iommu, Outcome, Outcomes,
+    Counts, Device, Devices, Domain, Fault, Group, Guest, GuestState, Guests, Hex, Interrupt, Iommu, Outcome, Outcomes,
     PciDevice, Phases, Progress, Report, Unit, Upgrade, UpgradeState, Vcpu,
 };
 
@@ -26,7 +26,12 @@ fn guests() -> Guests {
             state: GuestState::Running,
             reason: None,
             memory_mib: 512,
-            vcpus: vec![Vcpu { index: 0, pcpu: 1, exits: exits(&[("io", 7), ("cpuid", 3)]), state: "running".into() }],
+            vcpus: vec![Vcpu {
+                index: 0,
+                pcpu: 1,
+                exits: Counts(vec![("cpuid", 3), ("io", 7)]),
+                state: "running".into(),
+            }],
             devices: vec!["0000:03:00.0".into()],
             kernel: "vmlinuz".into(),
             on_upgrade: "preserve".into(),

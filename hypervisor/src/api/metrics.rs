@@ -93,7 +93,7 @@ fn write(out: &mut String, control: &dyn Control) -> fmt::Result {
     head(out, "baton_guest_exits_total", "counter", "Exits to the hypervisor since the running image took over.")?;
     for guest in &guests {
         for vcpu in &guest.vcpus {
-            for (reason, count) in &vcpu.exits {
+            for (reason, count) in &vcpu.exits.0 {
                 writeln!(
                     out,
                     "baton_guest_exits_total{{guest=\"{}\",vcpu=\"{}\",reason=\"{}\"}} {count}",

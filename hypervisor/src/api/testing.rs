@@ -3,7 +3,7 @@
 extern crate std;
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -236,9 +236,4 @@ impl Control for FakeControl {
         self.note("cancel".into());
         self.running.take().ok_or_else(|| ApiError::operator(Code::NotRunning, "no upgrade is running"))
     }
-}
-
-/// Exits by reason.
-pub(crate) fn exits(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
-    pairs.iter().map(|(reason, count)| ((*reason).to_string(), *count)).collect()
 }

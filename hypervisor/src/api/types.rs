@@ -1,7 +1,6 @@
 //! The JSON bodies of the API. Field names are a contract with `batonctl`, the
 //! tests and operators' scripts: add, never rename.
 
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -117,6 +116,16 @@ pub enum GuestState {
     Refused,
 }
 
+/// Numbers by name: a JSON object.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Counts(pub Vec<(&'static str, u64)>);
+
+impl Serialize for Counts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
+}
+
 /// One virtual CPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Vcpu {
@@ -125,7 +134,7 @@ pub struct Vcpu {
     /// The physical CPU it runs on.
     pub pcpu: u32,
     /// Exits by reason, since this image runs it.
-    pub exits: BTreeMap<String, u64>,
+    pub exits: Counts,
     /// `running`, `halted`, `stopped` or another word for what it does.
     pub state: String,
 }

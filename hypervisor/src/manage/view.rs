@@ -1,6 +1,5 @@
 //! The machine as the API shows it: taken at the moment of the request.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -16,8 +15,8 @@ use machine::pci::Bdf;
 use super::nic;
 use crate::api::control::UploadId;
 use crate::api::types::{
-    Boot, Device, Domain, Fault, Guest, GuestState, Guests, HandoverVersions, Hex, Interrupt, Iommu, Memory, Outcome,
-    Progress, Report, Status, Unit, Upgrade, UpgradeState, Vcpu,
+    Boot, Counts, Device, Domain, Fault, Guest, GuestState, Guests, HandoverVersions, Hex, Interrupt, Iommu, Memory,
+    Outcome, Progress, Report, Status, Unit, Upgrade, UpgradeState, Vcpu,
 };
 use crate::config::OnUpgrade;
 use crate::mem::regions::{Owner, RegionMap};
@@ -91,14 +90,13 @@ fn guest(vm: &Vm) -> Guest {
 
 fn vcpu(index: u32, shared: &vm::VcpuShared, stopped: bool) -> Vcpu {
     let counted = *shared.exits.lock();
-    let exits: BTreeMap<String, u64> =
-        counted.iter().filter(|(_, count)| *count > 0).map(|(name, count)| (name.into(), count)).collect();
+    let exits = Counts(counted.iter().filter(|(_, count)| *count > 0).collect());
     let halted = shared.halted.load(core::sync::atomic::Ordering::Relaxed);
     let state = match (stopped, halted) {
         (true, _) => "stopped",
         (_, true) => "halted",
         // The guest has not started it yet; the first one needs no start.
-        _ if index != 0 && exits.is_empty() => "waiting",
+        _ if index != 0 && exits.0.is_empty() => "waiting",
         _ => "running",
     };
     Vcpu { index, pcpu: shared.pcpu, exits, state: state.into() }

@@ -1,13 +1,13 @@
 //! A device's interrupts on their way to a guest: a remapping entry that only this device may
 //! use, a host vector on the pCPU of the virtual CPU, and behind the vector what the guest programmed.
 
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use hermit_sync::SpinMutex;
 use iommu::{InterruptRange, InterruptTarget, msi_message};
 use machine::pci::Bdf;
+use machine::sorted::SortedMap;
 
 use super::{entries, inventory, units};
 use crate::guest::message::{InterruptFabric, InterruptMessage, MsiMessage};
@@ -27,7 +27,7 @@ pub struct Way {
 }
 
 /// All ways of all guests' devices, by device and entry.
-static WAYS: SpinMutex<BTreeMap<(Bdf, u16), Way>> = SpinMutex::new(BTreeMap::new());
+static WAYS: SpinMutex<SortedMap<(Bdf, u16), Way>> = SpinMutex::new(SortedMap::new());
 
 /// The ways of a device, for the records.
 pub fn ways_of(device: Bdf) -> Vec<(u16, Way)> {

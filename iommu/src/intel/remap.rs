@@ -7,11 +7,11 @@ use super::spec::interrupts::{DeliveryMode, ENTRY_BYTES, InterruptEntry, Message
 use super::spec::registers::InterruptTableAddress;
 use super::spec::tables::pair;
 use super::tables::read_pair;
-use crate::map::SortedMap;
 use crate::platform::Platform;
 use machine::access::TableMemory;
 use machine::addr::{HostPhys, PAGE_SIZE};
 use machine::pci::Bdf;
+use machine::sorted::SortedMap;
 
 /// Log2 of the entries that one frame holds.
 pub const FRAME_ORDER: u8 = 8;
