@@ -11,8 +11,8 @@
 //! 4. The pause is short: what is known at PLAN is written, checksummed, read and validated while the
 //!    guests run; at FREEZE only the small rest is appended ([`writer::Draft`]) and read
 //!    ([`reader::Prefix`]), without allocating.
-//! 5. This crate knows formats and rules, no hardware: it forbids unsafe code and depends on no other
-//!    crate of the workspace. Whoever calls it maps memory, stores the header last, and jumps.
+//! 5. This crate knows formats and rules, no hardware (but for the CRC32 instruction, through `machine`): it
+//!    forbids unsafe code. Whoever calls it maps memory, stores the header last, and jumps.
 //!
 //! Contents, in reading order:
 //! - [`header`], [`record`]: the frozen 64-byte header, the framing of a record

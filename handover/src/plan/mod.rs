@@ -12,9 +12,10 @@
 
 mod error;
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
+
+use machine::sorted::SortedMap;
 
 pub use error::PlanError;
 
@@ -64,8 +65,8 @@ enum Stage {
 /// The book; see the module's description.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Book<I> {
-    entries: BTreeMap<I, Entry<I>>,
-    tokens: BTreeMap<u64, I>,
+    entries: SortedMap<I, Entry<I>>,
+    tokens: SortedMap<u64, I>,
     /// Preserved objects in the order they were, with what each holds.
     log: Vec<(I, Vec<I>)>,
     stage: Stage,
@@ -73,7 +74,7 @@ pub struct Book<I> {
 
 impl<I> Default for Book<I> {
     fn default() -> Self {
-        Self { entries: BTreeMap::new(), tokens: BTreeMap::new(), log: Vec::new(), stage: Stage::Open }
+        Self { entries: SortedMap::new(), tokens: SortedMap::new(), log: Vec::new(), stage: Stage::Open }
     }
 }
 
