@@ -4,17 +4,16 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use toml::Spanned;
-
+use super::file::{self, Placed};
 use super::message::line_of;
 use super::values::{self, Complaint};
-use super::{Config, ConfigWarning, Console, Guest, GuestDevice, file};
+use super::{Config, ConfigWarning, Console, Guest, GuestDevice};
 
 /// Adds the guests that can be started; a warning names each of the others. The
 /// management network goes before the guests, an earlier guest before a later one.
 pub fn add_guests(
     text: &str,
-    tables: Vec<Spanned<file::Guest>>,
+    tables: &[Placed<file::Guest<'_>>],
     config: &mut Config,
     warnings: &mut Vec<ConfigWarning>,
 ) {
@@ -27,11 +26,11 @@ pub fn add_guests(
             Err(complaint) => (format!("guest number {}", index + 1), Err(complaint)),
         };
         let checked = guest.and_then(|guest| {
-            conflict(&guest, config).map_or(Ok(guest), |text| Err(Complaint { at: Some(table.span()), text }))
+            conflict(&guest, config).map_or(Ok(guest), |text| Err(Complaint { at: Some(table.at.clone()), text }))
         });
         match checked {
             Ok(mut guest) => {
-                let line = Some(line_of(text, &table.span()));
+                let line = Some(line_of(text, &table.at));
                 share_console(&mut guest, line, config, warnings);
                 config.guests.push(guest);
             }

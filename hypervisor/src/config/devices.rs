@@ -4,9 +4,9 @@ use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::vec::Vec;
 
-use toml::{Spanned, Value};
+use toml::de::DeValue;
 
-use super::file::{self, Field};
+use super::file::{self, Field, Placed, Value};
 use super::message::line_of;
 use super::values::{Complaint, Reader, number, selector, shown, text, word, wrong};
 use super::{ConfigWarning, DEFAULT_FAULT_LIMIT, GuestDevice, Iommu, IommuMode, Sriov};
@@ -15,9 +15,9 @@ use super::{ConfigWarning, DEFAULT_FAULT_LIMIT, GuestDevice, Iommu, IommuMode, S
 const MAX_VFS: u32 = 255;
 
 /// `[iommu]`; what is bad is replaced by the safe default.
-pub fn iommu(text: &str, table: Option<file::Iommu>, warnings: &mut Vec<ConfigWarning>) -> Iommu {
+pub fn iommu(text: &str, table: Option<&Placed<file::Iommu<'_>>>, warnings: &mut Vec<ConfigWarning>) -> Iommu {
     let mut used = Iommu { mode: IommuMode::Auto, fault_limit: DEFAULT_FAULT_LIMIT };
-    let Some(table) = table else { return used };
+    let Some(Placed { table, .. }) = table else { return used };
     let words = [
         ("auto", IommuMode::Auto),
         ("legacy", IommuMode::Legacy),
@@ -28,11 +28,11 @@ pub fn iommu(text: &str, table: Option<file::Iommu>, warnings: &mut Vec<ConfigWa
         let line = complaint.at.map(|span| line_of(text, &span));
         warnings.push(ConfigWarning { line, message: format!("{consequence}: iommu.{}", complaint.text) });
     };
-    match word(&table.mode, "mode", &words, IommuMode::Auto) {
+    match word(table.mode, "mode", &words, IommuMode::Auto) {
         Ok(mode) => used.mode = mode,
         Err(complaint) => warn("the IOMMU is used if there is one", complaint),
     }
-    match number(&table.fault_limit, "fault_limit", 0, 1_000_000, DEFAULT_FAULT_LIMIT) {
+    match number(table.fault_limit, "fault_limit", 0, 1_000_000, DEFAULT_FAULT_LIMIT) {
         Ok(limit) => used.fault_limit = limit,
         Err(complaint) => warn("a device is quarantined after the usual number of faults", complaint),
     }
@@ -40,13 +40,13 @@ pub fn iommu(text: &str, table: Option<file::Iommu>, warnings: &mut Vec<ConfigWa
 }
 
 /// `[[sriov]]`; a bad one is left out: guests that name its virtual functions are refused later.
-pub fn sriov(text: &str, tables: &[Spanned<file::Sriov>], warnings: &mut Vec<ConfigWarning>) -> Vec<Sriov> {
+pub fn sriov(text: &str, tables: &[Placed<file::Sriov<'_>>], warnings: &mut Vec<ConfigWarning>) -> Vec<Sriov> {
     let mut all: Vec<Sriov> = Vec::new();
     for table in tables {
         let read = one_sriov(table).and_then(|sriov| {
             let twice = all.iter().any(|other| other.device == sriov.device);
             let complaint = || format!("device {} has an [[sriov]] already; remove one", sriov.device);
-            if twice { Err(Complaint { at: Some(table.span()), text: complaint() }) } else { Ok(sriov) }
+            if twice { Err(Complaint { at: Some(table.at.clone()), text: complaint() }) } else { Ok(sriov) }
         });
         match read {
             Ok(sriov) => all.push(sriov),
@@ -59,10 +59,10 @@ pub fn sriov(text: &str, tables: &[Spanned<file::Sriov>], warnings: &mut Vec<Con
     all
 }
 
-fn one_sriov(table: &Spanned<file::Sriov>) -> Result<Sriov, Complaint> {
-    let reader = Reader { at: Some(table.span()) };
-    let file::Sriov { device, vfs } = table.get_ref();
-    let named = device.as_ref().ok_or_else(|| reader.missing("device", "name the physical function"))?;
+fn one_sriov(placed: &Placed<file::Sriov<'_>>) -> Result<Sriov, Complaint> {
+    let reader = Reader { at: Some(placed.at.clone()) };
+    let file::Sriov { device, vfs } = placed.table;
+    let named = device.ok_or_else(|| reader.missing("device", "name the physical function"))?;
     let device = selector(named, "device")?;
     if device.vf.is_some() {
         return Err(wrong(named, "device", "name the physical function, not one of its virtual functions"));
@@ -75,16 +75,16 @@ fn one_sriov(table: &Spanned<file::Sriov>) -> Result<Sriov, Complaint> {
 }
 
 /// `devices` of a `[[guest]]`.
-pub fn of_guest(field: &Field) -> Result<Vec<GuestDevice>, Complaint> {
+pub fn of_guest(field: Field<'_>) -> Result<Vec<GuestDevice>, Complaint> {
     let Some(value) = field else {
         return Ok(Vec::new());
     };
-    let Value::Array(list) = value.get_ref() else {
+    let DeValue::Array(list) = value.get_ref() else {
         return Err(wrong(value, "devices", "write a list like [\"0000:03:00.0\"]"));
     };
     let mut devices: Vec<GuestDevice> = Vec::new();
     for entry in list {
-        let device = of_entry(&Spanned::new(value.span(), entry.clone()))?;
+        let device = of_entry(entry)?;
         if devices.iter().any(|other| other.selector == device.selector) {
             return Err(wrong(value, "devices", &format!("{} is in it twice; remove one", device.selector)));
         }
@@ -94,26 +94,26 @@ pub fn of_guest(field: &Field) -> Result<Vec<GuestDevice>, Complaint> {
 }
 
 /// An entry of the list: a name, or a table with one and what is allowed to the device.
-fn of_entry(entry: &Spanned<Value>) -> Result<GuestDevice, Complaint> {
+fn of_entry(entry: &Value<'_>) -> Result<GuestDevice, Complaint> {
     const KEY: &str = "devices has an entry";
-    let Value::Table(table) = entry.get_ref() else {
+    let DeValue::Table(table) = entry.get_ref() else {
         return Ok(GuestDevice { selector: selector(entry, KEY)?, allow_rmrr: false, trusted_ats: false });
     };
     let known = ["device", "allow_rmrr", "ats"];
-    if let Some((key, value)) = table.iter().find(|(key, _)| !known.contains(&key.as_str())) {
-        let text = format!("{KEY} with {key} = {}; a device has the keys {}", shown(value), known.join(", "));
+    if let Some((key, value)) = table.iter().find(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
+        let (key, value) = (key.get_ref().escape_debug(), shown(value.get_ref()));
+        let text = format!("{KEY} with {key} = {value}; a device has the keys {}", known.join(", "));
         return Err(Complaint { at: Some(entry.span()), text });
     }
-    let get = |key| table.get(key).map(|value: &Value| Spanned::new(entry.span(), value.clone()));
-    let device = get("device").ok_or_else(|| Complaint {
+    let device = table.get("device").ok_or_else(|| Complaint {
         at: Some(entry.span()),
         text: "devices has an entry without device; write { device = \"0000:03:00.0\", ... }".to_owned(),
     })?;
-    text(&device, "device", "write the device's name in quotes")?;
-    let allow_rmrr = match get("allow_rmrr") {
+    text(device, "device", "write the device's name in quotes")?;
+    let allow_rmrr = match table.get("allow_rmrr") {
         None => false,
-        Some(value) => value.get_ref().as_bool().ok_or_else(|| wrong(&value, "allow_rmrr", "write true or false"))?,
+        Some(value) => value.get_ref().as_bool().ok_or_else(|| wrong(value, "allow_rmrr", "write true or false"))?,
     };
-    let trusted_ats = word(&get("ats"), "ats", &[("off", false), ("trusted", true)], false)?;
-    Ok(GuestDevice { selector: selector(&device, KEY)?, allow_rmrr, trusted_ats })
+    let trusted_ats = word(table.get("ats"), "ats", &[("off", false), ("trusted", true)], false)?;
+    Ok(GuestDevice { selector: selector(device, KEY)?, allow_rmrr, trusted_ats })
 }

@@ -24,14 +24,7 @@ impl ConfigError {
     pub(super) fn from_toml(text: &str, error: &toml::de::Error) -> Self {
         // The message of a TOML error is a line already, but for what it quotes of the file.
         let cause = error.message().replace('\n', " ");
-        let remedy = if cause.starts_with("unknown field") {
-            "correct the key or remove it"
-        } else if cause.contains("expected a sequence") {
-            "write [[guest]] with two brackets"
-        } else {
-            "correct the line"
-        };
-        Self { line: error.span().map(|span| line_of(text, &span)), cause, remedy }
+        Self { line: error.span().map(|span| line_of(text, &span)), cause, remedy: "correct the line" }
     }
 }
 

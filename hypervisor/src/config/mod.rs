@@ -1,6 +1,6 @@
 //! `baton.toml`: what the operator wants.
 //!
-//! - `file`: the keys of the file, as serde reads them
+//! - `file`: the tables of the file and their keys
 //! - `values`: from a value of the file to a checked, typed one
 //! - `devices`: likewise, what concerns devices and the IOMMU
 //! - `device`: how a device is named
@@ -27,6 +27,7 @@ use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 use guest_loader::layout::GuestMap;
+use toml::de::DeTable;
 
 pub use device::{DeviceSelector, FunctionSelector, SelectorError};
 pub use message::{ConfigError, ConfigWarning};
@@ -206,15 +207,16 @@ pub fn parse(text: &str) -> Result<(Config, Vec<ConfigWarning>), ConfigError> {
     if text.len() > MAX_FILE_BYTES {
         return Err(ConfigError::new(None, "the file has more than 1 MiB", "make it smaller"));
     }
-    let file: file::File = toml::from_str(text).map_err(|error| ConfigError::from_toml(text, &error))?;
+    let document = DeTable::parse(text).map_err(|error| ConfigError::from_toml(text, &error))?;
+    let file = file::read(text, document.get_ref())?;
     let mut warnings = Vec::new();
     let mut config = Config {
-        management: values::management(text, file.management, &mut warnings),
-        upgrade: values::upgrade(text, file.upgrade, &mut warnings),
-        iommu: devices::iommu(text, file.iommu, &mut warnings),
+        management: values::management(text, file.management.as_ref(), &mut warnings),
+        upgrade: values::upgrade(text, file.upgrade.as_ref(), &mut warnings),
+        iommu: devices::iommu(text, file.iommu.as_ref(), &mut warnings),
         sriov: devices::sriov(text, &file.sriov, &mut warnings),
         guests: Vec::new(),
     };
-    checks::add_guests(text, file.guest, &mut config, &mut warnings);
+    checks::add_guests(text, &file.guest, &mut config, &mut warnings);
     Ok((config, warnings))
 }

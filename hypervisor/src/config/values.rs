@@ -8,9 +8,9 @@ use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 use guest_loader::layout::{GuestMap, MAX_MEMORY, MIN_MEMORY};
-use toml::{Spanned, Value};
+use toml::de::DeValue;
 
-use super::file::{self, Field};
+use super::file::{self, Field, Placed, Value};
 use super::message::line_of;
 use super::{
     Address, ConfigWarning, Console, DEFAULT_DEADLINE_MS, DEFAULT_PORT, DeviceSelector, Guest, MAX_VCPUS, Management,
@@ -45,40 +45,44 @@ impl Reader {
 }
 
 /// A complaint about a value that is there.
-pub(super) fn wrong(value: &Spanned<Value>, key: &str, remedy: &str) -> Complaint {
+pub(super) fn wrong(value: &Value<'_>, key: &str, remedy: &str) -> Complaint {
     Complaint { at: Some(value.span()), text: format!("{key} = {}; {remedy}", shown(value.get_ref())) }
 }
 
 /// A value as the operator wrote it, kept short.
-pub(super) fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &DeValue<'_>) -> String {
     const LONGEST: usize = 40;
     match value {
-        Value::String(text) => {
+        DeValue::String(text) => {
             let mut short: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
             if text.chars().nth(LONGEST).is_some() {
                 short.push_str("...");
             }
             format!("\"{short}\"")
         }
-        Value::Integer(number) => format!("{number}"),
-        Value::Float(number) => format!("{number}"),
-        Value::Boolean(value) => format!("{value}"),
-        Value::Datetime(_) => "a date".to_owned(),
-        Value::Array(_) => "[...]".to_owned(),
-        Value::Table(_) => "{...}".to_owned(),
+        DeValue::Integer(number) => format!("{number}"),
+        DeValue::Float(number) => format!("{number}"),
+        DeValue::Boolean(value) => format!("{value}"),
+        DeValue::Datetime(_) => "a date".to_owned(),
+        DeValue::Array(_) => "[...]".to_owned(),
+        DeValue::Table(_) => "{...}".to_owned(),
     }
 }
 
-/// A whole number in `range`.
-fn integer(value: &Spanned<Value>, key: &str, least: i64, most: i64) -> Result<i64, Complaint> {
-    match value.get_ref() {
-        Value::Integer(number) if (least..=most).contains(number) => Ok(*number),
-        _ => Err(wrong(value, key, &format!("write a whole number from {least} to {most}"))),
-    }
+/// A whole number that fits 64 bits.
+fn whole(value: &DeValue<'_>) -> Option<i64> {
+    let number = value.as_integer()?;
+    i64::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+/// A whole number in `least..=most`.
+fn integer(value: &Value<'_>, key: &str, least: i64, most: i64) -> Result<i64, Complaint> {
+    let number = whole(value.get_ref()).filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| wrong(value, key, &format!("write a whole number from {least} to {most}")))
 }
 
 /// A whole number in `least..=most` that fits 32 bits, or `default` where there is none.
-pub(super) fn number(field: &Field, key: &str, least: u32, most: u32, default: u32) -> Result<u32, Complaint> {
+pub(super) fn number(field: Field<'_>, key: &str, least: u32, most: u32, default: u32) -> Result<u32, Complaint> {
     let Some(value) = field else {
         return Ok(default);
     };
@@ -86,26 +90,26 @@ pub(super) fn number(field: &Field, key: &str, least: u32, most: u32, default: u
     u32::try_from(number).map_err(|_| wrong(value, key, "write a smaller number"))
 }
 
-pub(super) fn text<'a>(value: &'a Spanned<Value>, key: &str, remedy: &str) -> Result<&'a str, Complaint> {
+pub(super) fn text<'a>(value: &'a Value<'_>, key: &str, remedy: &str) -> Result<&'a str, Complaint> {
     match value.get_ref() {
-        Value::String(text) => Ok(text),
+        DeValue::String(text) => Ok(text),
         _ => Err(wrong(value, key, remedy)),
     }
 }
 
-pub(super) fn selector(value: &Spanned<Value>, key: &str) -> Result<DeviceSelector, Complaint> {
+pub(super) fn selector(value: &Value<'_>, key: &str) -> Result<DeviceSelector, Complaint> {
     let remedy = |error| format!("{error}");
     let name = text(value, key, &remedy(super::SelectorError))?;
     name.parse().map_err(|error| wrong(value, key, &remedy(error)))
 }
 
 /// One of a few words, or the first one where there is none.
-pub(super) fn word<T: Copy>(field: &Field, key: &str, words: &[(&str, T)], default: T) -> Result<T, Complaint> {
+pub(super) fn word<T: Copy>(field: Field<'_>, key: &str, words: &[(&str, T)], default: T) -> Result<T, Complaint> {
     let Some(value) = field else {
         return Ok(default);
     };
     let found = match value.get_ref() {
-        Value::String(text) => words.iter().find(|(word, _)| word == text),
+        DeValue::String(text) => words.iter().find(|(word, _)| text == word),
         _ => None,
     };
     found.map(|(_, meaning)| *meaning).ok_or_else(|| {
@@ -117,19 +121,19 @@ pub(super) fn word<T: Copy>(field: &Field, key: &str, words: &[(&str, T)], defau
 /// `[management]`, or a warning that there is none.
 pub fn management(
     text: &str,
-    table: Option<Spanned<file::Management>>,
+    table: Option<&Placed<file::Management<'_>>>,
     warnings: &mut Vec<ConfigWarning>,
 ) -> Option<Management> {
     const CONSEQUENCE: &str = "this machine cannot be managed or upgraded over the network";
-    let Some(table) = table else {
+    let Some(Placed { at, table }) = table else {
         warnings
             .push(ConfigWarning { line: None, message: format!("there is no [management] with a nic; {CONSEQUENCE}") });
         return None;
     };
-    let reader = Reader { at: Some(table.span()) };
-    match read_management(&reader, table.get_ref()) {
+    let reader = Reader { at: Some(at.clone()) };
+    match read_management(&reader, table) {
         Ok(management) => {
-            if let (Address::Dhcp, Some(gateway)) = (management.address, &table.get_ref().gateway) {
+            if let (Address::Dhcp, Some(gateway)) = (management.address, table.gateway) {
                 warnings.push(ConfigWarning {
                     line: Some(line_of(text, &gateway.span())),
                     message: "management.gateway has no effect, DHCP gives the gateway; remove it".to_owned(),
@@ -147,22 +151,22 @@ pub fn management(
     }
 }
 
-fn read_management(reader: &Reader, table: &file::Management) -> Result<Management, Complaint> {
-    let nic = match &table.nic {
+fn read_management(reader: &Reader, table: &file::Management<'_>) -> Result<Management, Complaint> {
+    let nic = match table.nic {
         Some(value) => selector(value, "nic")?,
         None => return Err(reader.missing("nic", "name the network card that Baton uses")),
     };
-    let address = match &table.address {
-        Some(value) => read_address(value, &table.gateway)?,
+    let address = match table.address {
+        Some(value) => read_address(value, table.gateway)?,
         None => return Err(reader.missing("address", ADDRESS_REMEDY)),
     };
-    let port = number(&table.port, "port", 1, u16::MAX.into(), DEFAULT_PORT.into())?;
+    let port = number(table.port, "port", 1, u16::MAX.into(), DEFAULT_PORT.into())?;
     Ok(Management { nic, address, port: u16::try_from(port).unwrap_or(DEFAULT_PORT) })
 }
 
 const ADDRESS_REMEDY: &str = "write \"dhcp\" or an address with its prefix like \"10.0.2.15/24\"";
 
-fn read_address(value: &Spanned<Value>, gateway: &Field) -> Result<Address, Complaint> {
+fn read_address(value: &Value<'_>, gateway: Field<'_>) -> Result<Address, Complaint> {
     let bad = || wrong(value, "address", ADDRESS_REMEDY);
     let written = text(value, "address", ADDRESS_REMEDY)?;
     if written == "dhcp" {
@@ -195,7 +199,7 @@ fn read_address(value: &Spanned<Value>, gateway: &Field) -> Result<Address, Comp
 }
 
 /// `[upgrade]`; a bad deadline is replaced by the default, a bad key or policy lets no image in.
-pub fn upgrade(text: &str, table: Option<file::Upgrade>, warnings: &mut Vec<ConfigWarning>) -> Upgrade {
+pub fn upgrade(text: &str, table: Option<&Placed<file::Upgrade<'_>>>, warnings: &mut Vec<ConfigWarning>) -> Upgrade {
     let mut warn = |consequence: &str, Complaint { at, text: why }| {
         warnings.push(ConfigWarning {
             line: at.map(|span| line_of(text, &span)),
@@ -203,20 +207,20 @@ pub fn upgrade(text: &str, table: Option<file::Upgrade>, warnings: &mut Vec<Conf
         });
     };
     let (deadline, keys, unsigned) = match table {
-        Some(table) => (table.deadline_ms, table.keys, table.unsigned),
+        Some(Placed { table, .. }) => (table.deadline_ms, table.keys, table.unsigned),
         None => (None, None, None),
     };
     let most = u32::try_from(MAX_DEADLINE_MS).unwrap_or(u32::MAX);
-    let deadline_ms = number(&deadline, "deadline_ms", 1, most, DEFAULT_DEADLINE_MS).unwrap_or_else(|complaint| {
+    let deadline_ms = number(deadline, "deadline_ms", 1, most, DEFAULT_DEADLINE_MS).unwrap_or_else(|complaint| {
         warn(&format!("the deadline of upgrades is {DEFAULT_DEADLINE_MS} ms"), complaint);
         DEFAULT_DEADLINE_MS
     });
-    let keys = read_keys(&keys).unwrap_or_else(|complaint| {
+    let keys = read_keys(keys).unwrap_or_else(|complaint| {
         warn("no signing key is taken", complaint);
         Vec::new()
     });
     let unsigned =
-        word(&unsigned, "unsigned", &[("refuse", false), ("allow", true)], false).unwrap_or_else(|complaint| {
+        word(unsigned, "unsigned", &[("refuse", false), ("allow", true)], false).unwrap_or_else(|complaint| {
             warn("unsigned images are refused", complaint);
             false
         });
@@ -224,23 +228,23 @@ pub fn upgrade(text: &str, table: Option<file::Upgrade>, warnings: &mut Vec<Conf
 }
 
 /// Names of modules.
-fn read_keys(field: &Field) -> Result<Vec<String>, Complaint> {
+fn read_keys(field: Field<'_>) -> Result<Vec<String>, Complaint> {
     const REMEDY: &str = "write the names of modules with public keys like [\"ops.pub\"]";
     let Some(value) = field else {
         return Ok(Vec::new());
     };
-    let Value::Array(names) = value.get_ref() else {
+    let DeValue::Array(names) = value.get_ref() else {
         return Err(wrong(value, "keys", REMEDY));
     };
-    let names: Option<Vec<String>> = names.iter().map(|name| name.as_str().map(ToOwned::to_owned)).collect();
+    let names: Option<Vec<String>> = names.iter().map(|name| name.get_ref().as_str().map(ToOwned::to_owned)).collect();
     names.filter(|names| names.len() <= MAX_KEYS).ok_or_else(|| wrong(value, "keys", REMEDY))
 }
 
 /// The name of a `[[guest]]`, if it has a good one.
-pub fn guest_name(table: &Spanned<file::Guest>) -> Result<&str, Complaint> {
+pub fn guest_name<'a>(guest: &Placed<file::Guest<'a>>) -> Result<&'a str, Complaint> {
     const REMEDY: &str = "write 1 to 31 characters of a-z, 0-9 and '-'";
-    let Some(value) = &table.get_ref().name else {
-        return Err(Reader { at: Some(table.span()) }.missing("name", REMEDY));
+    let Some(value) = guest.table.name else {
+        return Err(Reader { at: Some(guest.at.clone()) }.missing("name", REMEDY));
     };
     let name = text(value, "name", REMEDY)?;
     let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -251,22 +255,21 @@ pub fn guest_name(table: &Spanned<file::Guest>) -> Result<&str, Complaint> {
 }
 
 /// A `[[guest]]` whose name is good.
-pub fn guest(name: &str, table: &Spanned<file::Guest>) -> Result<Guest, Complaint> {
-    let reader = Reader { at: Some(table.span()) };
-    let table = table.get_ref();
-    let vcpus = number(&table.vcpus, "vcpus", 1, MAX_VCPUS, 1)?;
-    let module = |value: &Spanned<Value>, key| {
+pub fn guest(name: &str, Placed { at, table }: &Placed<file::Guest<'_>>) -> Result<Guest, Complaint> {
+    let reader = Reader { at: Some(at.clone()) };
+    let vcpus = number(table.vcpus, "vcpus", 1, MAX_VCPUS, 1)?;
+    let module = |value: &Value<'_>, key| {
         const REMEDY: &str = "write the name of a module";
         let name = text(value, key, REMEDY)?;
         if name.is_empty() { Err(wrong(value, key, REMEDY)) } else { Ok(name.to_owned()) }
     };
-    let kernel = match &table.kernel {
+    let kernel = match table.kernel {
         Some(value) => module(value, "kernel")?,
         None => {
             return Err(reader.missing("kernel", "write the name of the module with its kernel"));
         }
     };
-    let initrd = match &table.initrd {
+    let initrd = match table.initrd {
         Some(value) => Some(module(value, "initrd")?),
         None => None,
     };
@@ -274,19 +277,19 @@ pub fn guest(name: &str, table: &Spanned<file::Guest>) -> Result<Guest, Complain
     let on_upgrade = [("preserve", OnUpgrade::Preserve), ("stop", OnUpgrade::Stop)];
     Ok(Guest {
         name: name.to_owned(),
-        memory: memory(&reader, &table.memory_mib)?,
+        memory: memory(&reader, table.memory_mib)?,
         vcpus,
-        pcpus: pcpus(&table.pcpus, vcpus)?,
+        pcpus: pcpus(table.pcpus, vcpus)?,
         kernel,
         initrd,
-        command_line: command_line(&table.command_line)?,
-        devices: devices::of_guest(&table.devices)?,
-        on_upgrade: word(&table.on_upgrade, "on_upgrade", &on_upgrade, OnUpgrade::Preserve)?,
-        console: word(&table.console, "console", &consoles, Console::None)?,
+        command_line: command_line(table.command_line)?,
+        devices: devices::of_guest(table.devices)?,
+        on_upgrade: word(table.on_upgrade, "on_upgrade", &on_upgrade, OnUpgrade::Preserve)?,
+        console: word(table.console, "console", &consoles, Console::None)?,
     })
 }
 
-fn memory(reader: &Reader, field: &Field) -> Result<GuestMap, Complaint> {
+fn memory(reader: &Reader, field: Field<'_>) -> Result<GuestMap, Complaint> {
     let (least, most) = (MIN_MEMORY / MIB, MAX_MEMORY / MIB);
     let Some(value) = field else {
         return Err(reader.missing("memory_mib", "write the guest's memory in MiB"));
@@ -295,20 +298,20 @@ fn memory(reader: &Reader, field: &Field) -> Result<GuestMap, Complaint> {
     GuestMap::new(mib as u64 * MIB).map_err(|error| wrong(value, "memory_mib", &format!("{error}")))
 }
 
-fn pcpus(field: &Field, vcpus: u32) -> Result<Vec<u32>, Complaint> {
+fn pcpus(field: Field<'_>, vcpus: u32) -> Result<Vec<u32>, Complaint> {
     let Some(value) = field else {
         return Ok(Vec::new());
     };
     let remedy = format!("write a list of {vcpus} pCPU numbers, one for each of the vcpus");
-    let Value::Array(list) = value.get_ref() else {
+    let DeValue::Array(list) = value.get_ref() else {
         return Err(wrong(value, "pcpus", &remedy));
     };
     let numbers: Option<Vec<u32>> =
-        list.iter().map(|entry| entry.as_integer().and_then(|number| u32::try_from(number).ok())).collect();
+        list.iter().map(|entry| whole(entry.get_ref()).and_then(|number| u32::try_from(number).ok())).collect();
     numbers.filter(|numbers| numbers.len() as u64 == u64::from(vcpus)).ok_or_else(|| wrong(value, "pcpus", &remedy))
 }
 
-fn command_line(field: &Field) -> Result<String, Complaint> {
+fn command_line(field: Field<'_>) -> Result<String, Complaint> {
     const REMEDY: &str = "write a text in quotes";
     let Some(value) = field else {
         return Ok(String::new());
