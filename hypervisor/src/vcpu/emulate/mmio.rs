@@ -1,11 +1,12 @@
 //! Accesses to device memory: MOV and its relatives, arithmetic with a memory operand, string moves.
 
-use iced_x86::{Code, Instruction, MemorySize, Mnemonic, OpKind};
+use iced_x86::{Code, Instruction, OpKind};
 
 use super::super::bus::Bus;
 use super::super::cpu::VirtualCpu;
 use super::super::state::RFLAGS_DF;
-use super::alu::{Operation, STATUS, apply};
+use super::action::{self, Action};
+use super::alu::{STATUS, apply};
 use super::decode::{decode, linear_address};
 use super::memory::{load, mask, probe_store, store};
 use super::registers::Gpr;
@@ -47,23 +48,19 @@ fn not_emulated() -> Stop {
     Stop::NotEmulated(InstructionBytes::default())
 }
 
-const fn width_of(size: MemorySize) -> Option<u8> {
-    Some(match size {
-        MemorySize::UInt8 | MemorySize::Int8 => 1,
-        MemorySize::UInt16 | MemorySize::Int16 => 2,
-        MemorySize::UInt32 | MemorySize::Int32 => 4,
-        MemorySize::UInt64 | MemorySize::Int64 => 8,
-        _ => return None,
-    })
+/// Bytes of a register or immediate operand; `None` for one in memory, which has as many as the other one.
+fn own_width(instruction: &Instruction, index: u32) -> Option<u8> {
+    match instruction.try_op_kind(index).ok()? {
+        OpKind::Register => Gpr::from_iced(instruction.op_register(index)).map(|gpr| gpr.width),
+        kind => action::immediate_width(kind),
+    }
 }
 
-fn operand<C: VirtualCpu + ?Sized>(cpu: &C, instruction: &Instruction, index: u32) -> Result<Operand, Stop> {
+/// Operand `index`, of `width` bytes where it is in memory.
+fn operand<C: VirtualCpu + ?Sized>(cpu: &C, instruction: &Instruction, index: u32, width: u8) -> Result<Operand, Stop> {
     Ok(match instruction.try_op_kind(index).map_err(|_| not_emulated())? {
         OpKind::Register => Operand::Register(Gpr::from_iced(instruction.op_register(index)).ok_or_else(not_emulated)?),
-        OpKind::Memory => {
-            let width = width_of(instruction.memory_size()).ok_or_else(not_emulated)?;
-            Operand::Memory(linear_address(cpu, instruction, index).ok_or_else(not_emulated)?, width)
-        }
+        OpKind::Memory => Operand::Memory(linear_address(cpu, instruction, index).ok_or_else(not_emulated)?, width),
         _ => Operand::Immediate(instruction.try_immediate(index).map_err(|_| not_emulated())?),
     })
 }
@@ -114,23 +111,23 @@ fn execute<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
     bus: &mut B,
     instruction: &Instruction,
 ) -> Result<(), Stop> {
-    if instruction.op_count() != 2 {
-        return Err(not_emulated());
-    }
-    let mnemonic = instruction.mnemonic();
-    // SSE has namesakes of some of these; their operands are no general registers and are refused by `operand`.
-    let (target, source) = (operand(cpu, instruction, 0)?, operand(cpu, instruction, 1)?);
-    let arithmetic = match mnemonic {
-        Mnemonic::Mov | Mnemonic::Movzx => {
+    let action = action::of(instruction.code()).ok_or_else(not_emulated)?;
+    let in_memory = match action {
+        Action::Extend { from, .. } => Some(from),
+        _ => own_width(instruction, 0).or_else(|| own_width(instruction, 1)),
+    };
+    let in_memory = in_memory.ok_or_else(not_emulated)?;
+    let (target, source) = (operand(cpu, instruction, 0, in_memory)?, operand(cpu, instruction, 1, in_memory)?);
+    let (operation, keeps) = match action {
+        Action::Move => {
             let value = read(cpu, bus, source)?;
             return write(cpu, bus, target, value);
         }
-        Mnemonic::Movsx | Mnemonic::Movsxd => {
+        Action::Extend { from, signed } => {
             let value = read(cpu, bus, source)?;
-            let from = width(source).ok_or_else(not_emulated)?;
-            return write(cpu, bus, target, sign_extend(value, from));
+            return write(cpu, bus, target, if signed { sign_extend(value, from) } else { value });
         }
-        Mnemonic::Xchg => {
+        Action::Exchange => {
             // The memory operand may come first or second; it is locked either way.
             let (memory, register) = if let Operand::Memory(..) = target { (target, source) } else { (source, target) };
             let new = read(cpu, bus, register)?;
@@ -141,21 +138,16 @@ fn execute<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
             write(cpu, bus, memory, new)?;
             return write(cpu, bus, register, old);
         }
-        Mnemonic::Add => Operation::Add,
-        Mnemonic::Sub | Mnemonic::Cmp => Operation::Sub,
-        Mnemonic::And | Mnemonic::Test => Operation::And,
-        Mnemonic::Or => Operation::Or,
-        Mnemonic::Xor => Operation::Xor,
-        _ => return Err(not_emulated()),
+        Action::Change(operation) => (operation, true),
+        Action::Compare(operation) => (operation, false),
     };
-    let keeps = !matches!(mnemonic, Mnemonic::Cmp | Mnemonic::Test);
     if let (Operand::Memory(linear, width), true) = (target, keeps) {
         // A read may have side effects: it must not happen before a fault of the write.
         probe_store(cpu, bus, linear, width)?;
     }
     let width = width(target).ok_or_else(not_emulated)?;
     let (a, b) = (read(cpu, bus, target)?, read(cpu, bus, source)?);
-    let (result, flags) = apply(arithmetic, a, b, width);
+    let (result, flags) = apply(operation, a, b, width);
     if keeps {
         write(cpu, bus, target, result)?;
     }
@@ -257,7 +249,8 @@ impl StringMove {
 
 /// Bytes of the effective addresses of a string instruction.
 pub(super) fn address_width(instruction: &Instruction) -> Option<u8> {
-    (0..instruction.op_count()).find_map(|operand| match instruction.try_op_kind(operand).ok()? {
+    // Behind the last operand an instruction says "register": op_count() would bring a table along.
+    (0..2).find_map(|operand| match instruction.try_op_kind(operand).ok()? {
         OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => Some(2),
         OpKind::MemorySegESI | OpKind::MemorySegEDI | OpKind::MemoryESEDI => Some(4),
         OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI => Some(8),

@@ -2,9 +2,10 @@
 //! I/O, and the lengths of what exits where hardware does not tell them.
 //!
 //! - [`walk`]: guest linear to guest physical; [`memory`]: loads and stores by linear address;
-//! - [`decode`]: fetching and decoding; [`registers`], [`alu`]: operands and flags;
+//! - [`decode`]: fetching and decoding; [`action`]: which instructions; [`registers`], [`alu`]: operands and flags;
 //! - [`mmio`], [`port`]: the instructions themselves.
 
+pub mod action;
 pub mod alu;
 pub mod decode;
 pub mod memory;

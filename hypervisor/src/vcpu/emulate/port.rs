@@ -21,7 +21,7 @@ pub fn emulate<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
     access: PortAccess,
 ) -> Result<(), Stop> {
     let (instruction, bytes) = decode(cpu, bus)?;
-    let memory = (0..instruction.op_count())
+    let memory = (0..2)
         .find(|i| instruction.try_op_kind(*i).is_ok_and(|kind| kind != OpKind::Register))
         .ok_or(Stop::NotEmulated(bytes))?;
     let address_width = address_width(&instruction).ok_or(Stop::NotEmulated(bytes))?;
