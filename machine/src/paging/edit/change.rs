@@ -64,29 +64,39 @@ impl Edit<'_> {
 
     fn plan_change(&mut self, to: Change, holes: Holes, place: Place) -> Result<(), PagingError> {
         let Place { level, .. } = place;
-        let format = self.format;
         let touched = self.touched(place);
         if level == 1 {
             return self.plan_leaves(to, holes, place, touched);
+        }
+        if touched.end - touched.start == span(level) {
+            let old = self.mem.read(place.entry(touched.start));
+            return self.plan_entry(to, holes, place, touched.start, old);
         }
         let mut rest = touched;
         let mut chunk = Chunk::default();
         while chunk.read(self.mem, place, &mut rest) {
             for (at, old) in chunk.entries() {
-                if !format.is_present(old) {
-                    if holes == Holes::Refuse {
-                        return Err(PagingError::NotMapped { at: self.first(at) });
-                    }
-                } else if format.is_leaf(old, level) {
-                    self.plan_leaf(to, level, at, old)?;
-                } else {
-                    // Each table below may have to wait in the token.
-                    self.needs.unlinked = self.needs.unlinked.saturating_add(1);
-                    self.plan_change(to, holes, place.lower(format, at, old))?;
-                }
+                self.plan_entry(to, holes, place, at, old)?;
             }
         }
         Ok(())
+    }
+
+    /// An entry above level 1.
+    fn plan_entry(&mut self, to: Change, holes: Holes, place: Place, at: u64, old: u64) -> Result<(), PagingError> {
+        let format = self.format;
+        if !format.is_present(old) {
+            return match holes {
+                Holes::Tolerate => Ok(()),
+                Holes::Refuse => Err(PagingError::NotMapped { at: self.first(at) }),
+            };
+        }
+        if format.is_leaf(old, place.level) {
+            return self.plan_leaf(to, place.level, at, old);
+        }
+        // Each table below may have to wait in the token.
+        self.needs.unlinked = self.needs.unlinked.saturating_add(1);
+        self.plan_change(to, holes, place.lower(format, at, old))
     }
 
     /// Level-1 entries lie in the range as a whole and need no tables.
@@ -144,22 +154,30 @@ impl Edit<'_> {
             }
             return matches!(to, Change::Unmap);
         }
+        if touched.end - touched.start == span(place.level) {
+            let old = self.mem.read(place.entry(touched.start));
+            return self.write_entry(to, place, touched.start, old);
+        }
         let mut rest = touched;
         let mut chunk = Chunk::default();
         let mut emptied = false;
         while chunk.read(self.mem, place, &mut rest) {
             for (at, old) in chunk.entries() {
-                if !self.format.is_present(old) {
-                    continue;
-                }
-                emptied |= if self.format.is_leaf(old, place.level) {
-                    self.change_leaf(to, place, at, old)
-                } else {
-                    self.change_table(to, place, at, old)
-                };
+                emptied |= self.write_entry(to, place, at, old);
             }
         }
         emptied
+    }
+
+    /// An entry above level 1; whether it was emptied.
+    fn write_entry(&mut self, to: Change, place: Place, at: u64, old: u64) -> bool {
+        if !self.format.is_present(old) {
+            false
+        } else if self.format.is_leaf(old, place.level) {
+            self.change_leaf(to, place, at, old)
+        } else {
+            self.change_table(to, place, at, old)
+        }
     }
 
     /// Level-1 entries: they lie in the range as a whole.
@@ -241,8 +259,17 @@ impl Edit<'_> {
         true
     }
 
+    /// Whether nothing is left of a table of which not all was in the range.
     fn is_empty(&self, place: Place) -> bool {
-        self.scan(place, place.base..place.end(), |_, entry| self.format.is_present(entry).then_some(())).is_none()
+        let present = |_, entry| self.format.is_present(entry).then_some(());
+        let touched = self.touched(place);
+        let (before, behind) = (place.base..touched.start, touched.end..place.end());
+        // What is taken away a page at a time mostly has a neighbour that stays.
+        let last = before.end.saturating_sub(span(place.level)).max(before.start)..before.end;
+        // In the range itself only tables can be left.
+        let inside = if place.level == 1 { 0..0 } else { touched };
+        let mut parts = [last, behind, before, inside].into_iter().filter(|part| !part.is_empty());
+        parts.all(|part| self.scan(place, part, present).is_none())
     }
 
     /// Marks every leaf of a table and of those below it.

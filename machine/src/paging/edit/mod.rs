@@ -140,6 +140,10 @@ impl<'a> Edit<'a> {
     /// Reads the entries of `place` for the addresses in `touched`, some at a time, until `visit`
     /// returns something.
     fn scan<T>(&self, place: Place, touched: Range<u64>, mut visit: impl FnMut(u64, u64) -> Option<T>) -> Option<T> {
+        if touched.end.saturating_sub(touched.start) == span(place.level) {
+            // Without the chunk, whose memory would have to be cleared first.
+            return visit(touched.start, self.mem.read(place.entry(touched.start)));
+        }
         let mut rest = touched;
         let mut chunk = Chunk::default();
         while chunk.read(self.mem, place, &mut rest) {
