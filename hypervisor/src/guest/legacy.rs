@@ -149,19 +149,19 @@ impl Legacy {
         )
     }
 
-    /// IN of one byte at system time `now_ns`; `wall_ns` is Unix time.
-    pub fn read(&mut self, port: u16, now_ns: u64, wall_ns: u64) -> u8 {
+    /// IN of one byte. `now_ns` is system time, `wall_ns` Unix time: most ports ask for neither.
+    pub fn read(&mut self, port: u16, now_ns: impl FnOnce() -> u64, wall_ns: impl FnOnce() -> u64) -> u8 {
         match port {
             0x40..=0x42 => match self.state.pit.get_mut(usize::from(port - 0x40)) {
-                Some(channel) => channel.read(now_ns),
+                Some(channel) => channel.read(now_ns()),
                 None => 0xFF,
             },
             0x61 => {
                 self.state.refresh ^= 0x10;
-                let done = self.state.pit.last().is_some_and(|channel| channel.is_done(now_ns));
+                let done = self.state.pit.last().is_some_and(|channel| channel.is_done(now_ns()));
                 self.state.port_61 | self.state.refresh & 0x10 | if done { 0x20 } else { 0 }
             }
-            0x71 => cmos(self.state.cmos_index, wall_ns),
+            0x71 => cmos(self.state.cmos_index, wall_ns()),
             // A20 is open.
             0x92 => 0x02,
             SLEEP_CONTROL_PORT | SLEEP_STATUS_PORT | ALTERNATE_RESET_PORT | RESET_PORT => 0,
@@ -170,26 +170,26 @@ impl Legacy {
         }
     }
 
-    /// OUT of one byte at system time `now_ns`.
+    /// OUT of one byte; `now_ns` is system time.
     #[must_use = "the guest may have ended"]
-    pub fn write(&mut self, port: u16, value: u8, now_ns: u64) -> Option<PowerEvent> {
+    pub fn write(&mut self, port: u16, value: u8, now_ns: impl FnOnce() -> u64) -> Option<PowerEvent> {
         match port {
             0x40..=0x42 => {
                 if let Some(channel) = self.state.pit.get_mut(usize::from(port - 0x40)) {
-                    channel.write(value, now_ns);
+                    channel.write(value, now_ns());
                 }
             }
             0x43 => {
                 // Channel 3 is the read-back command of the 8254, which nobody needs here.
                 if let Some(channel) = self.state.pit.get_mut(usize::from(value >> 6)) {
-                    channel.control(value, now_ns);
+                    channel.control(value, now_ns());
                 }
             }
             0x61 => {
                 let gate_rises = !self.state.port_61 & value & 1 != 0;
                 self.state.port_61 = value & 3;
                 if gate_rises && let Some(channel) = self.state.pit.last_mut() {
-                    channel.loaded_ns = now_ns;
+                    channel.loaded_ns = now_ns();
                 }
             }
             0x70 => self.state.cmos_index = value & 0x7F,
@@ -270,10 +270,10 @@ mod tests {
     fn linux_finds_no_8259() {
         // probe_8259A(): the mask written must read back.
         let mut legacy = Legacy::default();
-        assert_eq!(legacy.write(0xA1, 0xFF, 0), None);
-        assert_eq!(legacy.write(0x21, 0xFB, 0), None);
-        assert_eq!(legacy.read(0x21, 0, 0), 0xFF);
-        assert_eq!(legacy.read(0x64, 0, 0), 0xFF);
+        assert_eq!(legacy.write(0xA1, 0xFF, || 0), None);
+        assert_eq!(legacy.write(0x21, 0xFB, || 0), None);
+        assert_eq!(legacy.read(0x21, || 0, || 0), 0xFF);
+        assert_eq!(legacy.read(0x64, || 0, || 0), 0xFF);
     }
 
     #[test]
@@ -293,7 +293,7 @@ mod tests {
             (0x92, 0x03, Some(PowerEvent::Reset)),
             (0x80, 0xFF, None),
         ] {
-            assert_eq!(legacy.write(port, value, 0), event, "{port:#x} {value:#x}");
+            assert_eq!(legacy.write(port, value, || 0), event, "{port:#x} {value:#x}");
         }
     }
 
@@ -305,8 +305,8 @@ mod tests {
             [(0, 0x58), (2, 0x59), (4, 0x23), (6, 7), (7, 0x28), (8, 0x02), (9, 0x26), (0x32, 0x20), (0x0D, 0x80)];
         let mut legacy = Legacy::default();
         for (index, value) in expected {
-            assert_eq!(legacy.write(0x70, 0x80 | index, 0), None);
-            assert_eq!(legacy.read(0x71, 0, time), value, "{index:#x}");
+            assert_eq!(legacy.write(0x70, 0x80 | index, || 0), None);
+            assert_eq!(legacy.read(0x71, || 0, || time), value, "{index:#x}");
         }
         // 2024-02-29 and 2000-03-01 are days 19782 and 11017.
         assert_eq!(civil(19_782), (2024, 2, 29));
@@ -319,14 +319,14 @@ mod tests {
         // pit_calibrate_tsc(): gate on, mode 0, 11932 ticks (10 ms), then wait for bit 5 of 0x61.
         let mut legacy = Legacy::default();
         for (port, value) in [(0x61, 0x01), (0x43, 0xB0), (0x42, 0x9C), (0x42, 0x2E)] {
-            assert_eq!(legacy.write(port, value, 1_000), None);
+            assert_eq!(legacy.write(port, value, || 1_000), None);
         }
-        assert_eq!(legacy.read(0x61, 9_000_000, 0) & 0x21, 0x01);
-        assert_eq!(legacy.read(0x61, 10_010_000, 0) & 0x21, 0x21);
+        assert_eq!(legacy.read(0x61, || 9_000_000, || 0) & 0x21, 0x01);
+        assert_eq!(legacy.read(0x61, || 10_010_000, || 0) & 0x21, 0x21);
         // Half way: 11932 - 5965 = 5967 = 0x174F.
-        assert_eq!(legacy.write(0x43, 0x80, 5_001_000), None);
-        assert_eq!(legacy.read(0x42, 6_000_000, 0), 0x4F);
-        assert_eq!(legacy.read(0x42, 7_000_000, 0), 0x17);
+        assert_eq!(legacy.write(0x43, 0x80, || 5_001_000), None);
+        assert_eq!(legacy.read(0x42, || 6_000_000, || 0), 0x4F);
+        assert_eq!(legacy.read(0x42, || 7_000_000, || 0), 0x17);
     }
 
     proptest! {
@@ -335,7 +335,7 @@ mod tests {
             let mut legacy = Legacy::default();
             for (write, port, value, now) in accesses {
                 for port in [port, 0x40 + (port & 3), 0x61, 0x70 + (port & 1)] {
-                    if write { let _ = legacy.write(port, value, now); } else { legacy.read(port, now, now.rotate_left(7)); }
+                    if write { let _ = legacy.write(port, value, || now); } else { legacy.read(port, || now, || now.rotate_left(7)); }
                 }
             }
             let state = legacy.save();

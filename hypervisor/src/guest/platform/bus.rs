@@ -59,8 +59,8 @@ impl<'a> VcpuBus<'a> {
         match port {
             UART_PORT..=UART_LAST => devices.uart.read(port - UART_PORT),
             _ if Legacy::owns_port(port) => {
-                let now = self.guest.clock.system_time(self.time.tsc());
-                devices.legacy.read(port, now, self.time.wall_clock_ns())
+                let now = || self.guest.clock.system_time(self.time.tsc());
+                devices.legacy.read(port, now, || self.time.wall_clock_ns())
             }
             _ => 0xFF,
         }
@@ -70,7 +70,7 @@ impl<'a> VcpuBus<'a> {
         match port {
             UART_PORT..=UART_LAST => devices.uart.write(port - UART_PORT, value),
             _ if Legacy::owns_port(port) => {
-                let now = self.guest.clock.system_time(self.time.tsc());
+                let now = || self.guest.clock.system_time(self.time.tsc());
                 // The first event stands: a guest that is off does not reset.
                 devices.power = devices.power.or(devices.legacy.write(port, value, now));
             }
