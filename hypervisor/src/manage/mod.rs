@@ -205,10 +205,12 @@ pub fn warm(core: &mut Core) {
 
 fn tell_refused(report: &ReportV1) {
     let reason = text(&report.reason).unwrap_or_default();
-    log::warn!("upgrade {} is refused: {reason}", report.sequence);
+    // What failed in the sandbox has not been refused by anybody, and no guest has noticed it.
+    let how = if report.outcome == Outcome::RolledBack.code() { "failed in the sandbox" } else { "is refused" };
+    log::warn!("upgrade {} {how}: {reason}", report.sequence);
 }
 
-/// Stops the card, so that neither context entry nor remapping entry of it is left: before FREEZE.
+/// Stops the card, so that neither context entry nor remapping entry of it is left: before WARM.
 ///
 /// # Errors
 /// It can't be made sure that it stands still.

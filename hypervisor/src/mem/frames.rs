@@ -93,6 +93,12 @@ impl TableMemory for ArenaFrames {
         // its bounds when their records were read.
         unsafe { (entry.get() as usize as *const u64).read_volatile() }
     }
+    fn read_run(&self, first: HostPhys, into: &mut [u64]) {
+        for (at, value) in into.iter_mut().enumerate() {
+            // SAFETY: as for `read`: consecutive entries of one table.
+            *value = unsafe { (first.get() as usize as *const u64).add(at).read_volatile() };
+        }
+    }
     fn write(&mut self, entry: HostPhys, value: u64) {
         // SAFETY: as for `read`. x86 stores are ordered, and volatile keeps the compiler from moving them.
         unsafe { (entry.get() as usize as *mut u64).write_volatile(value) };

@@ -103,6 +103,7 @@ pub fn all_back(ticks: u64) -> bool {
             return true;
         }
         for pcpu in pcpu::all().iter().filter(|pcpu| pcpu.index != 0 && pcpu.rescue.is_away()) {
+            log::info!("pCPU {} stays away: an NMI fetches it", pcpu.index);
             lapic::send_nmi(pcpu.apic_id);
         }
     }

@@ -178,12 +178,11 @@ impl Restored {
 
     fn go_on(&mut self, state: &State) -> Result<(), String> {
         let token = self.vm.token;
-        let platform = convert::platform::load(state, token).map_err(text)?;
+        let (platform, routes) = convert::platform::load_with_routes(state, token).map_err(text)?;
         self.vm.platform.restore(&platform).map_err(|error| error.to_string())?;
         for device in self.vm.devices().iter().filter(|device| quarantine::holds(device.bdf)) {
             self.vm.platform.with_pci(|pci| pci.mark_removed(device.bdf));
         }
-        let (_, routes) = convert::pci::load(state, token).map_err(text)?;
         for device in self.vm.devices() {
             let bdf = device.bdf;
             Router::keep_only(bdf, |entry| routes.iter().any(|route| route.device == bdf && route.entry == entry));

@@ -208,16 +208,15 @@ impl<R: Registers> Iommu<R> {
                     return Err(Error::Duplicate { what: "interrupt entry", name: u64::from(irte.index) });
                 }
             }
-            for index in (0..table.size()).filter_map(|index| u16::try_from(index).ok()) {
-                let found = table.read(mem, index);
-                match table.entries.get(&index) {
-                    None if !found.present() => {}
-                    expected => {
-                        let expected = expected.map_or(0, |allocated| allocated.entry.into_bits());
-                        let what = "interrupt remapping entry";
-                        compare_entry(&unit.window, what, u32::from(index), expected, found.into_bits())?;
-                    }
-                }
+            let what = "interrupt remapping entry";
+            for (index, allocated) in table.entries.iter() {
+                let (expected, found) = (allocated.entry.into_bits(), table.read(mem, *index).into_bits());
+                compare_entry(&unit.window, what, u32::from(*index), expected, found)?;
+            }
+            // Guests stand still meanwhile: all others by their present bits, many at a time.
+            let foreign = table.first_present(mem, |index| !table.entries.contains_key(&index));
+            if let Some(index) = foreign {
+                compare_entry(&unit.window, what, u32::from(index), 0, table.read(mem, index).into_bits())?;
             }
         }
         Ok(())

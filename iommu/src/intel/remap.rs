@@ -13,6 +13,9 @@ use machine::addr::{HostPhys, PAGE_SIZE};
 use machine::pci::Bdf;
 use machine::sorted::SortedMap;
 
+/// Entries looked at in one go; every table has a multiple of it.
+const ENTRIES_AT_ONCE: u32 = 32;
+
 /// Log2 of the entries that one frame holds.
 pub const FRAME_ORDER: u8 = 8;
 /// Log2 of the most entries that a table can have.
@@ -151,6 +154,24 @@ impl InterruptTable {
     /// What memory holds at `index`.
     pub(crate) fn read(&self, mem: &dyn TableMemory, index: u16) -> InterruptEntry {
         InterruptEntry::from_bits(read_pair(mem, self.place(index)))
+    }
+
+    /// The first entry that is present in memory and that `wanted` asks for.
+    pub(crate) fn first_present(&self, mem: &dyn TableMemory, wanted: impl Fn(u16) -> bool) -> Option<u16> {
+        // VT-d 9.10: P is bit 0 of the lower half.
+        let mut words = [0; 2 * ENTRIES_AT_ONCE as usize];
+        for first in (0..self.size()).step_by(ENTRIES_AT_ONCE as usize) {
+            mem.read_run(self.place(u16::try_from(first).ok()?), &mut words);
+            if words.iter().step_by(2).fold(0, |all, low| all | low) & 1 == 0 {
+                continue;
+            }
+            let present = |words: &[u64]| words.first().is_some_and(|low| low & 1 != 0);
+            let mut found = (first..self.size()).zip(words.chunks_exact(2)).filter(|(_, entry)| present(entry));
+            if let Some(index) = found.find_map(|(index, _)| u16::try_from(index).ok().filter(|index| wanted(*index))) {
+                return Some(index);
+            }
+        }
+        None
     }
 
     /// Calls `visit` with every frame of the table.

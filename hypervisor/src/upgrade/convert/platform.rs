@@ -63,6 +63,14 @@ pub fn save(state: &mut State, guest: u64, platform: &PlatformState, routes: &[R
 /// # Errors
 /// A record is missing, or holds what this image cannot take over.
 pub fn load(state: &State, guest: u64) -> Converted<PlatformState> {
+    Ok(load_with_routes(state, guest)?.0)
+}
+
+/// Likewise, with the ways of its devices' interrupts.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_routes(state: &State, guest: u64) -> Converted<(PlatformState, Vec<RouteState>)> {
     let key = [guest, 0];
     let clock = find(&state.guest_clocks, key)?;
     require(clock.tsc_khz > 0, clock, "TSC frequency", clock.tsc_khz)?;
@@ -76,10 +84,11 @@ pub fn load(state: &State, guest: u64) -> Converted<PlatformState> {
         }
     };
     let host = find(&state.pci_hosts, key)?;
-    Ok(PlatformState {
+    let (functions, routes) = super::pci::load(state, guest)?;
+    let platform = PlatformState {
         ioapic: IoapicState { entries: ioapic.redirection, lines: ioapic.levels, id: ioapic.id, select: ioapic.select },
         uart: load_uart(state, guest)?,
-        pci: crate::guest::pci::PciState { functions: super::pci::load(state, guest)?.0, latch: host.address },
+        pci: crate::guest::pci::PciState { functions, latch: host.address },
         legacy: load_legacy(find(&state.legacies, key)?)?,
         clock: ClockState {
             base_tsc: clock.base_tsc,
@@ -89,7 +98,8 @@ pub fn load(state: &State, guest: u64) -> Converted<PlatformState> {
         },
         cpuid: load_cpuid(state, guest),
         power: super::guest::load_rest(state, guest)?.power,
-    })
+    };
+    Ok((platform, routes))
 }
 
 /// A guest's CPUID table, known since the plan. `CpuidTable::restore` checks its order.
