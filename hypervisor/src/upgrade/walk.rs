@@ -47,10 +47,13 @@ impl<'a> Holding<'a> {
     }
 }
 
+/// They are few: the library's sort would be more code than this is work.
 fn sorted(runs: impl Iterator<Item = Run>) -> Vec<Run> {
-    let mut runs: Vec<Run> = runs.collect();
-    runs.sort_unstable();
-    runs
+    let mut sorted: Vec<Run> = Vec::new();
+    for run in runs {
+        sorted.insert(sorted.partition_point(|known| *known < run), run);
+    }
+    sorted
 }
 
 /// Walks everything that `vms` reach.
@@ -101,8 +104,12 @@ fn devices<R: Registers>(
             Some((device, parent.unwrap_or(token), holding))
         })
         .collect();
-    let trees: BTreeSet<Token> = reach.iter().map(|(_, tree, _)| *tree).collect();
-    let trees: Vec<Token> = trees.into_iter().collect();
+    let mut trees: Vec<Token> = Vec::new();
+    for (_, tree, _) in &reach {
+        if !trees.contains(tree) {
+            trees.push(*tree);
+        }
+    }
     let mut wrong = None;
     let looked = units.inspect(mem, owned, &trees, &mut |tree, leaf| {
         let mut reaching = reach.iter().filter(|(_, of, _)| *of == tree);
