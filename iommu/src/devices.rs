@@ -165,6 +165,7 @@ impl<R: Registers> Iommu<R> {
         attachment: &Attachment,
         did: u16,
     ) -> Result<(), Error> {
+        let tlb = attachment.ats.and_then(|depth| self.tlb_of(attachment.unit, device, depth));
         let unit = self.unit_mut(attachment.unit)?;
         for source in attachment.sources(device) {
             unit.tables.set_context(platform, source, 0);
@@ -180,8 +181,7 @@ impl<R: Registers> Iommu<R> {
         }
         let drain = unit.drain_bits();
         unit.submit(platform, &[Descriptor::iotlb_domain(did, drain)])?;
-        if let Some(depth) = attachment.ats {
-            let tlb = unit.device_tlb(device.requester_id(), depth);
+        if let Some(tlb) = tlb {
             unit.submit(platform, &[Descriptor::device_tlb(tlb, Iova(0), ALL_PAGES)])?;
         }
         Ok(())

@@ -11,6 +11,7 @@ use crate::intel::mode::Mode;
 use crate::intel::pasids::PasidDirectory;
 use crate::intel::queue::QueueErrors;
 use crate::intel::spec::invalidation::Descriptor;
+use crate::intel::spec::invalidation::DeviceTlb;
 use crate::intel::unit::Unit;
 use crate::platform::Platform;
 use crate::posted::PostedFrames;
@@ -60,6 +61,8 @@ pub(crate) struct PasidAttachment {
 pub struct Iommu<R> {
     pub(crate) units: Vec<Unit<R>>,
     pub(crate) routes: Routes,
+    /// Of each virtual function: the requester id of its physical one.
+    pub(crate) physical: SortedMap<Bdf, u16>,
     pub(crate) geometry: Geometry,
     pub(crate) domains: SortedMap<Token, Domain>,
     pub(crate) devices: SortedMap<Bdf, Attachment>,
@@ -106,6 +109,7 @@ impl<R: Registers> Iommu<R> {
             geometry: Geometry::of(units.iter()),
             units,
             routes: Routes(routes),
+            physical: SortedMap::new(),
             domains: SortedMap::new(),
             devices: SortedMap::new(),
             pasids: SortedMap::new(),
@@ -156,6 +160,21 @@ impl<R: Registers> Iommu<R> {
     #[must_use]
     pub fn unit_of(&self, device: Bdf) -> Option<UnitIndex> {
         self.routes.unit(device)
+    }
+
+    /// `device` is a virtual function of `physical`: it is translated for by the same unit (VT-d 8.3), and invalidations of its
+    /// TLB, which are queued in the physical function, name that (VT-d 6.5.2.5).
+    pub fn add_virtual_function(&mut self, physical: Bdf, device: Bdf) {
+        if let Some(unit) = self.unit_of(physical).filter(|unit| self.unit_of(device) != Some(*unit)) {
+            self.routes.0.push(Route::function(device, unit));
+        }
+        self.physical.insert(device, physical.requester_id());
+    }
+
+    /// The TLB of `device`, which has an invalidate queue of `depth`, as a unit's descriptors name it.
+    pub(crate) fn tlb_of(&self, unit: UnitIndex, device: Bdf, depth: u8) -> Option<DeviceTlb> {
+        let physical = self.physical.get(&device).copied().unwrap_or_else(|| device.requester_id());
+        Some(self.units.get(unit.0)?.device_tlb(device.requester_id(), depth, physical))
     }
 
     /// A domain by its name.

@@ -124,11 +124,9 @@ impl<R: Registers> Iommu<R> {
         // One block for all: a device's queue is shallow.
         let (first, last) = (range.start >> 12, range.end.saturating_sub(1) >> 12);
         let mask = (u64::BITS - (first ^ last).leading_zeros()) as u8;
-        let Some(unit) = self.units.get(index.0) else { return };
         let mine = |to: Token, through: UnitIndex| (to, through) == (token, index);
-        let tlb = |device: &Bdf, attachment: &Attachment| {
-            attachment.ats.map(|depth| unit.device_tlb(device.requester_id(), depth))
-        };
+        let tlb =
+            |device: &Bdf, attachment: &Attachment| attachment.ats.and_then(|depth| self.tlb_of(index, *device, depth));
         let own = self.devices.iter().filter(|(_, attachment)| mine(attachment.token, attachment.unit));
         batch.extend(own.filter_map(|(device, attachment)| {
             Some(Descriptor::device_tlb(tlb(device, attachment)?, Iova(range.start), mask))

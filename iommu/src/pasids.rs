@@ -71,6 +71,7 @@ impl<R: Registers> Iommu<R> {
         // The last user's id is given to others: then all of it is forgotten, not only this PASID.
         let (did, whole) = (id.did, id.users == 1 || matches!(stage, Stage::Second | Stage::PassThrough));
 
+        let tlb = ats.and_then(|depth| self.tlb_of(unit, device, depth));
         let owner = self.unit_mut(unit)?;
         directory.clear(platform, pasid);
         // VT-d 6.5.3.3: PASID cache, IOTLB, device TLB, each complete before the next. What was
@@ -79,8 +80,7 @@ impl<R: Registers> Iommu<R> {
         let iotlb = if whole { Descriptor::iotlb_domain(did, drain) } else { Descriptor::pasid_iotlb(did, pasid) };
         let mut done = owner.submit(platform, &[Descriptor::pasid_cache(did, pasid)]);
         done = done.and_then(|()| owner.submit(platform, &[iotlb]));
-        if let Some(depth) = ats {
-            let tlb = owner.device_tlb(device.requester_id(), depth);
+        if let Some(tlb) = tlb {
             let all = Descriptor::pasid_device_tlb(tlb, pasid, Iova(0), ALL_PAGES);
             done = done.and_then(|()| owner.submit(platform, &[all]));
         }

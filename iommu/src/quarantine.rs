@@ -38,14 +38,14 @@ impl<R: Registers> Iommu<R> {
         let was_stale = core::mem::replace(&mut domain.stale, true);
         let pasids: Vec<u32> =
             self.pasids.range((device, 0)..=(device, u32::MAX)).map(|((_, pasid), _)| *pasid).collect();
+        let tlb = attachment.ats.and_then(|depth| self.tlb_of(attachment.unit, device, depth));
         let unit = self.unit_mut(attachment.unit)?;
         for source in attachment.sources(device) {
             unit.tables.set_context(platform, source, quarantined_entry().into_bits());
         }
         // Everything: it happens rarely, and whatever the device had attached is gone with it.
         unit.forget_all(platform)?;
-        if let Some(depth) = attachment.ats {
-            let tlb = unit.device_tlb(device.requester_id(), depth);
+        if let Some(tlb) = tlb {
             let of_pasid = |pasid: &u32| Descriptor::pasid_device_tlb(tlb, *pasid, Iova(0), ALL_PAGES);
             let all = core::iter::once(Descriptor::device_tlb(tlb, Iova(0), ALL_PAGES));
             let all: Vec<Descriptor> = all.chain(pasids.iter().map(of_pasid)).collect();

@@ -105,9 +105,10 @@ impl<R: Registers> Unit<R> {
         self.submit(platform, &[Descriptor::iotlb_global(drain)])
     }
 
-    /// A device's TLB as descriptors for this unit name it. Devices with a TLB are physical functions.
-    pub(crate) fn device_tlb(&self, source: u16, depth: u8) -> DeviceTlb {
-        DeviceTlb { source, depth, physical: self.ecap.invalidation_throttle().then_some(source) }
+    /// A device's TLB as descriptors for this unit name it. `physical`: the requester id of its physical function, its own if
+    /// it is one. Units that do not count by it have it reserved (VT-d 6.5.2.5: PFSID, with ECAP.DIT).
+    pub(crate) fn device_tlb(&self, source: u16, depth: u8, physical: u16) -> DeviceTlb {
+        DeviceTlb { source, depth, physical: self.ecap.invalidation_throttle().then_some(physical) }
     }
 
     /// The descriptors that make the unit forget `range` of a domain with tables of `stage`.

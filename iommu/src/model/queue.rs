@@ -99,6 +99,7 @@ impl State {
                     self.queue_error = self.queue_error & !(0xffff << 32) | u64::from(source) << 32;
                     return Ok(());
                 }
+                self.physical_of(source, low)?;
                 self.device_tlb.push((source, high));
                 self.forgotten_by_device(source, None, high, 0);
             }
@@ -116,6 +117,7 @@ impl State {
             (7, 3) if self.scalable() => self.caches.pasids.clear(),
             (8, _) if self.scalable() && self.ecap & 4 != 0 => {
                 let pasid = (low >> 32) as u32 & 0xf_ffff;
+                self.physical_of(did, low)?;
                 self.pasid_device_tlb.push((did, pasid, high));
                 self.forgotten_by_device(did, Some(pasid), high, 11);
             }
@@ -142,6 +144,18 @@ impl State {
                 }
             }
             _ => return Err(BAD_TYPE),
+        }
+        Ok(())
+    }
+
+    /// The physical function that a device-TLB descriptor names: bits 3:0 at 12, 15:4 at 52, reserved without ECAP.DIT
+    /// (bit 41).
+    fn physical_of(&mut self, source: u16, low: u64) -> Result<(), u64> {
+        let physical = (low >> 12 & 0xf | low >> 48 & 0xfff0) as u16;
+        if self.ecap >> 41 & 1 != 0 {
+            self.physical.push((source, physical));
+        } else if physical != 0 {
+            return Err(RESERVED);
         }
         Ok(())
     }

@@ -84,6 +84,8 @@ pub(super) struct State {
     pub(super) submissions: u64,
     pub(super) device_tlb: Vec<(u16, u64)>,
     pub(super) pasid_device_tlb: Vec<(u16, u32, u64)>,
+    /// Which physical function each device-TLB invalidation named: requester id, PFSID.
+    pub(super) physical: Vec<(u16, u16)>,
     pub(super) write_buffer_flushes: u64,
     /// TLBs of the devices that have one.
     pub(super) tlbs: BTreeMap<u16, DeviceTlb>,
@@ -148,6 +150,7 @@ impl ModelUnit {
             submissions: 0,
             device_tlb: Vec::new(),
             pasid_device_tlb: Vec::new(),
+            physical: Vec::new(),
             write_buffer_flushes: 0,
             tlbs: BTreeMap::new(),
             queue_error: 0,
@@ -184,6 +187,12 @@ impl ModelUnit {
     #[must_use]
     pub fn events(&self) -> u64 {
         self.state.borrow().events
+    }
+
+    /// Which physical function each device-TLB invalidation has named: requester id, PFSID.
+    #[must_use]
+    pub fn physical(&self) -> Vec<(u16, u16)> {
+        self.state.borrow().physical.clone()
     }
 
     /// Device-TLB invalidations so far: requester id and second word of the descriptor.

@@ -9,7 +9,7 @@ use crate::intel::window::Window;
 use crate::model::{Failures, ModelClock, ModelMemory, ModelUnit};
 use crate::tests::rig::{BASE, DISK, GUEST, NIC, Rig, platform};
 use crate::tests::std::string::ToString;
-use crate::{Error, Platform, QueueErrors, UnitIndex};
+use crate::{Bdf, Error, Platform, QueueErrors, UnitIndex};
 use alloc::vec::Vec;
 use machine::access::Registers;
 use machine::addr::HostPhys;
@@ -220,6 +220,48 @@ fn device_tlbs() {
     rig.detach(DISK).unwrap();
     assert_eq!(rig.units[0].device_tlb().last(), Some(&(0x0300, 0x7fff_ffff_ffff_f001)));
     rig.assert_clean();
+}
+
+/// Units that count outstanding invalidations by physical function are told which (VT-d 6.5.2.5: PFSID, with ECAP.DIT); of
+/// the others the field is reserved, and the model refuses it.
+#[test]
+fn device_tlbs_of_virtual_functions() {
+    let one = Bdf::from_requester_id(0, 0x1a5c);
+    for (throttles, named) in [(1 << 41, true), (0, false)] {
+        let mut rig = Rig::with(&[(SHAPE.cap, SHAPE.ecap | 4 | throttles)]);
+        rig.iommu.add_virtual_function(DISK, one);
+        rig.create(GUEST);
+        rig.iommu.attach(platform!(rig), one, &[], GUEST, Some(8)).unwrap();
+        rig.iommu.attach(platform!(rig), DISK, &[], GUEST, Some(8)).unwrap();
+        rig.map(GUEST, 0x4000, 0x9000, 0x1000).unwrap();
+        rig.unmap(GUEST, 0x4000, 0x1000).unwrap();
+        rig.iommu.quarantine(platform!(rig), one).unwrap();
+        rig.detach(DISK).unwrap();
+        let mut told = rig.units[0].physical();
+        told.sort_unstable();
+        let wanted: &[(u16, u16)] =
+            if named { &[(0x0300, 0x0300), (0x0300, 0x0300), (0x1a5c, 0x0300), (0x1a5c, 0x0300)] } else { &[] };
+        assert_eq!((told.as_slice(), rig.units[0].device_tlb().len()), (wanted, 4));
+        rig.assert_clean();
+    }
+}
+
+/// A virtual function goes where its physical one goes, also if only that is named (VT-d 8.3).
+#[test]
+fn virtual_functions_follow_their_physical_one() {
+    let mut rig = Rig::with(&[(SHAPE.cap, SHAPE.ecap), (SHAPE.cap, SHAPE.ecap)]);
+    let (physical, near, far) =
+        (Bdf::from_requester_id(0, 0x0500), Bdf::from_requester_id(0, 0x0501), Bdf::from_requester_id(0, 0x0601));
+    assert_eq!([near, far].map(|device| rig.iommu.unit_of(device)), [Some(UnitIndex(1)), Some(UnitIndex(0))]);
+    for device in [near, far] {
+        rig.iommu.add_virtual_function(physical, device);
+        assert_eq!(rig.iommu.unit_of(device), Some(UnitIndex(1)));
+    }
+    rig.create(GUEST);
+    rig.map(GUEST, 0x1000, 0x9000, 0x1000).unwrap();
+    rig.attach(far, GUEST).unwrap();
+    // The other unit has not even a root entry for its bus.
+    assert_eq!([1, 0].map(|unit| rig.access(unit, far, 0x1000, false)), [Ok(0x9000), Err(0x01)]);
 }
 
 /// A batch that timed out finishes late: its status does not pass for a later one's.
