@@ -209,8 +209,9 @@ fn guests(cold: &ColdBoot, firmware: &Firmware, apic_id: u32) {
     inventory::measure();
     inventory::set_dmar(firmware.dmar.clone());
     quarantine::set_limit(config.iommu.fault_limit);
-    sriov::make(&config.sriov);
     iommu(&config, firmware, apic_id);
+    // Behind the units: some functions have to be talked to by DMA before they have virtual ones.
+    sriov::make(&config.sriov);
     #[cfg(feature = "bench")]
     crate::bench::run();
     trust::init(&config.upgrade, &|name| modules.get(name));

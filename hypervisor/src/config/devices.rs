@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::file::{self, Field, Placed, Value};
 use super::message::line_of;
-use super::values::{Complaint, Reader, number, selector, shown, text, word, wrong};
+use super::values::{Complaint, Reader, number, selector, shown, text, whole, word, wrong};
 use super::{ConfigWarning, DEFAULT_FAULT_LIMIT, GuestDevice, Iommu, IommuMode, Sriov};
 
 /// The most virtual functions that `[[sriov]]` may ask for: what fits on one bus.
@@ -61,7 +61,7 @@ pub fn sriov(text: &str, tables: &[Placed<file::Sriov<'_>>], warnings: &mut Vec<
 
 fn one_sriov(placed: &Placed<file::Sriov<'_>>) -> Result<Sriov, Complaint> {
     let reader = Reader { at: Some(placed.at.clone()) };
-    let file::Sriov { device, vfs } = placed.table;
+    let file::Sriov { device, vfs, namespaces } = placed.table;
     let named = device.ok_or_else(|| reader.missing("device", "name the physical function"))?;
     let device = selector(named, "device")?;
     if device.vf.is_some() {
@@ -71,7 +71,31 @@ fn one_sriov(placed: &Placed<file::Sriov<'_>>) -> Result<Sriov, Complaint> {
         return Err(reader.missing("vfs", "write how many virtual functions there shall be"));
     }
     let vfs = number(vfs, "vfs", 1, MAX_VFS, 0)?;
-    Ok(Sriov { device, vfs: u16::try_from(vfs).unwrap_or_default() })
+    let namespaces = match namespaces {
+        Some(value) => namespaces_of(value, vfs as usize)?,
+        None => Vec::new(),
+    };
+    Ok(Sriov { device, vfs: u16::try_from(vfs).unwrap_or_default(), namespaces })
+}
+
+/// NVMe namespaces: one for each virtual function, none for two.
+fn namespaces_of(value: &Value<'_>, vfs: usize) -> Result<Vec<u32>, Complaint> {
+    let remedy = || format!("write a list of {vfs} namespace ids, one for each of the vfs, like [1, 2]");
+    let bad = || wrong(value, "namespaces", &remedy());
+    let DeValue::Array(list) = value.get_ref() else {
+        return Err(bad());
+    };
+    let mut namespaces = Vec::new();
+    for entry in list {
+        // FFFFFFFFh stands for all of them (NVMe 1.4 6.1.1).
+        let id = whole(entry.get_ref()).and_then(|id| u32::try_from(id).ok()).filter(|id| (1..u32::MAX).contains(id));
+        let id = id.ok_or_else(bad)?;
+        if namespaces.contains(&id) {
+            return Err(wrong(value, "namespaces", &format!("{id} is in it twice; remove one")));
+        }
+        namespaces.push(id);
+    }
+    if namespaces.len() == vfs { Ok(namespaces) } else { Err(bad()) }
 }
 
 /// `devices` of a `[[guest]]`.

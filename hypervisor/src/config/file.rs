@@ -69,7 +69,7 @@ fields!(
 );
 fields!(
     /// `[[sriov]]`
-    Sriov { device, vfs }
+    Sriov { device, vfs, namespaces }
 );
 fields!(
     /// `[[guest]]`

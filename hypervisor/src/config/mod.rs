@@ -120,12 +120,14 @@ pub enum IommuMode {
 }
 
 /// A device whose virtual functions Baton makes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sriov {
     /// The physical function, which stays with Baton.
     pub device: DeviceSelector,
     /// How many virtual functions.
     pub vfs: u16,
+    /// NVMe namespaces, one for each of them in order; empty: as the card has them.
+    pub namespaces: Vec<u32>,
 }
 
 /// A device of a guest.

@@ -27,6 +27,7 @@ fault_limit = 5
 [[sriov]]
 device = "8086:10c9"
 vfs = 2
+namespaces = [3, 1]
 
 [[guest]]
 name = "debian"
@@ -82,8 +83,9 @@ fn the_example_says_everything() {
     );
     assert_eq!((management.port, config.upgrade.deadline_ms), (8080, 20));
     assert_eq!(config.iommu, Iommu { mode: IommuMode::Scalable, fault_limit: 5 });
-    let sriov: Vec<_> = config.sriov.iter().map(|sriov| (sriov.device.to_string(), sriov.vfs)).collect();
-    assert_eq!(sriov, [("8086:10c9".to_string(), 2)]);
+    let sriov: Vec<_> =
+        config.sriov.iter().map(|sriov| (sriov.device.to_string(), sriov.vfs, &sriov.namespaces[..])).collect();
+    assert_eq!(sriov, [("8086:10c9".to_string(), 2, &[3, 1][..])]);
     assert_eq!(
         (&config.upgrade.keys[..], config.upgrade.unsigned),
         (&["ops.pub".into(), "spare.pub".into()][..], false)
@@ -260,6 +262,11 @@ fn virtual_functions() {
     assert!(with("device = \"8086:10c9\"").contains("sriov.vfs is missing; write how many"));
     assert!(with("device = \"8086:10c9\"\nvfs = 0").contains("vfs = 0; write a whole number from 1 to 255"));
     assert!(with("device = \"8086:10c9/vf0\"\nvfs = 1").contains("name the physical function, not one of its"));
+    let namespaces = |list: &str| with(&format!("device = \"1b36:0010\"\nvfs = 2\nnamespaces = {list}"));
+    for bad in ["3", "[1]", "[1, 2, 3]", "[0, 1]", "[1, \"2\"]", "[1, 4294967295]"] {
+        assert!(namespaces(bad).contains("write a list of 2 namespace ids"), "{bad}: {}", namespaces(bad));
+    }
+    assert!(namespaces("[7, 7]").contains("namespaces = [...]; 7 is in it twice; remove one"));
     let sriov = "[[sriov]]\ndevice = \"8086:10c9\"\nvfs = 2\n";
     let text = format!("{MANAGEMENT}{sriov}{sriov}{}", guest("a", "devices = [\"8086:10c9\"]"));
     let (names, warnings) = outcome(&text);

@@ -70,7 +70,7 @@ pub(super) fn shown(value: &DeValue<'_>) -> String {
 }
 
 /// A whole number that fits 64 bits.
-fn whole(value: &DeValue<'_>) -> Option<i64> {
+pub(super) fn whole(value: &DeValue<'_>) -> Option<i64> {
     let number = value.as_integer()?;
     i64::from_str_radix(number.as_str(), number.radix()).ok()
 }

@@ -5,8 +5,8 @@ use machine::addr::{HostPhys, PAGE_SIZE};
 
 use crate::net::dma::DmaMemory;
 
-/// Page-aligned memory of one device. Lives as long as the image: a device may still
-/// write to it until the image is gone.
+/// Page-aligned memory of one device. Lives as long as the image, unless it is given back: a device may still
+/// write to it until then.
 pub struct DmaBuffer {
     base: *mut u8,
     bytes: usize,
@@ -21,6 +21,15 @@ impl DmaBuffer {
         let bytes = bytes.checked_next_multiple_of(PAGE_SIZE as usize)?;
         let base = super::heap::frames(bytes)?;
         Some(Self { base: base.get() as usize as *mut u8, bytes })
+    }
+
+    /// Gives the memory back to the heap.
+    ///
+    /// # Safety
+    /// No device can reach it any more: it is in nobody's domain, and the units have forgotten that it was.
+    pub unsafe fn give_back(self) {
+        // SAFETY: it came from there with this size, and the caller says that nobody uses it any more.
+        unsafe { super::heap::free_frames(self.address(), self.bytes) };
     }
 
     /// The physical address.
@@ -42,7 +51,7 @@ impl DmaMemory for DmaBuffer {
     }
     fn read(&self, offset: usize, buffer: &mut [u8]) {
         if self.inside(offset, buffer.len()) {
-            // SAFETY: inside the block, which is never freed. The device may write meanwhile: bytes are copied as they
+            // SAFETY: inside the block, which lives as long as this object. The device may write meanwhile: bytes are copied as they
             // are and judged by the caller.
             unsafe { core::ptr::copy_nonoverlapping(self.base.add(offset), buffer.as_mut_ptr(), buffer.len()) };
         } else {

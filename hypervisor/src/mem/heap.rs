@@ -38,7 +38,7 @@ pub fn bytes() -> u64 {
     BYTES.load(Ordering::Relaxed)
 }
 
-/// Page-aligned zeroed memory that is never given back; `None` when the heap is exhausted.
+/// Page-aligned zeroed memory; `None` when the heap is exhausted.
 pub fn frames(bytes: usize) -> Option<HostPhys> {
     let layout = Layout::from_size_align(bytes, PAGE_SIZE as usize).ok()?;
     if bytes == 0 {
@@ -47,4 +47,14 @@ pub fn frames(bytes: usize) -> Option<HostPhys> {
     // SAFETY: the layout's size is not zero.
     let memory = unsafe { alloc::alloc::alloc_zeroed(layout) };
     (!memory.is_null()).then_some(HostPhys(memory as u64))
+}
+
+/// Takes back what [`frames`] gave.
+///
+/// # Safety
+/// `base` and `bytes` are those of one call of [`frames`], and nothing uses the memory any more.
+pub unsafe fn free_frames(base: HostPhys, bytes: usize) {
+    let Ok(layout) = core::alloc::Layout::from_size_align(bytes, PAGE_SIZE as usize) else { return };
+    // SAFETY: the caller says that it was allocated with this layout, and is not used any more.
+    unsafe { alloc::alloc::dealloc(base.get() as usize as *mut u8, layout) };
 }

@@ -172,7 +172,7 @@ pub fn refusal(function: &Function) -> Option<String> {
 }
 
 /// Whether the BARs lead to the device and nowhere else: they will be mapped, and are the device's word.
-fn check_bars(function: &Function, bars: &[Bar]) -> Result<(), String> {
+pub(super) fn check_bars(function: &Function, bars: &[Bar]) -> Result<(), String> {
     let host = host::get();
     let regions = host.regions.lock();
     // What firmware keeps may well hold the windows of ports; memory it is not.
@@ -325,13 +325,17 @@ fn attach(candidate: &Candidate, aliases: &[u16], token: u64) -> Result<bool, St
         None => Err("the machine has no IOMMU in use".into()),
     };
     let cache = if candidate.trusted_ats { Ats::find(ecam, bdf) } else { None };
+    // Invalidations for virtual functions wait in their physical one's queue (PCIe 10.5.1.2): theirs says nothing.
+    let depth = |own: &Ats| {
+        sriov::physical_of(bdf).and_then(|bdf| Ats::find(ecam, bdf)).map_or(own.queue_depth, |of| of.queue_depth)
+    };
     let Some(cache) = cache.filter(|_| inventory::may_cache(&candidate.function)) else {
         if candidate.trusted_ats {
             log::warn!("{bdf} has no translation cache that can be used here (ATS): ats = \"trusted\" has no effect");
         }
         return enter(None).map(|()| false);
     };
-    if let Err(error) = enter(Some(cache.queue_depth)) {
+    if let Err(error) = enter(Some(depth(&cache))) {
         log::warn!("{bdf} goes without its translation cache: {error}");
         return enter(None).map(|()| false);
     }

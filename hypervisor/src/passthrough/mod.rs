@@ -11,11 +11,13 @@
 //! - `quarantine`: a device that faults too much is cut off
 //! - `release`: a guest's end, for its devices
 //! - `sriov`: virtual functions
+//! - `nvme`: those of NVMe controllers, which need commands to come online
 
 pub mod assign;
 pub mod entries;
 pub mod hardware;
 pub mod inventory;
+pub mod nvme;
 pub mod quarantine;
 pub mod release;
 pub mod requests;

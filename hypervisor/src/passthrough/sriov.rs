@@ -10,7 +10,8 @@ use core::ops::Range;
 use hermit_sync::SpinMutex;
 use machine::pci::{self, Bar, BarKind, Bdf, ConfigSpace, Enumeration, Function, HeaderKind, Room, Sriov, Windows};
 
-use super::inventory;
+use super::units::{self, Units};
+use super::{inventory, nvme};
 use crate::config;
 use crate::host;
 use crate::manage::nic::OWNER;
@@ -99,34 +100,51 @@ pub fn make(wanted: &[config::Sriov]) {
 }
 
 fn make_one(wanted: &config::Sriov) -> Result<Bdf, String> {
-    let ecam = &*host::get().ecam;
     let physical = inventory::select(&wanted.device)
         .map_err(|_| "there is no such PCI device; correct sriov.device in baton.toml".to_string())?;
     let bdf = physical.bdf;
-    let sriov =
-        Sriov::find(ecam, bdf).ok_or_else(|| format!("{bdf} has no virtual functions; remove its [[sriov]]"))?;
+    if Sriov::find(&*host::get().ecam, bdf).is_none() {
+        return Err(format!("{bdf} has no virtual functions; remove its [[sriov]]"));
+    }
     inventory::claim(bdf, OWNER)?;
+    let made = make_claimed(wanted, &physical);
+    if made.is_err() {
+        inventory::disclaim(bdf);
+    }
+    made.map(|()| bdf)
+}
+
+fn make_claimed(wanted: &config::Sriov, physical: &Function) -> Result<(), String> {
+    let bdf = physical.bdf;
+    let controller = nvme::is_controller(physical);
+    if controller {
+        nvme::prepare(physical)?;
+    } else if !wanted.namespaces.is_empty() {
+        return Err(format!("{bdf} is no NVMe controller; remove sriov.namespaces"));
+    }
+    let ecam = &*host::get().ecam;
+    // After the reset that may just have been.
+    let sriov =
+        Sriov::find(ecam, bdf).ok_or_else(|| format!("{bdf} does not say any more that it has virtual functions"))?;
     let made = inventory::with(|found, _| {
-        let mut room = room(found, &physical);
+        let mut room = room(found, physical);
         sriov.enable(ecam, &TscClock, found, wanted.vfs, |bar, bytes| match &mut room {
             Some(room) => room.take(bar, bytes),
             // On a root bus nobody says what is forwarded: only the firmware can have placed them.
             None => Some(bar.address.get()).filter(|at| *at != 0),
         })
     });
-    let made = match made {
-        Some(Ok(made)) => made,
-        failed => {
-            inventory::disclaim(bdf);
-            return Err(failed
-                .map_or_else(String::new, |failed| failed.map_or_else(|error| error.to_string(), |_| String::new())));
-        }
-    };
-    let mut known = Physical::read(bdf).ok_or("its virtual functions went away again; power-cycle the card")?;
+    let made = made.ok_or("the buses have not been looked at")?.map_err(|error| error.to_string())?;
+    let brought = if controller { nvme::bring_online(physical, wanted.vfs, &wanted.namespaces) } else { Ok(()) };
+    let known = brought.and_then(|()| {
+        Physical::read(bdf).ok_or_else(|| "its virtual functions went away again; power-cycle the card".to_string())
+    });
+    let mut known = known.inspect_err(|_| sriov.disable(ecam, &TscClock))?;
     known.bars = made.iter().map(|made| (made.function.bdf, made.bars.clone())).collect();
+    units::with(|units, _| name_to(units, &known));
     ALL.lock().push(known);
     inventory::add(made.into_iter().map(|made| made.function));
-    Ok(bdf)
+    Ok(())
 }
 
 /// The memory that the bridge above forwards, and who has what of it.
@@ -165,6 +183,17 @@ pub fn restore(recorded: Vec<Physical>) -> Result<(), String> {
     }
     *ALL.lock() = recorded;
     Ok(())
+}
+
+/// Tells the units which functions are virtual.
+pub fn tell(units: &mut Units) {
+    ALL.lock().iter().for_each(|physical| name_to(units, physical));
+}
+
+fn name_to(units: &mut Units, physical: &Physical) {
+    for function in physical.functions() {
+        units.add_virtual_function(physical.bdf, function);
+    }
 }
 
 /// What a record says of a physical function.

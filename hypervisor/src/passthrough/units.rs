@@ -11,6 +11,7 @@ use machine::addr::HostPhys;
 use machine::mmio::MmioRegion;
 use machine::pci::Bdf;
 
+use super::sriov;
 use crate::mem::frames::{self, ArenaFrames};
 use crate::mem::host_map;
 use crate::smp::lapic::vector;
@@ -115,8 +116,9 @@ fn fault_event(apic_id: u32) -> FaultEvent {
     FaultEvent { address, data: u32::from(vector::IOMMU_FAULT) }
 }
 
-/// Takes over units that the image before this one programmed.
-pub fn set(iommu: Units) {
+/// Takes over units that the image before this one programmed. Virtual functions are known by then.
+pub fn set(mut iommu: Units) {
+    sriov::tell(&mut iommu);
     *UNITS.lock() = Some(iommu);
 }
 
