@@ -15,6 +15,7 @@ mod switch;
 mod upgrade;
 mod variants;
 mod versions;
+mod virtual_disks;
 mod virtual_function;
 
 use std::path::PathBuf;
@@ -126,6 +127,11 @@ pub const ALL: &[Case] = &[
         run: attack::edu::leave,
     },
     Case {
+        name: "attack-dma-virtual",
+        about: "the same by a virtual function of an NVMe controller, against its neighbour on that controller",
+        run: attack::dma::virtual_function,
+    },
+    Case {
         name: "attack-dma-scalable",
         about: "the same where the unit offers scalable mode",
         run: |bed| attack::dma::run(bed, Offer::Scalable),
@@ -209,6 +215,11 @@ pub const ALL: &[Case] = &[
         name: "virtual-function",
         about: "upgrades with a virtual function whose physical one stays with Baton",
         run: virtual_function::run,
+    },
+    Case {
+        name: "virtual-disks",
+        about: "upgrades under I/O of two guests on virtual functions of one NVMe controller, each with its own namespace",
+        run: virtual_disks::run,
     },
 ];
 

@@ -7,6 +7,8 @@ use anyhow::Result;
 
 use super::text;
 
+/// Virtual functions of [`Kind::NvmeVirtual`]: each can have two queues and two interrupts.
+pub const VIRTUAL_DISKS: usize = 3;
 /// Bytes of a disk.
 const DISK_BYTES: u64 = 64 << 20;
 
@@ -30,6 +32,9 @@ pub enum Place {
 pub enum Kind {
     /// An NVMe disk.
     Nvme,
+    /// An NVMe controller that can have [`VIRTUAL_DISKS`] virtual functions, and as many namespaces that are attached to
+    /// nobody.
+    NvmeVirtual,
     /// An 82576 network card, which can have virtual functions.
     Igb,
     /// A virtio disk behind the IOMMU, with a TLB of its own.
@@ -54,6 +59,8 @@ impl Device {
 
 /// The function number of the first root port that is left for the devices: bus 0, device 2.
 const FIRST_PORT: usize = 2;
+/// From the number of a namespace's drive to that of the next on the same controller: more than there are devices.
+pub const NAMESPACE_DRIVES: usize = 100;
 /// Bus number of the second root bus: far beyond what firmware gives the first.
 const SECOND_ROOT: u8 = 0x40;
 
@@ -99,6 +106,23 @@ pub(super) fn arguments(devices: &[Device], directory: &Path) -> Result<Vec<Stri
                     "-device nvme,id=nv{index},serial=pt{index},bus={bus},max_ioqpairs=6,msix_qsize=6 \
                      -device nvme-ns,drive=d{index},bus=nv{index}"
                 ));
+            }
+            Kind::NvmeVirtual => {
+                let (queues, more) = (2 * VIRTUAL_DISKS, 2 * VIRTUAL_DISKS + 2);
+                let flexible =
+                    format!("sriov_max_vfs={VIRTUAL_DISKS},sriov_vq_flexible={queues},sriov_vi_flexible={queues}");
+                lines.push(format!(
+                    "-device nvme-subsys,id=ss{index} -device nvme,id=nv{index},subsys=ss{index},serial=pt{index},bus={bus},\
+                     max_ioqpairs={more},msix_qsize={more},{flexible}"
+                ));
+                for namespace in 0..VIRTUAL_DISKS {
+                    let drive_index = index + namespace * NAMESPACE_DRIVES;
+                    lines.push(drive(drive_index, directory)?);
+                    let nsid = namespace + 1;
+                    lines.push(format!(
+                        "-device nvme-ns,drive=d{drive_index},bus=nv{index},nsid={nsid},shared=off,detached=on"
+                    ));
+                }
             }
             Kind::Igb => {
                 lines.push(format!(

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::config::{self, Guest};
 use crate::paths;
 
-pub use devices::{Device, Kind, Place};
+pub use devices::{Device, Kind, NAMESPACE_DRIVES, Place, VIRTUAL_DISKS};
 pub use iommu::{Iommu, Offer};
 
 /// What QEMU writes down about the IOMMU and the disk.
@@ -96,6 +96,23 @@ impl Spec {
             modules: programs.iter().map(|name| paths::bare_guest(name)).collect(),
             texts: vec![("baton.toml".into(), config::toml(guests))],
             ..Self::default()
+        }
+    }
+}
+
+impl Spec {
+    /// The same, where the guests' disks are virtual functions of one controller: `1b36:0010/vf0` and on, each with a
+    /// namespace of its own.
+    #[must_use]
+    pub fn virtual_disks(programs: &[&str], guests: &[Guest]) -> Self {
+        let namespaces: Vec<String> = (1..=VIRTUAL_DISKS).map(|id| id.to_string()).collect();
+        let sriov = format!("vfs = {VIRTUAL_DISKS}\nnamespaces = [{}]", namespaces.join(", "));
+        let text = config::toml(guests) + &format!("\n[[sriov]]\ndevice = \"1b36:0010\"\n{sriov}\n");
+        Self {
+            devices: vec![Device { kind: Kind::NvmeVirtual, place: Place::RootPort }],
+            memory_mib: 256,
+            texts: vec![("baton.toml".into(), text)],
+            ..Self::bare(programs, &[])
         }
     }
 }

@@ -29,6 +29,9 @@ const READY: u32 = 1;
 const ENABLE: u32 = 1 | 6 << 16 | 4 << 20;
 const CREATE_SUBMISSION: u32 = 0x01;
 const CREATE_COMPLETION: u32 = 0x05;
+const IDENTIFY: u32 = 0x06;
+/// The namespaces that the controller has, lowest id first (NVMe 1.4 5.15.2.2).
+const ACTIVE_NAMESPACES: u64 = 0x02;
 const WRITE: u32 = 0x01;
 const READ: u32 = 0x02;
 /// Entries of each queue: a page of submissions.
@@ -99,6 +102,8 @@ pub struct Nvme {
     admin: Queue,
     io: Queue,
     vector: u8,
+    /// The first that the controller has.
+    namespace: u64,
 }
 
 impl Nvme {
@@ -117,7 +122,7 @@ impl Nvme {
         let registers = devices::enable(&config, bdf);
         let capabilities = registers.read_u64(register::CAP);
         let stride = 4usize << (capabilities >> 32 & 0xf);
-        let mut this = Self { bdf, registers, stride, admin: Queue::new(), io: Queue::new(), vector };
+        let mut this = Self { bdf, registers, stride, admin: Queue::new(), io: Queue::new(), vector, namespace: 0 };
         registers.write_u32(register::CC, 0);
         this.await_ready(false);
         registers.write_u32(register::AQA, u32::from(ENTRIES - 1) << 16 | u32::from(ENTRIES - 1));
@@ -125,6 +130,10 @@ impl Nvme {
         registers.write_u64(register::ACQ, this.admin.completions.address());
         registers.write_u32(register::CC, ENABLE);
         this.await_ready(true);
+        let list = Frames::take(1);
+        this.administer(IDENTIFY, list.address(), ACTIVE_NAMESPACES, 0);
+        this.namespace = list.read(0) & 0xffff_ffff;
+        assert!(this.namespace != 0, "{bdf} has no namespace");
         assert!(devices::route(&config, bdf, ENTRY, vector), "{bdf} has no MSI-X");
         // NVMe 1.4 5.3, 5.4: physically contiguous; the completion queue with its interrupt.
         let size = u64::from(ENTRIES - 1) << 16 | 1;
@@ -196,7 +205,7 @@ impl Disk for Nvme {
         let second = (address & !0xfff).wrapping_add(0x1000);
         // Opcode and id, namespace; metadata; two pages; first sector; sectors less one.
         self.io.push([
-            u64::from(opcode) | u64::from(id) << 16 | 1 << 32,
+            u64::from(opcode) | u64::from(id) << 16 | self.namespace << 32,
             0,
             0,
             address,

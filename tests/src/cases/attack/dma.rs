@@ -67,7 +67,19 @@ fn control(watch: &Watch<'_>) -> Result<()> {
 }
 
 pub fn run(bed: &mut Bed, offer: Offer) -> Result<()> {
-    let machine = super::machine_on(bed, offer)?;
+    on(super::machine_on(bed, offer)?)
+}
+
+/// The same by a virtual function, whose physical one stays with Baton, against another of the same card.
+pub fn virtual_function(bed: &mut Bed) -> Result<()> {
+    let machine = bed.start("attack-virtual", &super::virtual_spec())?;
+    super::ready(&machine)?;
+    let device = super::Owned::of(&machine, "attacker", 0)?;
+    ensure!(device.config(&machine)?.bytes.starts_with(&[0xff; 4]), "{} is no virtual function", device.name);
+    on(&machine)
+}
+
+fn on(machine: &Machine) -> Result<()> {
     let watch = Watch::begin(machine)?;
     control(&watch)?;
     for Target { name, address, memory } in targets(&watch)? {

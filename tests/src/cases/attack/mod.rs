@@ -63,6 +63,15 @@ pub fn spec_on(offer: Offer) -> Spec {
     Spec { iommu: Some(Iommu { offer, ..Iommu::default() }), ..spec() }
 }
 
+/// An attacker and a neighbour on virtual functions of one controller; each has a namespace of its own.
+pub fn virtual_spec() -> Spec {
+    let attacker = Guest::bare("attacker", "attacker", &["1b36:0010/vf0", "1b36:0010/vf2"]);
+    let neighbour = Guest { pcpu: 2, console: "com1".into(), ..Guest::bare("neighbour", "disk", &["1b36:0010/vf1"]) };
+    let mut spec = Spec::virtual_disks(&["attacker", "disk"], &[attacker, neighbour]);
+    (spec.cpus, spec.typed) = (3, true);
+    spec
+}
+
 /// The machine of the attacks that leave it as it was, booted once.
 pub fn machine(bed: &mut Bed) -> Result<&Machine> {
     bed.shared("attack", spec, ready)
@@ -101,7 +110,14 @@ impl Owned {
     pub fn of(machine: &Machine, guest: &str, index: usize) -> Result<Self> {
         let guests = machine.api().guests()?.guests;
         let guest = guests.into_iter().find(|entry| entry.name == guest).context("no such guest")?;
-        let name = guest.devices.get(index).context("the guest has no such device")?.clone();
+        Self::named(guest.devices.get(index).context("the guest has no such device")?.clone())
+    }
+
+    /// The device of that name.
+    ///
+    /// # Errors
+    /// It is no name.
+    pub fn named(name: String) -> Result<Self> {
         // 0000:03:00.0
         let field = |range: std::ops::Range<usize>| {
             name.get(range).and_then(|text| u16::from_str_radix(text, 16).ok()).with_context(|| name.clone())
@@ -123,7 +139,8 @@ impl Owned {
     pub fn config(&self, machine: &Machine) -> Result<Piece> {
         let name = format!("configuration space of {}", self.name);
         let piece = Piece::read(machine, &name, self.config_at(), PAGE)?;
-        ensure!(!piece.bytes.starts_with(&[0xff, 0xff]), "{} does not answer", self.name);
+        // A virtual function has no vendor (PCIe 9.3.4.1.1).
+        ensure!(piece.long(4) != u32::MAX, "{} does not answer", self.name);
         Ok(piece)
     }
 
@@ -133,16 +150,8 @@ impl Owned {
     /// It has no ATS.
     pub fn translates(&self, machine: &Machine) -> Result<bool> {
         let config = self.config(machine)?;
-        let mut at = 0x100;
-        // A list that is not a list ends it.
-        for _ in 0..64 {
-            let head = config.long(at);
-            if head & 0xffff == 0x000f {
-                return Ok(config.long(at + 4) & 1 << 31 != 0);
-            }
-            at = (head >> 20) as usize;
-        }
-        anyhow::bail!("{} has no ATS", self.name)
+        let at = extended(&config, 0x000f).with_context(|| format!("{} has no ATS", self.name))?;
+        Ok(config.long(at + 4) & 1 << 31 != 0)
     }
 
     /// Where its BAR 0, of 64 bits, is in the machine.
@@ -151,7 +160,21 @@ impl Owned {
     /// When QEMU doesn't answer.
     pub fn bar(&self, machine: &Machine) -> Result<u64> {
         let config = self.config(machine)?;
-        Ok(u64::from(config.long(0x14)) << 32 | u64::from(config.long(0x10) & !0xf))
+        let at = |config: &Piece, at| u64::from(config.long(at + 4)) << 32 | u64::from(config.long(at) & !0xf);
+        if config.long(0) != u32::MAX {
+            return Ok(at(&config, 0x10));
+        }
+        // The BARs of virtual functions follow each other from an address in the capability of their physical one
+        // (PCIe 9.3.3.14). Its size is not to be read; QEMU's end with the bits of pending interrupts.
+        let listed = machine.api().devices()?.devices;
+        let own = listed.into_iter().find(|listed| listed.bdf == self.name).context("Baton does not list it")?;
+        let physical = Self::named(own.physical.context("it is no virtual function")?)?;
+        let card = physical.config(machine)?;
+        let sriov = extended(&card, 0x0010).context("no SR-IOV")?;
+        let (first, stride) = (card.long(sriov + 0x14) & 0xffff, card.long(sriov + 0x14) >> 16);
+        let index = (u32::from(self.id - physical.id) - first).checked_div(stride).unwrap_or(0);
+        let pending = config.long(capability(&config, 0x11).context("no MSI-X")? + 8) & !7;
+        Ok(at(&card, sriov + 0x24) + u64::from(index) * u64::from((pending + 8).next_power_of_two()))
     }
 
     /// Where the address of entry `entry` of its MSI-X table, in BAR 0, is in the machine (PCIe 7.7.2).
@@ -160,18 +183,38 @@ impl Owned {
     /// It has no such table.
     pub fn message(&self, machine: &Machine, entry: u64) -> Result<u64> {
         let config = self.config(machine)?;
-        let mut at = usize::from(config.bytes[0x34]);
-        // A list that is not a list ends it.
-        for _ in 0..48 {
-            if config.bytes[at] == 0x11 {
-                let table = config.long(at + 4);
-                ensure!(table & 7 == 0, "the MSI-X table is not in BAR 0");
-                return Ok(self.bar(machine)? + u64::from(table) + entry * 16);
-            }
-            at = usize::from(config.bytes[at + 1]);
-        }
-        anyhow::bail!("{} has no MSI-X", self.name)
+        let at = capability(&config, 0x11).with_context(|| format!("{} has no MSI-X", self.name))?;
+        let table = config.long(at + 4);
+        ensure!(table & 7 == 0, "the MSI-X table is not in BAR 0");
+        Ok(self.bar(machine)? + u64::from(table) + entry * 16)
     }
+}
+
+/// Where a capability is in configuration space (PCI 3.0 6.7).
+fn capability(config: &Piece, id: u8) -> Option<usize> {
+    let mut at = usize::from(config.bytes[0x34]);
+    // A list that is not a list ends it.
+    for _ in 0..48 {
+        if config.bytes[at] == id {
+            return Some(at);
+        }
+        at = usize::from(config.bytes[at + 1]);
+    }
+    None
+}
+
+/// Where an extended capability is in configuration space (PCIe 7.6.3).
+fn extended(config: &Piece, id: u32) -> Option<usize> {
+    let mut at = 0x100;
+    // A list that is not a list ends it.
+    for _ in 0..64 {
+        let head = config.long(at);
+        if head & 0xffff == id {
+            return Some(at);
+        }
+        at = (head >> 20) as usize;
+    }
+    None
 }
 
 /// The machine before an attack.
