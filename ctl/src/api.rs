@@ -27,6 +27,26 @@ pub struct Status {
     pub boot: Boot,
     /// The machine's memory.
     pub memory: Memory,
+    /// What is handed out.
+    pub resources: Resources,
+}
+
+/// What Baton has handed out; upgrades leave it as it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Resources {
+    /// Frames of the handover arena in use.
+    pub arena_frames: u64,
+    /// Of these, the ones that nobody has claimed.
+    pub arena_unclaimed: u64,
+    /// Domain ids in use.
+    pub domain_ids: u64,
+    /// Interrupt remapping entries in use.
+    pub interrupt_entries: u64,
+    /// Vectors bound to guests' interrupts.
+    pub vectors: u64,
+    /// Bytes of Baton's heap in use.
+    pub heap_bytes: u64,
 }
 
 /// How an image was started.
@@ -343,8 +363,24 @@ pub struct Plan {
     pub objects: Vec<PlanObject>,
     /// Expected pause in TSC ticks.
     pub estimated_pause_ticks: u64,
+    /// What that is taken from: `last_upgrade` or `dry_run`.
+    pub estimated_from: String,
     /// Memory that the upgrade needs.
     pub memory_bytes: u64,
+    /// The same piece by piece.
+    pub memory: Vec<PlanMemory>,
+}
+
+/// A piece of memory that an upgrade needs.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct PlanMemory {
+    /// What for.
+    pub what: String,
+    /// Bytes needed.
+    pub needed_bytes: u64,
+    /// Bytes there are.
+    pub available_bytes: u64,
 }
 
 /// One object of a plan.

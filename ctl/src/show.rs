@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::api::{Devices, Fault, Guests, Iommu, PciDevice, Plan, Report, Status};
+use crate::api::{Devices, Fault, Guests, Iommu, PciDevice, Plan, PlanMemory, Report, Status};
 
 /// The phases in the order they happen.
 pub const PHASES: [&str; 9] = ["stage", "plan", "warm", "freeze", "switch", "verify", "commit", "run", "retire"];
@@ -74,6 +74,18 @@ pub fn status(status: &Status) -> String {
                 mib(status.memory.hypervisor_bytes),
                 mib(status.memory.guest_bytes),
                 mib(status.memory.free_bytes)
+            ),
+        ),
+        (
+            "in use",
+            format!(
+                "{} arena frames ({} unclaimed), {} domain ids, {} interrupt entries, {} vectors, heap {}",
+                status.resources.arena_frames,
+                status.resources.arena_unclaimed,
+                status.resources.domain_ids,
+                status.resources.interrupt_entries,
+                status.resources.vectors,
+                mib(status.resources.heap_bytes)
             ),
         ),
     ])
@@ -238,9 +250,17 @@ pub fn plan(plan: &Plan) -> String {
             vec![object.kind.clone(), object.name.clone(), verdict]
         })
         .collect();
+    let piece = |piece: &PlanMemory| vec![piece.what.clone(), mib(piece.needed_bytes), mib(piece.available_bytes)];
+    let memory: Vec<_> = plan.memory.iter().map(piece).collect();
+    let from = match plan.estimated_from.as_str() {
+        "last_upgrade" => ", as the last one's",
+        "dry_run" => ", by what was tried now",
+        _ => "",
+    };
     format!(
-        "{}\nthe upgrade {}, the pause would be some {} ticks, memory needed {}\n",
+        "{}\n{}\nthe upgrade {}, the pause would be some {} ticks{from}, memory needed {}\n",
         table(&["KIND", "NAME", "VERDICT"], &rows),
+        table(&["MEMORY FOR", "NEEDED", "THERE IS"], &memory),
         if plan.ok { "can be done" } else { "would be refused" },
         grouped(plan.estimated_pause_ticks),
         mib(plan.memory_bytes)

@@ -188,11 +188,14 @@ fn a_refusal_lost_on_the_way_is_found_in_the_reports() {
 #[test]
 fn a_dry_run_asks_and_changes_nothing() {
     let plan = r#"{"plan":{"ok":false,"objects":[{"kind":"device","name":"0000:01:00.0","preserved":false,"reason":"PASID"}],
-                  "estimated_pause_ticks":1000,"memory_bytes":1048576}}"#;
+                  "estimated_pause_ticks":1000,"estimated_from":"last_upgrade","memory_bytes":1048576,
+                  "memory":[{"what":"records","needed_bytes":524288,"available_bytes":1048576}]}}"#;
     let (host, _, machine) = machine(vec![Step::Answer("POST /v1/upgrade?dry_run=1", 200, plan.into())]);
     let output = batonctl(&host, &["upgrade", "--dry-run", &image("dry", 4096)]);
     assert_eq!(output.status.code(), Some(1), "an upgrade that would be refused is no success");
-    assert!(String::from_utf8_lossy(&output.stdout).contains("NO: PASID"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("NO: PASID") && text.contains("records     0.5 MiB  1.0 MiB"), "{text}");
+    assert!(text.contains("would be refused, the pause would be some 1,000 ticks, as the last one's"), "{text}");
     machine.join().expect("script");
 }
 

@@ -183,6 +183,12 @@ impl<R: Registers> Iommu<R> {
         self.domains.get(&token)
     }
 
+    /// Domain ids that are in use, over all units.
+    #[must_use]
+    pub fn domain_ids_in_use(&self) -> u64 {
+        self.units.iter().map(|unit| unit.dids.used()).sum()
+    }
+
     /// Every domain, by name.
     pub fn domains(&self) -> impl Iterator<Item = &Domain> {
         self.domains.values()

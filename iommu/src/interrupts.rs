@@ -31,6 +31,12 @@ impl<R: Registers> Iommu<R> {
         unit.is_some_and(|unit| unit.interrupts.is_some())
     }
 
+    /// Entries that are allocated, over all units.
+    #[must_use]
+    pub fn interrupts_in_use(&self) -> u64 {
+        self.units.iter().filter_map(|unit| unit.interrupts.as_ref()).map(|table| table.entries.len() as u64).sum()
+    }
+
     /// Allocates `count` entries in a row for the messages of `device`. None is present
     /// yet: interrupts through them are blocked. The aliases that it was attached with may use
     /// them as well.

@@ -28,11 +28,7 @@ impl Sample {
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
         let fields = line.trim().strip_prefix("ioload ")?;
-        let value = |name: &str| {
-            let mut found =
-                fields.split_whitespace().filter_map(|field| field.split_once('=')).filter(|(key, _)| *key == name);
-            found.next()?.1.parse().ok()
-        };
+        let value = |name: &str| value(fields, name);
         Some(Self {
             t: value("t")?,
             ops: value("ops")?,
@@ -42,6 +38,77 @@ impl Sample {
             max_gap_us: value("max_gap_us")?,
             clock_back: value("clock_back")?,
             nvme_errors: value("nvme_errors")?,
+        })
+    }
+}
+
+/// A number among fields like `ops=3`.
+fn value(fields: &str, name: &str) -> Option<u64> {
+    let mut found = fields.split_whitespace().filter_map(|field| field.split_once('=')).filter(|(key, _)| *key == name);
+    found.next()?.1.parse().ok()
+}
+
+/// One line of the guest that sends frames (`tests/guests/bare/src/bin/wire.rs`), on whichever console.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Frames {
+    /// The guest's clock in ns.
+    pub t: u64,
+    /// Frames sent.
+    pub sent: u64,
+    /// Frames that came back, each once, in order, unchanged.
+    pub returned: u64,
+    /// Everything that should not be: lost, doubled, wrong, found without an interrupt, steps of the clock backwards.
+    pub trouble: [u64; 5],
+}
+
+impl Frames {
+    /// Takes a line apart; `None` when it is another one.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let fields = &line[line.find("wire t=")? + 5..];
+        let value = |name: &str| value(fields, name);
+        let trouble = [value("lost")?, value("doubled")?, value("wrong")?, value("silent")?, value("clock_back")?];
+        Some(Self { t: value("t")?, sent: value("sent")?, returned: value("returned")?, trouble })
+    }
+
+    /// What is wrong with this line after that one.
+    #[must_use]
+    pub fn complaint(&self, before: &Self) -> Option<String> {
+        let fine = self.t > before.t && self.returned >= before.returned && self.trouble == [0; 5];
+        (!fine).then(|| format!("the wire: {self:?} after {before:?}"))
+    }
+}
+
+/// One line of the guest that counts its disk's interrupts (`tests/guests/bare/src/bin/pulse.rs`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pulses {
+    /// The guest's clock in ns.
+    pub t: u64,
+    /// Interrupts taken.
+    pub interrupts: u64,
+    /// Completions found, each by its interrupt.
+    pub completions: u64,
+    /// Completions without an interrupt, interrupts without a completion, failed reads.
+    pub trouble: [u64; 3],
+    /// The longest wait for an answer, in us.
+    pub longest_us: u64,
+    /// Whether it is the last line.
+    pub stopped: bool,
+}
+
+impl Pulses {
+    /// Takes a line apart; `None` when it is another one.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let fields = line.trim().strip_prefix("pulse ")?;
+        let value = |name: &str| value(fields, name);
+        Some(Self {
+            t: value("t")?,
+            interrupts: value("interrupts")?,
+            completions: value("completions")?,
+            trouble: [value("lost")?, value("extra")?, value("errors")?],
+            longest_us: value("longest_us")?,
+            stopped: fields.starts_with("stopped "),
         })
     }
 }
@@ -105,6 +172,23 @@ mod tests {
         assert_eq!(Sample::parse("[    1.0] nvme nvme0: 1/0/0 default/read/poll queues"), None);
         assert_eq!(Sample::parse(&LINE[..LINE.len() - 14]), None, "a line without all its fields");
         assert_eq!(Sample::parse(&LINE.replace("nvme_errors=0", "nvme_errors=unknown")), None);
+    }
+
+    #[test]
+    fn frames_and_pulses_are_read() {
+        let line = "[ 1.0] guest wire: wire t=9 sent=7 returned=5 lost=0 doubled=0 wrong=0 silent=0 clock_back=0";
+        let frames = Frames::parse(line).expect("a whole line");
+        assert_eq!(frames, Frames { t: 9, sent: 7, returned: 5, trouble: [0; 5] });
+        assert_eq!(Frames::parse("wire t=9 sent=7"), None);
+        let later = Frames { t: 10, returned: 6, ..frames };
+        assert_eq!(later.complaint(&frames), None);
+        for bad in [frames, Frames { trouble: [0, 0, 1, 0, 0], ..later }, Frames { returned: 4, ..later }] {
+            assert!(bad.complaint(&frames).is_some(), "{bad:?}");
+        }
+        let line = "pulse stopped t=3 interrupts=4 completions=5 lost=1 extra=0 errors=0 longest_us=8";
+        let pulses = Pulses::parse(line).expect("a whole line");
+        assert!(pulses.stopped && pulses.trouble == [1, 0, 0] && (pulses.interrupts, pulses.longest_us) == (4, 8));
+        assert!(!Pulses::parse(&line.replace("stopped ", "")).expect("a whole line").stopped);
     }
 
     #[test]

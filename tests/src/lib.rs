@@ -13,6 +13,8 @@
 //! - `tables`: the IOMMU's structures in memory, read from outside
 //! - `images`: images that are wrong in a known way
 //! - `witness`: one upgrade, watched from all sides
+//! - `wire`: the other end of a network card's wire
+//! - `soak`: upgrades of every kind, again and again
 //! - `cases`: the end-to-end cases
 #![forbid(unsafe_code)]
 
@@ -27,6 +29,8 @@ pub mod machine;
 pub mod outside;
 pub mod paths;
 pub mod qmp;
+pub mod soak;
 pub mod spec;
 pub mod tables;
+pub mod wire;
 pub mod witness;

@@ -1,6 +1,7 @@
 //! Serial logs and traces that grow while they are read.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -58,6 +59,40 @@ impl Log {
     }
 }
 
+/// A file that something else appends to, read once: for those that grow long.
+pub struct Tail {
+    log: Log,
+    offset: u64,
+    /// A line that has not ended yet.
+    rest: Vec<u8>,
+}
+
+impl Tail {
+    /// From the file's beginning on.
+    #[must_use]
+    pub fn new(log: &Log) -> Self {
+        Self { log: log.clone(), offset: 0, rest: Vec::new() }
+    }
+
+    /// The complete lines that have come since the last call; as [`Log::lines`] else.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn lines(&mut self) -> Result<Vec<String>> {
+        let mut file = match File::open(&self.log.path) {
+            Ok(file) => file,
+            // It is there when something has been written.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        file.seek(SeekFrom::Start(self.offset))?;
+        self.offset += file.read_to_end(&mut self.rest)? as u64;
+        let complete = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let whole: Vec<u8> = self.rest.drain(..complete).collect();
+        Ok(String::from_utf8_lossy(&whole).replace('\r', "").lines().map(str::to_owned).collect())
+    }
+}
+
 /// Asks until there is an answer; `alive` ends it early with a reason.
 ///
 /// # Errors
@@ -81,5 +116,27 @@ pub fn wait_for<T>(
             bail!("no {what} within {} s", patience.as_secs());
         }
         thread::sleep(POLL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_tail_gives_each_line_once_and_whole() {
+        let path = std::env::temp_dir().join(format!("baton-tail-{}", std::process::id()));
+        let log = Log::new(path.clone());
+        let mut tail = Tail::new(&log);
+        assert_eq!(tail.lines().expect("no file yet"), Vec::<String>::new());
+        let mut file = File::create(&path).expect("a file");
+        write!(file, "one\r\ntw").expect("written");
+        assert_eq!(tail.lines().expect("read"), ["one"]);
+        assert_eq!(tail.lines().expect("read"), Vec::<String>::new());
+        write!(file, "o\nthree\nfo").expect("written");
+        assert_eq!(tail.lines().expect("read"), ["two", "three"]);
+        assert_eq!(log.lines(), ["one", "two", "three"]);
+        fs::remove_file(path).expect("was created");
     }
 }

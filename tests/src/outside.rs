@@ -109,18 +109,22 @@ pub struct Trace {
     pub disk_enabled: (usize, usize),
     /// Function level resets and shutdowns of the disk.
     pub disk_resets: usize,
+    /// Whether the disk's controller is enabled.
+    disk_on: bool,
 }
 
 impl Trace {
     /// Counts the events of a trace.
     #[must_use]
     pub fn read(log: &Log) -> Self {
-        Self::of(&log.lines())
+        let mut trace = Self::default();
+        trace.add(&log.lines());
+        trace
     }
 
-    fn of(lines: &[String]) -> Self {
-        let mut trace = Self::default();
-        let mut disk_on = false;
+    /// Counts further events.
+    pub fn add(&mut self, lines: &[String]) {
+        let trace = self;
         for line in lines {
             // With or without a timestamp before the event's name.
             let mut names = line.split_whitespace().map(|word| word.rsplit(':').next().unwrap_or(word));
@@ -141,16 +145,21 @@ impl Trace {
                         .next()
                         .and_then(|value| u64::from_str_radix(value.trim_start_matches("0x"), 16).ok());
                     let on = value.is_some_and(|value| value & 1 != 0);
-                    if on != disk_on {
+                    if on != trace.disk_on {
                         count(&mut trace.disk_enabled, on);
-                        disk_on = on;
+                        trace.disk_on = on;
                     }
                 }
                 "pci_nvme_mmio_shutdown_set" | "pci_nvme_pci_reset" => trace.disk_resets += 1,
                 _ => {}
             }
         }
-        trace
+    }
+
+    /// Nothing of the IOMMU was switched or set, nothing faulted, and the disk was left alone.
+    #[must_use]
+    pub fn quiet(&self) -> bool {
+        *self == Self { disk_on: self.disk_on, ..Self::default() }
     }
 
     /// What happened after an earlier look.
@@ -165,6 +174,7 @@ impl Trace {
             faults: self.faults[earlier.faults.len()..].to_vec(),
             disk_enabled: minus(self.disk_enabled, earlier.disk_enabled),
             disk_resets: self.disk_resets - earlier.disk_resets,
+            disk_on: self.disk_on,
         }
     }
 }
@@ -187,7 +197,10 @@ mod tests {
     ];
 
     fn trace(lines: &[&str]) -> Trace {
-        Trace::of(&lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>())
+        let mut trace = Trace::default();
+        // One after the other: a trace grows.
+        lines.iter().for_each(|line| trace.add(&[(*line).to_owned()]));
+        trace
     }
 
     #[test]
@@ -207,5 +220,6 @@ mod tests {
         assert_eq!(new.translation, (0, 1));
         assert_eq!((new.root_tables, new.disk_enabled), (0, (0, 0)));
         assert_eq!(new.faults.len(), 1);
+        assert!(!new.quiet() && trace(&LINES).since(&trace(&LINES)).quiet());
     }
 }

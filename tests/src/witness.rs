@@ -42,7 +42,7 @@ pub fn all_hold(checks: &[Check]) -> Result<()> {
 
 /// The IOMMU's state that an upgrade leaves alone, by Baton's own word.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Tables {
+pub(crate) struct Tables {
     roots: Vec<(String, String, String)>,
     domains: Vec<Domain>,
     devices: Vec<Device>,
@@ -50,7 +50,7 @@ struct Tables {
 }
 
 impl Tables {
-    fn read(machine: &Machine) -> Result<Self> {
+    pub(crate) fn read(machine: &Machine) -> Result<Self> {
         let mut iommu = machine.api().iommu()?;
         // The management NIC is not preserved: it has another domain after each attempt.
         iommu.domains.retain(|domain| domain.owner != "baton");

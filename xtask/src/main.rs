@@ -8,7 +8,7 @@
 //! - `test`: every check, in one count
 //! - `demo`: the story of a machine that is upgraded three times under load
 //! - `bench`: deterministic measurements, in the emulator and by callgrind
-//! - `soak`: upgrades until one fails
+//! - `soak`: upgrades until one fails, or all are done
 //! - `run`: the demo's machine for people
 #![forbid(unsafe_code)]
 
@@ -66,12 +66,9 @@ enum Command {
         /// One part only, and no file.
         part: Option<bench::Part>,
     },
-    /// Upgrades under device I/O until one fails.
-    Soak {
-        /// How many.
-        #[arg(default_value_t = 1000)]
-        upgrades: u32,
-    },
+    /// Upgrades under disk and network traffic, with cancels, faults, dry runs and refusals between them, until one fails; writes
+    /// target/reports/soak.json.
+    Soak(soak::Orders),
     /// Coverage-guided fuzzing of one reader of foreign bytes, or of all one after the other.
     Fuzz {
         /// Which; all without it.
@@ -115,7 +112,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Test { part, case, no_build, .. } => return test::run(part, case.as_deref(), !no_build),
         Command::Run => run::run()?,
         Command::Bench { part } => bench::run(part)?,
-        Command::Soak { upgrades } => return soak::run(upgrades),
+        Command::Soak(orders) => return soak::run(&orders),
         Command::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds)?,
         Command::Lint => return lint::run(),
         Command::Abi => lint::abi::write()?,

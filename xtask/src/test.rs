@@ -116,7 +116,7 @@ fn end_to_end(count: &mut Count, wanted: Option<&str>, build: bool) -> Result<()
     if build {
         let start = Instant::now();
         let wants = |name| chosen.iter().any(|case| case.name == name);
-        let faults = || if wants("faults") { image::build_fault() } else { Ok(()) };
+        let faults = || if wants("faults") || wants("soak") { image::build_fault() } else { Ok(()) };
         let releases = || if wants("versions") { image::build_releases() } else { Ok(()) };
         let built = image::build_with_guest().and_then(|()| faults()).and_then(|()| releases());
         let failed = built.is_err();

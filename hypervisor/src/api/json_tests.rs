@@ -125,7 +125,7 @@ fn report() -> Report {
 
 #[test]
 fn status_body() {
-    let expected = r#"{"product":"baton","version":"0.1.0","build_id":"BUILD","build_name":"first","generation":2,"handover":{"writes":1,"reads":[1,2]},"uptime_ms":12345,"tsc_khz":1000000,"pcpus":2,"boot":{"via":"ipxe","ticks_to_guest":77},"memory":{"total_bytes":1000,"hypervisor_bytes":100,"guest_bytes":500,"free_bytes":400}}"#;
+    let expected = r#"{"product":"baton","version":"0.1.0","build_id":"BUILD","build_name":"first","generation":2,"handover":{"writes":1,"reads":[1,2]},"uptime_ms":12345,"tsc_khz":1000000,"pcpus":2,"boot":{"via":"ipxe","ticks_to_guest":77},"memory":{"total_bytes":1000,"hypervisor_bytes":100,"guest_bytes":500,"free_bytes":400},"resources":{"arena_frames":70,"arena_unclaimed":1,"domain_ids":2,"interrupt_entries":4,"vectors":3,"heap_bytes":5000}}"#;
     assert_eq!(json(&status()), expected.replace("BUILD", &"ab".repeat(32)));
 }
 
@@ -191,6 +191,12 @@ fn metrics_body() {
         r#"baton_memory_bytes{owner="hypervisor"} 100"#,
         r#"baton_memory_bytes{owner="guest"} 500"#,
         r#"baton_memory_bytes{owner="free"} 400"#,
+        r#"baton_resources{kind="arena_frame"} 70"#,
+        r#"baton_resources{kind="arena_frame_unclaimed"} 1"#,
+        r#"baton_resources{kind="domain_id"} 2"#,
+        r#"baton_resources{kind="interrupt_entry"} 4"#,
+        r#"baton_resources{kind="vector"} 3"#,
+        r#"baton_resources{kind="heap_byte"} 5000"#,
         r#"baton_upgrades_total{outcome="committed"} 3"#,
         r#"baton_upgrades_total{outcome="rolled_back"} 1"#,
         r#"baton_upgrades_total{outcome="refused"} 2"#,

@@ -52,6 +52,19 @@ fn write(out: &mut String, control: &dyn Control) -> fmt::Result {
         writeln!(out, "baton_memory_bytes{{owner=\"{owner}\"}} {bytes}")?;
     }
 
+    head(out, "baton_resources", "gauge", "What is handed out: frames of the arena, domain ids, remapping entries.")?;
+    let resources = status.resources;
+    for (kind, count) in [
+        ("arena_frame", resources.arena_frames),
+        ("arena_frame_unclaimed", resources.arena_unclaimed),
+        ("domain_id", resources.domain_ids),
+        ("interrupt_entry", resources.interrupt_entries),
+        ("vector", resources.vectors),
+        ("heap_byte", resources.heap_bytes),
+    ] {
+        writeln!(out, "baton_resources{{kind=\"{kind}\"}} {count}")?;
+    }
+
     let outcomes = control.outcomes();
     head(out, "baton_upgrades_total", "counter", "Upgrades since power-on by outcome.")?;
     for (outcome, count) in [

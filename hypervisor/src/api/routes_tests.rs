@@ -106,7 +106,8 @@ fn a_dry_run_is_planned_only() {
     assert_eq!(
         body,
         "{\"plan\":{\"ok\":true,\"objects\":[{\"kind\":\"device\",\"name\":\"0000:03:00.0\",\"preserved\":true,\
-         \"reason\":\"\"}],\"estimated_pause_ticks\":5,\"memory_bytes\":6}}"
+         \"reason\":\"\"}],\"estimated_pause_ticks\":5,\"estimated_from\":\"last_upgrade\",\"memory_bytes\":6,\
+         \"memory\":[{\"what\":\"records\",\"needed_bytes\":6,\"available_bytes\":7}]}}"
     );
     assert_eq!(client.control.diary, ["begin 5 dry", "finish 1"]);
     assert_eq!(client.exchange.accepted, None);

@@ -14,8 +14,8 @@ use crate::net::channel::{Channel, ChannelError, ChannelResult};
 use super::control::{Control, Finished, UploadId};
 use super::error::{ApiError, Code};
 use super::types::{
-    Boot, Devices, Guests, HandoverVersions, Iommu, Memory, Outcomes, Plan, PlanObject, Progress, Status, Upgrade,
-    UpgradeState,
+    Boot, Devices, Guests, HandoverVersions, Iommu, Memory, Outcomes, Plan, PlanMemory, PlanObject, Progress,
+    Resources, Status, Upgrade, UpgradeState,
 };
 
 /// A byte stream in memory.
@@ -137,6 +137,14 @@ pub(crate) fn status() -> Status {
         tsc_khz: 1_000_000,
         pcpus: 2,
         boot: Boot { via: "ipxe".into(), ticks_to_guest: 77 },
+        resources: Resources {
+            arena_frames: 70,
+            arena_unclaimed: 1,
+            domain_ids: 2,
+            interrupt_entries: 4,
+            vectors: 3,
+            heap_bytes: 5000,
+        },
         memory: Memory { total_bytes: 1000, hypervisor_bytes: 100, guest_bytes: 500, free_bytes: 400 },
     }
 }
@@ -217,7 +225,14 @@ impl Control for FakeControl {
                 preserved: true,
                 reason: String::new(),
             };
-            let plan = Plan { ok: true, objects: vec![object], estimated_pause_ticks: 5, memory_bytes: 6 };
+            let plan = Plan {
+                ok: true,
+                objects: vec![object],
+                estimated_pause_ticks: 5,
+                estimated_from: "last_upgrade",
+                memory_bytes: 6,
+                memory: vec![PlanMemory { what: "records", needed_bytes: 6, available_bytes: 7 }],
+            };
             return Ok(Poll::Ready(Finished::Plan(Box::new(plan))));
         }
         Ok(Poll::Ready(Finished::Accepted(UpgradeState::Planning)))

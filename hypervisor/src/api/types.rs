@@ -43,6 +43,26 @@ pub struct Status {
     pub boot: Boot,
     /// The machine's memory.
     pub memory: Memory,
+    /// What is handed out of what there is only so much of.
+    pub resources: Resources,
+}
+
+/// What the running image has handed out. An upgrade, a way back, a dry run and a cancel leave each number as it was; the heap is the
+/// running image's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+pub struct Resources {
+    /// Frames of the arena in use.
+    pub arena_frames: u64,
+    /// Of these, the ones that nobody has claimed after the last upgrade (kept, never freed).
+    pub arena_unclaimed: u64,
+    /// Domain ids in use, over all units.
+    pub domain_ids: u64,
+    /// Interrupt remapping entries in use, over all units.
+    pub interrupt_entries: u64,
+    /// Vectors bound to guests' interrupts, over all pCPUs.
+    pub vectors: u64,
+    /// Bytes of the heap in use.
+    pub heap_bytes: u64,
 }
 
 /// Handover versions of an image.
@@ -439,8 +459,23 @@ pub struct Plan {
     pub objects: Vec<PlanObject>,
     /// Expected pause in TSC ticks.
     pub estimated_pause_ticks: u64,
-    /// Memory that the upgrade needs.
+    /// What that is taken from: `last_upgrade`, or `dry_run` when there was none; empty when the upgrade would be refused.
+    pub estimated_from: &'static str,
+    /// Memory that the upgrade needs, all of it.
     pub memory_bytes: u64,
+    /// The same piece by piece.
+    pub memory: Vec<PlanMemory>,
+}
+
+/// A piece of memory that an upgrade needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlanMemory {
+    /// `image slot`, `scratch` or `records`.
+    pub what: &'static str,
+    /// Bytes needed.
+    pub needed_bytes: u64,
+    /// Bytes there are for it.
+    pub available_bytes: u64,
 }
 
 /// One object of a plan.
@@ -452,6 +487,6 @@ pub struct PlanObject {
     pub name: String,
     /// Whether it can be preserved.
     pub preserved: bool,
-    /// Why not; empty when it can.
+    /// Why not; empty when it can. What is not meant to be preserved does not make the plan fail.
     pub reason: String,
 }

@@ -14,7 +14,7 @@ use crate::api::error::{ApiError, Code};
 use crate::api::types::{Devices, Guests, Iommu, Outcomes, Plan, Progress, Status, Upgrade};
 use crate::host;
 use crate::upgrade::stage::{Refused, Staged, Staging};
-use crate::upgrade::{plan, report};
+use crate::upgrade::{dry_run, report};
 
 /// The API's view of the machine, and the one upgrade.
 pub struct Machine {
@@ -91,7 +91,7 @@ impl Upload for Staging {
     }
 
     fn plan(whole: &Staged) -> Plan {
-        plan::dry_run(whole)
+        dry_run::dry_run(whole)
     }
 
     fn withdraw(whole: Staged, reason: &str) {

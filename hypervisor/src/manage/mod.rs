@@ -23,7 +23,7 @@ use core::net::Ipv4Addr;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use handover::phase::{Outcome, Phase};
-use handover::state::report::{BLAME_MACHINE, ReportV1};
+use handover::state::report::{BLAME_MACHINE, BLAME_OPERATOR, ReportV1};
 use handover::state::text;
 use hermit_sync::SpinMutex;
 
@@ -36,6 +36,7 @@ use crate::passthrough::{quarantine, release, units};
 use crate::sched::Core;
 use crate::trap::dispatch::{IOMMU_FAULT, MANAGEMENT};
 use crate::upgrade::convert::management::ManagementState;
+use crate::upgrade::plan::Planned;
 use crate::upgrade::stage::Staged;
 use crate::upgrade::warm::{Course, Warming};
 use crate::upgrade::{self, plan, report, switch};
@@ -49,11 +50,21 @@ struct Manager {
     machine: Machine,
     keyboard: Keyboard,
     faults_due: u64,
+    /// What every object has said yes to, while it can still be withdrawn.
+    planned: Option<(Box<Planned>, u64)>,
 }
 
+/// How long an upgrade can be withdrawn after PLAN, in milliseconds: the management card is away from WARM on.
+const GRACE_MS: u64 = 100;
+
 /// Locked only for as long as [`tend`] works, never across an upgrade.
-static MANAGER: SpinMutex<Manager> =
-    SpinMutex::new(Manager { link: None, machine: Machine::new(), keyboard: Keyboard::new(), faults_due: 0 });
+static MANAGER: SpinMutex<Manager> = SpinMutex::new(Manager {
+    link: None,
+    machine: Machine::new(),
+    keyboard: Keyboard::new(),
+    faults_due: 0,
+    planned: None,
+});
 /// When [`tend`] has something to do without being told, in ticks of the TSC.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 static DEADLINE_MS: AtomicU32 = AtomicU32::new(DEFAULT_DEADLINE_MS);
@@ -127,6 +138,9 @@ impl Manager {
         }
         let told = MANAGEMENT.swap(false, Ordering::AcqRel);
         let mut next = self.faults_due.min(self.keyboard.poll(now));
+        if let Some((_, until)) = &self.planned {
+            next = next.min(*until);
+        }
         if let Some(link) = &mut self.link {
             let (due, changed) = link.poll(now, told, &mut self.machine);
             if changed {
@@ -138,6 +152,20 @@ impl Manager {
     }
 }
 
+impl Manager {
+    /// What was planned, when its time has come; `true`: it was withdrawn.
+    fn ripe(&mut self, now: u64) -> Option<(Box<Planned>, bool)> {
+        let (planned, until) = self.planned.take()?;
+        let withdrawn = self.machine.uploads.is_withdrawn();
+        if !withdrawn && now < until {
+            self.planned = Some((planned, until));
+            return None;
+        }
+        self.machine.uploads.close();
+        Some((planned, withdrawn))
+    }
+}
+
 /// Does what there is to do; when to come back, in ticks of the TSC. On pCPU 0, interrupts off.
 pub fn tend(core: &mut Core) -> Option<u64> {
     let now = cpu::tsc();
@@ -146,36 +174,66 @@ pub fn tend(core: &mut Core) -> Option<u64> {
     if now < next && !told {
         return Some(next);
     }
-    let (mut next, due) = {
+    let (mut next, due, planned) = {
         let mut manager = MANAGER.lock();
-        (manager.work(now), manager.machine.uploads.take_due())
+        (manager.work(now), manager.machine.uploads.take_due(), manager.ripe(now))
     };
     if let Some(staged) = due {
-        run(core, staged);
+        plan(staged);
         next = cpu::tsc();
+    }
+    match planned {
+        Some((planned, true)) => {
+            withdraw(*planned);
+            next = cpu::tsc();
+        }
+        Some((planned, false)) => {
+            run(core, *planned);
+            next = cpu::tsc();
+        }
+        None => {}
     }
     NEXT.store(next, Ordering::Relaxed);
     Some(next)
 }
 
-/// PLAN, and when every object says yes, WARM.
-fn run(core: &mut Core, staged: Staged) {
+/// PLAN. What every object says yes to is kept for a while, in which the operator can still think better of it.
+fn plan(staged: Staged) {
     match plan::plan(staged) {
-        Err(report) => tell_refused(&report),
-        Ok(mut planned) => match stop_nic().and_then(|()| core.virtualize()) {
-            Ok(()) => match Warming::begin(planned) {
-                Ok(warming) => {
-                    core.warming = Some(Box::new(warming));
-                    return;
-                }
-                Err(none) => tell_refused(&none.refuse()),
-            },
-            Err(reason) => {
-                planned.undo();
-                let phase = Some(Phase::Plan);
-                tell_refused(&report::end(planned.report, Outcome::Refused, phase, BLAME_MACHINE, &reason));
+        Ok(planned) => {
+            let until = cpu::tsc().saturating_add(time::ms_to_ticks(GRACE_MS));
+            MANAGER.lock().planned = Some((Box::new(planned), until));
+        }
+        Err(report) => {
+            tell_refused(&report);
+            ended();
+        }
+    }
+}
+
+/// Back to before PLAN.
+fn withdraw(mut planned: Planned) {
+    planned.undo();
+    let report = report::end(planned.report, Outcome::Cancelled, None, BLAME_OPERATOR, uploads::OPERATOR);
+    log::info!("upgrade {} is cancelled: {}", report.sequence, uploads::OPERATOR);
+    ended();
+}
+
+/// From PLAN to WARM.
+fn run(core: &mut Core, mut planned: Planned) {
+    match stop_nic().and_then(|()| core.virtualize()) {
+        Ok(()) => match Warming::begin(planned) {
+            Ok(warming) => {
+                core.warming = Some(Box::new(warming));
+                return;
             }
+            Err(none) => tell_refused(&none.refuse()),
         },
+        Err(reason) => {
+            planned.undo();
+            let phase = Some(Phase::Plan);
+            tell_refused(&report::end(planned.report, Outcome::Refused, phase, BLAME_MACHINE, &reason));
+        }
     }
     ended();
 }

@@ -52,7 +52,18 @@ enum State<U: Upload> {
     /// The client was told: to be taken by the main loop.
     Due(UploadId, Progress, Box<U::Whole>),
     /// The main loop has it.
-    Under(UploadId, Progress),
+    Under(UploadId, Progress, Withdrawal),
+}
+
+/// Whether what is under way can still be taken back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Withdrawal {
+    /// It can.
+    Possible,
+    /// It shall be.
+    Asked,
+    /// It can't.
+    Over,
 }
 
 /// The one upload.
@@ -61,7 +72,8 @@ pub struct Uploads<U: Upload> {
 }
 
 const GONE: &str = "the upload ended before the image was whole";
-const OPERATOR: &str = "the operator cancelled it";
+/// Why an upgrade is cancelled by a DELETE.
+pub const OPERATOR: &str = "the operator cancelled it";
 
 impl<U: Upload> Uploads<U> {
     /// None.
@@ -74,7 +86,7 @@ impl<U: Upload> Uploads<U> {
         match &self.state {
             State::Idle => None,
             State::Arriving(upload) => Some(upload.id()),
-            State::Accepted(id, ..) | State::Due(id, ..) | State::Under(id, _) => Some(*id),
+            State::Accepted(id, ..) | State::Due(id, ..) | State::Under(id, ..) => Some(*id),
         }
     }
 
@@ -92,7 +104,7 @@ impl<U: Upload> Uploads<U> {
         match &self.state {
             State::Idle => Progress::default(),
             State::Arriving(upload) => upload.progress(),
-            State::Accepted(_, progress, _) | State::Due(_, progress, _) | State::Under(_, progress) => *progress,
+            State::Accepted(_, progress, _) | State::Due(_, progress, _) | State::Under(_, progress, _) => *progress,
         }
     }
 
@@ -182,8 +194,12 @@ impl<U: Upload> Uploads<U> {
                 U::withdraw(*whole, OPERATOR);
                 Ok(id)
             }
-            State::Under(id, progress) => {
-                self.state = State::Under(id, progress);
+            State::Under(id, progress, Withdrawal::Possible | Withdrawal::Asked) => {
+                self.state = State::Under(id, progress, Withdrawal::Asked);
+                Ok(id)
+            }
+            State::Under(id, progress, Withdrawal::Over) => {
+                self.state = State::Under(id, progress, Withdrawal::Over);
                 Err(ApiError::operator(
                     Code::TooLate,
                     format!("upgrade {} can't be cancelled any more: wait for its report", id.0),
@@ -196,13 +212,25 @@ impl<U: Upload> Uploads<U> {
     pub fn take_due(&mut self) -> Option<U::Whole> {
         match core::mem::replace(&mut self.state, State::Idle) {
             State::Due(id, progress, whole) => {
-                self.state = State::Under(id, progress);
+                self.state = State::Under(id, progress, Withdrawal::Possible);
                 Some(*whole)
             }
             other => {
                 self.state = other;
                 None
             }
+        }
+    }
+
+    /// Whether what the main loop has shall be taken back.
+    pub fn is_withdrawn(&self) -> bool {
+        matches!(self.state, State::Under(_, _, Withdrawal::Asked))
+    }
+
+    /// From here on what the main loop has can't be taken back.
+    pub fn close(&mut self) {
+        if let State::Under(_, _, withdrawal) = &mut self.state {
+            *withdrawal = Withdrawal::Over;
         }
     }
 

@@ -64,7 +64,8 @@ impl Upload for Counting {
         note(format!("cancel {}: {reason}", self.id));
     }
     fn plan(whole: &u64) -> Plan {
-        Plan { ok: true, objects: Vec::new(), estimated_pause_ticks: 0, memory_bytes: *whole }
+        let (objects, memory) = (Vec::new(), Vec::new());
+        Plan { ok: true, objects, estimated_pause_ticks: 0, estimated_from: "", memory_bytes: *whole, memory }
     }
     fn withdraw(whole: u64, reason: &str) {
         note(format!("withdraw {whole}: {reason}"));
@@ -98,8 +99,11 @@ fn the_straight_way_hands_the_image_over_once() {
     assert_eq!(uploads.take_due(), Some(3));
     assert_eq!(uploads.take_due(), None);
     assert_eq!((uploads.id(), uploads.state()), (Some(ID), UpgradeState::Planning));
-    assert_eq!(code(uploads.cancel()), Code::TooLate);
     assert_eq!(code(uploads.begin(3, false)), Code::Busy);
+    assert!(!uploads.is_withdrawn());
+    uploads.close();
+    assert_eq!(code(uploads.cancel()), Code::TooLate);
+    assert!(!uploads.is_withdrawn());
     uploads.ended();
     assert_eq!((uploads.id(), uploads.state()), (None, UpgradeState::Idle));
     assert!(diary().is_empty());
@@ -197,4 +201,20 @@ fn withdrawing_spares_an_upgrade_that_has_begun() {
     uploads.withdraw("the card stops");
     assert_eq!(uploads.take_due(), Some(3));
     assert!(diary().is_empty());
+}
+
+#[test]
+fn law_8_what_is_under_way_can_be_withdrawn_until_it_is_closed() {
+    let mut uploads = accepted();
+    uploads.start(ID);
+    assert_eq!(uploads.take_due(), Some(3));
+    assert_eq!(uploads.cancel(), Ok(ID));
+    assert!(uploads.is_withdrawn());
+    assert_eq!(uploads.cancel(), Ok(ID), "asking again changes nothing");
+    assert_eq!(code(uploads.begin(3, false)), Code::Busy, "it has not ended yet");
+    // Whoever takes it back keeps the report.
+    assert!(diary().is_empty());
+    uploads.ended();
+    assert!(!uploads.is_withdrawn());
+    assert_eq!((uploads.id(), uploads.state()), (None, UpgradeState::Idle));
 }

@@ -16,13 +16,15 @@ use super::nic;
 use crate::api::control::UploadId;
 use crate::api::types::{
     Boot, Counts, Device, Domain, Fault, Guest, GuestState, Guests, HandoverVersions, Hex, Interrupt, Iommu, Memory,
-    Outcome, Progress, Report, Status, Unit, Upgrade, UpgradeState, Vcpu,
+    Outcome, Progress, Report, Resources, Status, Unit, Upgrade, UpgradeState, Vcpu,
 };
 use crate::config::OnUpgrade;
 use crate::mem::regions::{Owner, RegionMap};
+use crate::mem::{frames, heap};
 use crate::passthrough::inventory;
 use crate::passthrough::units::{self, Units};
 use crate::smp::pcpu;
+use crate::trap::devices;
 use crate::upgrade::{convert, report};
 use crate::vm::{self, Vm, VmState};
 use crate::{cpu, host, time};
@@ -51,7 +53,17 @@ pub fn status() -> Status {
         pcpus: u32::try_from(pcpu::count()).unwrap_or(u32::MAX),
         boot: Boot { via: host.via.clone(), ticks_to_guest: host::ticks_to_guest() },
         memory: memory(&host.regions.lock()),
+        resources: resources(),
     }
+}
+
+fn resources() -> Resources {
+    let (arena_frames, arena_unclaimed) =
+        frames::with(|arena| (arena.used() as u64, arena.unclaimed().count() as u64)).unwrap_or_default();
+    let (domain_ids, interrupt_entries) =
+        units::with(|units, _| (units.domain_ids_in_use(), units.interrupts_in_use())).unwrap_or_default();
+    let (vectors, heap_bytes) = (devices::bound(), heap::used());
+    Resources { arena_frames, arena_unclaimed, domain_ids, interrupt_entries, vectors, heap_bytes }
 }
 
 /// RAM by owner. Modules and the first MiB are in the total only.

@@ -38,6 +38,18 @@ pub fn bytes() -> u64 {
     BYTES.load(Ordering::Relaxed)
 }
 
+/// Bytes of it that are in use.
+pub fn used() -> u64 {
+    #[cfg(target_os = "none")]
+    {
+        HEAP.0.lock().counters().allocated_bytes as u64
+    }
+    #[cfg(not(target_os = "none"))]
+    {
+        0
+    }
+}
+
 /// Page-aligned zeroed memory; `None` when the heap is exhausted.
 pub fn frames(bytes: usize) -> Option<HostPhys> {
     let layout = Layout::from_size_align(bytes, PAGE_SIZE as usize).ok()?;

@@ -22,19 +22,23 @@ pub struct Target {
 struct Table {
     pcpu: u32,
     targets: Vec<Option<Target>>,
+    /// Vectors that waited in the LAPIC when this image took the pCPU over, and have not been delivered since.
+    awaited: Vectors,
 }
 
+/// A set of vectors, 64 in a word.
+pub type Vectors = [u64; 4];
+
 static TABLES: InterruptTicketMutex<Vec<Table>> = InterruptTicketMutex::new(Vec::new());
-static DELIVERED: AtomicU64 = AtomicU64::new(0);
-static UNEXPECTED: AtomicU64 = AtomicU64::new(0);
+/// Interrupts that waited when this image took their pCPUs over, and those of them that were handed to guests.
+static WAITED: AtomicU64 = AtomicU64::new(0);
+static ANSWERED: AtomicU64 = AtomicU64::new(0);
 
 /// Makes room for the vectors of pCPU `pcpu`, if there is none yet.
 pub fn prepare(pcpu: u32) {
     let mut tables = TABLES.lock();
     if tables.iter().all(|table| table.pcpu != pcpu) {
-        let mut targets = Vec::new();
-        targets.resize_with(256, || None);
-        tables.push(Table { pcpu, targets });
+        tables.push(Table::new(pcpu));
     }
 }
 
@@ -86,26 +90,85 @@ pub fn unbind(pcpu: u32, number: u8) {
     }
 }
 
-/// A device's interrupt has arrived on pCPU `pcpu`.
-pub fn deliver(pcpu: u32, number: u8) {
+/// Vectors bound, over all pCPUs.
+pub fn bound() -> u64 {
     let tables = TABLES.lock();
-    let target = tables
-        .iter()
-        .find(|table| table.pcpu == pcpu)
-        .and_then(|table| table.targets.get(usize::from(number)))
-        .and_then(Option::as_ref);
-    match target {
-        Some(target) => {
-            target.fabric.deliver(target.message);
-            DELIVERED.fetch_add(1, Ordering::Relaxed);
-        }
-        None => {
-            UNEXPECTED.fetch_add(1, Ordering::Relaxed);
-        }
+    tables.iter().flat_map(|table| &table.targets).filter(|target| target.is_some()).count() as u64
+}
+
+impl Table {
+    fn new(pcpu: u32) -> Self {
+        let mut targets = Vec::new();
+        targets.resize_with(256, || None);
+        Self { pcpu, targets, awaited: [0; 4] }
+    }
+
+    /// An interrupt has arrived: whom it belongs to, and whether it was awaited.
+    fn take(&mut self, number: u8) -> (Option<&Target>, bool) {
+        let (word, bit) = (usize::from(number / 64), 1 << (number % 64));
+        let awaited = self.awaited[word] & bit != 0;
+        self.awaited[word] &= !bit;
+        (self.targets[usize::from(number)].as_ref(), awaited)
     }
 }
 
-/// Device interrupts handed to guests, and those that nobody waited for, since this image started.
-pub fn counts() -> (u64, u64) {
-    (DELIVERED.load(Ordering::Relaxed), UNEXPECTED.load(Ordering::Relaxed))
+/// A device's interrupt has arrived on pCPU `pcpu`. One that nobody waits for is dropped: its device was taken from a guest meanwhile.
+pub fn deliver(pcpu: u32, number: u8) {
+    let mut tables = TABLES.lock();
+    let taken = tables.iter_mut().find(|table| table.pcpu == pcpu).map(|table| table.take(number));
+    if let Some((Some(target), awaited)) = taken {
+        target.fabric.deliver(target.message);
+        ANSWERED.fetch_add(u64::from(awaited), Ordering::Relaxed);
+    }
+}
+
+/// These vectors wait in the LAPIC of pCPU `pcpu`, which this image takes over, interrupts off: each is counted when it is delivered.
+pub fn await_waiting(pcpu: u32, waiting: Vectors) {
+    let mut tables = TABLES.lock();
+    if let Some(table) = tables.iter_mut().find(|table| table.pcpu == pcpu) {
+        table.awaited = waiting;
+    }
+    let count: u32 = waiting.iter().map(|word| word.count_ones()).sum();
+    WAITED.fetch_add(count.into(), Ordering::Relaxed);
+}
+
+/// Of the interrupts that waited: how many there were, how many were handed to guests, and whether one of them still waits.
+pub fn awaited() -> (u64, u64, bool) {
+    let left = TABLES.lock().iter().any(|table| table.awaited != [0; 4]);
+    (WAITED.load(Ordering::Relaxed), ANSWERED.load(Ordering::Relaxed), left)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::boxed::Box;
+
+    use super::*;
+    use crate::guest::message::{IpiSink, MsiMessage};
+
+    struct Nobody;
+
+    impl IpiSink for Nobody {
+        fn kick(&self, _: u32) {}
+    }
+
+    /// HANDOVER.md, behaviour 23: what waited is counted one by one, when a guest gets it.
+    #[test]
+    fn law_23_interrupts_that_waited_are_counted_once_each() {
+        let message = InterruptMessage::from_msi(MsiMessage { address: 0xfee0_0000, data: 0x41 }).expect("a message");
+        let mut table = Table::new(1);
+        let fabric = Arc::new(InterruptFabric::new(1, Box::new(Nobody)));
+        table.targets[0x31] = Some(Target { fabric, message });
+        table.awaited = [1 << 0x31 | 1 << 0x32, 0, 0, 1];
+        let seen = |table: &mut Table, number| {
+            let (target, awaited) = table.take(number);
+            (target.is_some(), awaited)
+        };
+        assert_eq!(seen(&mut table, 0x31), (true, true));
+        assert_eq!(seen(&mut table, 0x31), (true, false), "the second time is another interrupt");
+        assert_eq!(seen(&mut table, 0x32), (false, true), "nobody gets it");
+        assert_eq!(seen(&mut table, 0x33), (false, false));
+        assert_eq!(table.awaited, [0, 0, 0, 1]);
+        assert_eq!(seen(&mut table, 0xc0), (false, true));
+        assert_eq!(table.awaited, [0; 4]);
+    }
 }

@@ -4,6 +4,7 @@
 //! - `stage`: the image arrives in the free slot and is checked
 //! - `gather`: from the living machine to records
 //! - `walk`: what preserved guests reach, by the live tables
+//! - `dry_run`: what PLAN would say, object by object
 //! - `plan`: every preserved object says yes or no; the records that can be written before the pause
 //! - `warm`: the sandbox
 //! - `freeze`: every pCPU takes its virtual CPUs out of their guests
@@ -29,6 +30,7 @@
 pub mod arrive;
 pub mod block;
 pub mod convert;
+pub mod dry_run;
 #[cfg(feature = "fault")]
 pub mod fault;
 pub mod follow;

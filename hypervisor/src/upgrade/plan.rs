@@ -9,6 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{Ordering, fence};
 
+use handover::header::Header;
 use handover::phase::{Outcome, Phase};
 use handover::state::machine::FrameTag;
 use handover::state::report::{BLAME_OLD_IMAGE, ReportV1};
@@ -16,10 +17,10 @@ use handover::writer::{Draft, Writer};
 use handover::{State, graph};
 use iommu::Token;
 use machine::addr::{HostPhys, PAGE_SIZE};
+use zerocopy::FromBytes;
 
 use super::stage::Staged;
 use super::{gather, report};
-use crate::api::types;
 use crate::host;
 use crate::mem::frames;
 use crate::passthrough::units;
@@ -81,11 +82,12 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// Writes the whole stream as it would be now, for the new image to try: registers of virtual CPUs are as after power-on.
+    /// Writes the whole stream as it would be now, for the new image to try, and says its bytes: registers of virtual CPUs are as after
+    /// power-on.
     ///
     /// # Errors
     /// Something has no place in the records, or they contradict each other.
-    pub fn dry_run(&mut self) -> Result<(), String> {
+    pub fn dry_run(&mut self) -> Result<u64, String> {
         // What the guests change while it is gathered can contradict itself; they don't do that all the time.
         let mut result = Ok(());
         for _ in 0..8 {
@@ -97,16 +99,16 @@ impl Planned {
             }
         }
         result?;
-        self.write_rest()?;
+        let written = self.write_rest()?;
         self.state.clear_rest();
-        Ok(())
+        Ok(written)
     }
 
-    /// Writes the rest behind the plan, the header last.
+    /// Writes the rest behind the plan, the header last, and says the bytes of the whole.
     ///
     /// # Errors
     /// The region is too small, or was overwritten.
-    pub fn write_rest(&mut self) -> Result<(), String> {
+    pub fn write_rest(&mut self) -> Result<u64, String> {
         let region = self.region.memory();
         let mut writer = self.draft.resume(region).map_err(|error| error.to_string())?;
         self.state.write_rest(&mut writer).map_err(|error| error.to_string())?;
@@ -117,7 +119,8 @@ impl Planned {
         let place = region.get_mut(..header.len()).ok_or("the handover region is shorter than a header")?;
         place.copy_from_slice(&header);
         fence(Ordering::SeqCst);
-        Ok(())
+        let payload = Header::read_from_bytes(&header).map_or(0, |header| header.payload_bytes);
+        Ok(header.len() as u64 + payload)
     }
 
     /// Takes back exactly what PLAN set.
@@ -167,21 +170,30 @@ fn records(vms: &[Arc<Vm>]) -> Result<State, String> {
 pub fn plan(staged: Staged) -> Result<Planned, Box<ReportV1>> {
     let mut report = staged.report;
     report::enter(&mut report, Phase::Plan);
-    let refuse =
-        |reason: &str| Box::new(report::end(report, Outcome::Refused, Some(Phase::Plan), BLAME_OLD_IMAGE, reason));
-    let vms = gather::preserved().map_err(|reason| refuse(&reason))?;
-    let frozen = freeze(&vms).map_err(|reason| refuse(&reason))?;
-    let refuse = |reason: &str| {
+    let staged = Staged { report, ..staged };
+    prepare(staged)
+        .map_err(|reason| Box::new(report::end(report, Outcome::Refused, Some(Phase::Plan), BLAME_OLD_IMAGE, &reason)))
+}
+
+/// Plans without a word to anybody.
+///
+/// # Errors
+/// Why an object can't be preserved; everything is as before.
+pub fn prepare(staged: Staged) -> Result<Planned, String> {
+    let vms = gather::preserved()?;
+    let frozen = freeze(&vms)?;
+    let undone = |reason: String| {
         thaw(&frozen);
-        refuse(reason)
+        reason
     };
-    let state = records(&vms).map_err(|reason| refuse(&reason))?;
-    let mut region = Region::allocate().ok_or_else(|| refuse("the arena has no room for the handover records"))?;
+    let state = records(&vms).map_err(undone)?;
+    let mut region =
+        Region::allocate().ok_or_else(|| undone("the arena has no room for the handover records".into()))?;
     match write(&mut region, &state, staged.format) {
-        Ok(draft) => Ok(Planned { staged, report, vms, state, draft, region, frozen }),
+        Ok(draft) => Ok(Planned { report: staged.report, staged, vms, state, draft, region, frozen }),
         Err(reason) => {
             region.free();
-            Err(refuse(&reason))
+            Err(undone(reason))
         }
     }
 }
@@ -192,39 +204,4 @@ fn write(region: &mut Region, state: &State, format: u16) -> Result<Draft, Strin
     let mut writer = Writer::new(region.memory(), base, generation, format).map_err(|error| error.to_string())?;
     state.write_plan(&mut writer).map_err(|error| error.to_string())?;
     writer.mark().map_err(|error| error.to_string())
-}
-
-/// What PLAN would say, object by object; nothing is changed.
-pub fn dry_run(staged: &Staged) -> types::Plan {
-    let mut objects = Vec::new();
-    let mut object = |kind: &str, name: String, refusal: Option<String>| {
-        objects.push(types::PlanObject {
-            kind: kind.into(),
-            name,
-            preserved: refusal.is_none(),
-            reason: refusal.unwrap_or_default(),
-        });
-    };
-    let verdict = match gather::preserved() {
-        Ok(vms) => {
-            for vm in &vms {
-                object("guest", vm.name.clone(), None);
-                object("memory object", format!("{} MiB of {}", vm.ram.bytes() >> 20, vm.name), None);
-                for device in vm.devices() {
-                    object("device", device.bdf.to_string(), None);
-                }
-            }
-            records(&vms).map(|_| ())
-        }
-        Err(reason) => Err(reason),
-    };
-    let ok = verdict.is_ok();
-    object("records", format!("format {}", staged.format), verdict.err());
-    let last = report::all().into_iter().rev().find(|report| report.outcome == Outcome::Committed.code());
-    types::Plan {
-        ok,
-        objects,
-        estimated_pause_ticks: last.map_or(0, |report| report::pause(&report)),
-        memory_bytes: REGION_FRAMES as u64 * PAGE_SIZE,
-    }
 }

@@ -22,7 +22,7 @@ use crate::mem::{frames, guard, host_map};
 use crate::passthrough::{inventory, units};
 use crate::smp::{lapic, pcpu};
 use crate::trap::devices;
-use crate::{console, host, manage, vm};
+use crate::{console, cpu, host, manage, time, vm};
 
 /// What is left to do once the guests run.
 pub struct Leftover {
@@ -45,7 +45,10 @@ pub struct Leftover {
 static LEFTOVER: SpinMutex<Option<Leftover>> = SpinMutex::new(None);
 static PCPUS: AtomicU32 = AtomicU32::new(0);
 static WAITING: AtomicBool = AtomicBool::new(false);
-static FOUND_PENDING: AtomicU64 = AtomicU64::new(0);
+/// Until when RETIRE waits for the interrupts of the pause to be delivered, by the TSC; 0 before it waits.
+static PATIENCE_ENDS: AtomicU64 = AtomicU64::new(0);
+/// How long that is: a pCPU takes them as soon as it enters a guest or sleeps.
+const PATIENCE_MS: u64 = 100;
 
 /// Keeps what is to be done.
 pub fn later(leftover: Leftover) {
@@ -54,9 +57,9 @@ pub fn later(leftover: Leftover) {
     WAITING.store(true, Ordering::Release);
 }
 
-/// A pCPU has arrived, its interrupts still off: counts what waits in its LAPIC for guests.
+/// A pCPU has arrived, its interrupts still off: remembers what waits in its LAPIC for guests.
 pub fn note_pending() {
-    FOUND_PENDING.fetch_add(lapic::pending_device_interrupts(), Ordering::AcqRel);
+    devices::await_waiting(pcpu::this().index, lapic::pending_device_vectors());
 }
 
 /// Whether RETIRE is due: somebody runs again, or nobody can.
@@ -65,6 +68,21 @@ pub fn is_due() -> bool {
         // Until a pCPU is enlisted, the descriptor tables in force on it are the old image's.
         && pcpu::count() == PCPUS.load(Ordering::Acquire) as usize
         && (host::first_entry() != 0 || vm::all().iter().all(|vm| vm.state() != vm::VmState::Running))
+        && is_answered()
+}
+
+/// Whether every interrupt that waited has been delivered. One that nobody takes, which the report then says, is not waited for for ever.
+fn is_answered() -> bool {
+    let (.., left) = devices::awaited();
+    if !left {
+        return true;
+    }
+    let now = cpu::tsc();
+    let end = now.saturating_add(time::ms_to_ticks(PATIENCE_MS));
+    match PATIENCE_ENDS.compare_exchange(0, end, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => false,
+        Err(end) => now >= end,
+    }
 }
 
 /// Retires the old image. On pCPU 0, while the guests run.
@@ -89,7 +107,10 @@ pub fn run() {
         vm.platform.with_pci(PciBus::retry_routes);
     }
     own.faults = units::fault_count().saturating_sub(leftover.faults);
-    own.interrupts_delivered = delivered(own.interrupts_pending);
+    let (waited, answered, _) = devices::awaited();
+    // Those that came in the pause wait as well. Fewer than at FREEZE: some were lost.
+    own.interrupts_pending = own.interrupts_pending.max(waited);
+    own.interrupts_delivered = answered;
     let own = report::end(own, Outcome::Committed, None, BLAME_NONE, "");
     let (sequence, generation, format) = (own.sequence, own.generation, own.format);
     let pause = report::pause(&own);
@@ -101,13 +122,6 @@ pub fn run() {
     if let Some(management) = leftover.management {
         manage::init_after_upgrade(&management);
     }
-}
-
-/// Of the interrupts that were pending at FREEZE, those that were found here and have left the LAPICs towards a guest.
-/// A handler without a target counts them as unexpected.
-fn delivered(pending: u64) -> u64 {
-    let (_, unexpected) = devices::counts();
-    pending.min(FOUND_PENDING.load(Ordering::Acquire)).saturating_sub(unexpected)
 }
 
 /// The stream is adopted once.

@@ -49,6 +49,7 @@ pub struct Staging {
 }
 
 /// A whole image that was checked.
+#[derive(Clone)]
 pub struct Staged {
     /// What it says about itself.
     pub note: Note,

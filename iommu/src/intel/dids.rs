@@ -50,6 +50,12 @@ impl DomainIds {
         }
     }
 
+    /// How many are in use; id 0 does not count.
+    pub(crate) fn used(&self) -> u64 {
+        let marked: u64 = self.words.iter().map(|word| u64::from(word.count_ones())).sum();
+        marked.saturating_sub(1)
+    }
+
     /// Whether `id` is in use.
     pub(crate) fn in_use(&self, id: u16) -> bool {
         self.words.get(usize::from(id / 64)).is_some_and(|word| word & (1 << (id % 64)) != 0)
@@ -76,6 +82,7 @@ mod tests {
             given.push(id);
         }
         assert_eq!(given, (1..16).collect::<Vec<u16>>());
+        assert_eq!(few.used(), 15);
         assert!(!few.reserve(16));
         few.release_invalidated(7);
         few.release_invalidated(0);

@@ -5,12 +5,15 @@ mod attack;
 mod bad_input;
 mod boot;
 mod busy;
-mod faults;
+pub(crate) mod faults;
 mod foreign;
+mod interrupts;
 mod io;
 mod ipxe;
+mod plans;
 mod refused;
 mod signatures;
+mod soak;
 mod switch;
 mod upgrade;
 mod variants;
@@ -68,6 +71,21 @@ pub const ALL: &[Case] = &[
         name: "versions",
         about: "upgrades and downgrades between releases under I/O; what a release can't carry is refused by name",
         run: versions::run,
+    },
+    Case {
+        name: "plans",
+        about: "a thousand dry runs and cancels leave everything as it was, to the frame",
+        run: plans::run,
+    },
+    Case {
+        name: "interrupts",
+        about: "a disk's interrupts at a steady rate through 100 upgrades: each arrives, once",
+        run: interrupts::run,
+    },
+    Case {
+        name: "soak",
+        about: "30 upgrades with cancels, faults, dry runs and refusals between them, under disk and network traffic",
+        run: soak::run,
     },
     Case { name: "ipxe", about: "a network boot by the NIC's ROM and TFTP", run: ipxe::run },
     Case { name: "bad-input", about: "each wrong input costs one clear line on the console", run: bad_input::run },

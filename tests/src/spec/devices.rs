@@ -32,11 +32,15 @@ pub enum Place {
 pub enum Kind {
     /// An NVMe disk.
     Nvme,
+    /// An NVMe disk that completes so many requests a second, however many are under way.
+    SteadyNvme(u32),
     /// An NVMe controller that can have [`VIRTUAL_DISKS`] virtual functions, and as many namespaces that are attached to
     /// nobody.
     NvmeVirtual,
     /// An 82576 network card, which can have virtual functions.
     Igb,
+    /// The same on a wire whose other end is [`crate::wire::Wire`], at this port of the loopback.
+    Wired(u16),
     /// A virtio disk behind the IOMMU, with a TLB of its own.
     Virtio,
     /// QEMU's device for teaching: a DMA engine that goes wherever it is told.
@@ -100,8 +104,12 @@ pub(super) fn arguments(devices: &[Device], directory: &Path) -> Result<Vec<Stri
             }
         };
         match device.kind {
-            Kind::Nvme => {
-                lines.push(drive(index, directory)?);
+            Kind::Nvme | Kind::SteadyNvme(_) => {
+                let steady = match device.kind {
+                    Kind::SteadyNvme(rate) => format!(",throttling.iops-total={rate}"),
+                    _ => String::new(),
+                };
+                lines.push(drive(index, directory)? + &steady);
                 lines.push(format!(
                     "-device nvme,id=nv{index},serial=pt{index},bus={bus},max_ioqpairs=6,msix_qsize=6 \
                      -device nvme-ns,drive=d{index},bus=nv{index}"
@@ -128,6 +136,12 @@ pub(super) fn arguments(devices: &[Device], directory: &Path) -> Result<Vec<Stri
                 lines.push(format!(
                     "-netdev hubport,hubid={index},id=net{index} -device igb,netdev=net{index},bus={bus}"
                 ));
+            }
+            Kind::Wired(port) => {
+                let own = "local.type=inet,local.host=127.0.0.1,local.port=0";
+                let other = format!("remote.type=inet,remote.host=127.0.0.1,remote.port={port}");
+                lines
+                    .push(format!("-netdev dgram,id=net{index},{own},{other} -device igb,netdev=net{index},bus={bus}"));
             }
             Kind::Virtio => {
                 lines.push(drive(index, directory)?);

@@ -67,6 +67,8 @@ pub struct Spec {
     /// Whether the case types on the guest's console, see [`crate::machine::Machine::type_line`], and plays devices, see
     /// [`crate::bus::Bus`].
     pub typed: bool,
+    /// What QEMU writes down besides.
+    pub traces: Vec<&'static str>,
 }
 
 impl Default for Spec {
@@ -84,6 +86,7 @@ impl Default for Spec {
             deterministic: false,
             interactive: false,
             typed: false,
+            traces: Vec::new(),
         }
     }
 }
@@ -198,7 +201,7 @@ pub(crate) fn arguments(spec: &Spec, directory: &Path, ports: &Ports) -> Result<
     add(format!("-netdev user,id=mg,restrict=on,hostfwd=tcp:127.0.0.1:{}-10.0.2.15:80{network}", ports.api));
     add(format!("-device e1000e,netdev=mg,bus=rp1{first}"));
     devices::arguments(&spec.devices, directory)?.into_iter().for_each(&mut add);
-    for event in TRACES {
+    for event in TRACES.iter().chain(&spec.traces) {
         add(format!("-trace enable={event}"));
     }
     add(format!("-D {}", text(&directory.join("trace.log"))?));

@@ -79,6 +79,19 @@ pub fn wait_unless(ready: impl Fn() -> bool) {
     }
 }
 
+/// Sleeps until `ready`, which an interrupt makes true, or for `ms`.
+pub fn sleep_unless(ms: u64, ready: impl Fn() -> bool) {
+    let before = count(TIMER);
+    // SAFETY: the timer raises its own vector only.
+    unsafe { msr::write(apic::TIMER_COUNT, ms * clock::khz()) };
+    let over = || ready() || count(TIMER) != before;
+    while !over() {
+        wait_unless(over);
+    }
+    // SAFETY: as above; zero stops it.
+    unsafe { msr::write(apic::TIMER_COUNT, 0) };
+}
+
 /// Sleeps.
 pub fn sleep_ms(ms: u64) {
     let before = count(TIMER);

@@ -1,4 +1,4 @@
-//! NVMe (NVM Express 1.4): one admin queue, one I/O queue, and data wherever the caller says.
+//! NVMe (NVM Express 1.4): one admin queue, I/O queues with an interrupt each, and data wherever the caller says.
 
 use alloc::vec::Vec;
 
@@ -38,8 +38,6 @@ const READ: u32 = 0x02;
 const ENTRIES: u16 = 64;
 const PATIENCE_NS: u64 = 10_000_000_000;
 const POLL_NS: u64 = 1_000_000_000;
-/// The interrupt of the I/O queue: entry 1 of the MSI-X table.
-const ENTRY: u16 = 1;
 
 /// Which way the data goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +98,9 @@ pub struct Nvme {
     registers: MmioRegion,
     stride: usize,
     admin: Queue,
-    io: Queue,
+    /// I/O queue n is at n - 1, and its interrupt is entry n of the MSI-X table.
+    io: Vec<Queue>,
+    /// Of the first I/O queue; the others follow.
     vector: u8,
     /// The first that the controller has.
     namespace: u64,
@@ -114,15 +114,26 @@ impl Nvme {
     #[must_use]
     pub fn all() -> Vec<Self> {
         let found = devices::find(IDS.0, IDS.1);
-        found.into_iter().zip(interrupts::DEVICES..).map(|(bdf, vector)| Self::start(bdf, vector)).collect()
+        found.into_iter().zip(interrupts::DEVICES..).map(|(bdf, vector)| Self::start(bdf, vector, 1)).collect()
     }
 
-    fn start(bdf: Bdf, vector: u8) -> Self {
+    /// The first controller that the guest has, brought up with so many I/O queues.
+    ///
+    /// # Panics
+    /// As for [`all`](Self::all).
+    #[must_use]
+    pub fn with_queues(queues: u16) -> Option<Self> {
+        let bdf = *devices::find(IDS.0, IDS.1).first()?;
+        Some(Self::start(bdf, interrupts::DEVICES, queues))
+    }
+
+    fn start(bdf: Bdf, vector: u8, queues: u16) -> Self {
         let config = devices::config();
         let registers = devices::enable(&config, bdf);
         let capabilities = registers.read_u64(register::CAP);
         let stride = 4usize << (capabilities >> 32 & 0xf);
-        let mut this = Self { bdf, registers, stride, admin: Queue::new(), io: Queue::new(), vector, namespace: 0 };
+        let io = (0..queues).map(|_| Queue::new()).collect();
+        let mut this = Self { bdf, registers, stride, admin: Queue::new(), io, vector, namespace: 0 };
         registers.write_u32(register::CC, 0);
         this.await_ready(false);
         registers.write_u32(register::AQA, u32::from(ENTRIES - 1) << 16 | u32::from(ENTRIES - 1));
@@ -134,14 +145,27 @@ impl Nvme {
         this.administer(IDENTIFY, list.address(), ACTIVE_NAMESPACES, 0);
         this.namespace = list.read(0) & 0xffff_ffff;
         assert!(this.namespace != 0, "{bdf} has no namespace");
-        assert!(devices::route(&config, bdf, ENTRY, vector), "{bdf} has no MSI-X");
-        // NVMe 1.4 5.3, 5.4: physically contiguous; the completion queue with its interrupt.
-        let size = u64::from(ENTRIES - 1) << 16 | 1;
-        let completions = this.io.completions.address();
-        this.administer(CREATE_COMPLETION, completions, size, u64::from(ENTRY) << 16 | 3);
-        let submissions = this.io.submissions.address();
-        this.administer(CREATE_SUBMISSION, submissions, size, 1 << 16 | 1);
+        for (queue, vector) in (1..=queues).zip(vector..) {
+            assert!(devices::route(&config, bdf, queue, vector), "{bdf} has no MSI-X entry {queue}");
+            // NVMe 1.4 5.3, 5.4: physically contiguous; the completion queue with its interrupt.
+            let size = u64::from(ENTRIES - 1) << 16 | u64::from(queue);
+            let at = this.queue(queue);
+            let (completions, submissions) = (at.completions.address(), at.submissions.address());
+            this.administer(CREATE_COMPLETION, completions, size, u64::from(queue) << 16 | 3);
+            this.administer(CREATE_SUBMISSION, submissions, size, u64::from(queue) << 16 | 1);
+        }
         this
+    }
+
+    /// I/O queue `queue`, from 1.
+    fn queue(&mut self, queue: u16) -> &mut Queue {
+        &mut self.io[usize::from(queue) - 1]
+    }
+
+    /// The vector of I/O queue `queue`, from 1.
+    #[must_use]
+    pub fn vector(&self, queue: u16) -> u8 {
+        self.vector + (queue - 1) as u8
     }
 
     /// Its place on the guest's bus.
@@ -180,9 +204,35 @@ impl Nvme {
 
     /// A completion, if there is one.
     pub fn completed(&mut self) -> Option<Completion> {
-        let completion = self.io.pop()?;
-        self.doorbell(1, true, self.io.head);
+        self.completed_on(1)
+    }
+
+    /// A completion of I/O queue `queue`, from 1, if there is one.
+    pub fn completed_on(&mut self, queue: u16) -> Option<Completion> {
+        let completion = self.queue(queue).pop()?;
+        let head = self.queue(queue).head;
+        self.doorbell(queue, true, head);
         Some(completion)
+    }
+
+    /// Starts a transfer on I/O queue `queue`, from 1, as [`Disk::submit`] does on the first.
+    pub fn submit_on(&mut self, queue: u16, id: u16, direction: Direction, address: u64, sector: u64, sectors: u64) {
+        let opcode = if direction == Direction::Write { WRITE } else { READ };
+        let second = (address & !0xfff).wrapping_add(0x1000);
+        let namespace = self.namespace;
+        // Opcode and id, namespace; metadata; two pages; first sector; sectors less one.
+        self.queue(queue).push([
+            u64::from(opcode) | u64::from(id) << 16 | namespace << 32,
+            0,
+            0,
+            address,
+            second,
+            sector,
+            sectors.saturating_sub(1),
+            0,
+        ]);
+        let tail = self.queue(queue).tail;
+        self.doorbell(queue, false, tail);
     }
 
     /// Waits for a completion for a while, without its interrupt; `None` when it doesn't come.
@@ -201,20 +251,7 @@ impl Nvme {
 impl Disk for Nvme {
     /// At most two pages, the second right behind the first.
     fn submit(&mut self, id: u16, direction: Direction, address: u64, sector: u64, sectors: u64) {
-        let opcode = if direction == Direction::Write { WRITE } else { READ };
-        let second = (address & !0xfff).wrapping_add(0x1000);
-        // Opcode and id, namespace; metadata; two pages; first sector; sectors less one.
-        self.io.push([
-            u64::from(opcode) | u64::from(id) << 16 | self.namespace << 32,
-            0,
-            0,
-            address,
-            second,
-            sector,
-            sectors.saturating_sub(1),
-            0,
-        ]);
-        self.doorbell(1, false, self.io.tail);
+        self.submit_on(1, id, direction, address, sector, sectors);
     }
 
     fn wait(&mut self) -> Completion {
