@@ -97,7 +97,7 @@ pub struct Config {
     pub pcpu: u32,
     /// Its devices.
     pub devices: Vec<String>,
-    /// What its init does: `load`, `bench` or `idle`.
+    /// What its init does: `load`, `read`, `bench` or `idle`.
     pub mode: String,
     /// Its kernel.
     pub kernel: String,

@@ -63,7 +63,7 @@ enum Command {
     Run,
     /// Deterministic measurements; writes target/reports/bench.json.
     Bench {
-        /// One part only, and no file.
+        /// One part only; bench.json stays as it is.
         part: Option<bench::Part>,
     },
     /// Upgrades under disk and network traffic, with cancels, faults, dry runs and refusals between them, until one fails; writes

@@ -37,6 +37,9 @@ pub enum Boot {
     Direct,
     /// By the management NIC's iPXE ROM over TFTP, as a server does.
     Ipxe,
+    /// No Baton: the image is a Linux kernel, with this command line and the first module as its initrd. For what the same
+    /// machine does on its own.
+    Linux(String),
 }
 
 /// A machine to be started.
@@ -193,7 +196,7 @@ pub(crate) fn arguments(spec: &Spec, directory: &Path, ports: &Ports) -> Result<
     add("-device pcie-root-port,id=rp1,chassis=1,slot=1,addr=0x2.0,multifunction=on".into());
     add("-device pcie-root-port,id=rp2,chassis=2,slot=2,addr=0x2.1".into());
     let (network, first) = match spec.boot {
-        Boot::Direct => (String::new(), ""),
+        Boot::Direct | Boot::Linux(_) => (String::new(), ""),
         Boot::Ipxe => {
             (format!(",tftp={},bootfile=boot.ipxe", text(&tftp(spec, &modules, directory)?)?), ",bootindex=1")
         }
@@ -205,9 +208,13 @@ pub(crate) fn arguments(spec: &Spec, directory: &Path, ports: &Ports) -> Result<
         add(format!("-trace enable={event}"));
     }
     add(format!("-D {}", text(&directory.join("trace.log"))?));
-    if matches!(spec.boot, Boot::Direct) {
+    if !matches!(spec.boot, Boot::Ipxe) {
         all.push("-kernel".into());
         all.push(text(&spec.image)?.into());
+        if let Boot::Linux(command_line) = &spec.boot {
+            all.extend(["-append".into(), command_line.clone()]);
+            modules.truncate(1);
+        }
         if !modules.is_empty() {
             let modules: Result<Vec<_>> = modules.iter().map(|path| text(path)).collect();
             all.push("-initrd".into());

@@ -1,4 +1,8 @@
-//! Deterministic measurements: QEMU counts instructions as time, one CPU, so a tick is an instruction and runs repeat.
+//! Measurements: QEMU counts instructions as time, one CPU, so a tick is an instruction and runs repeat.
+//!
+//! - `iommu`: the IOMMU driver, in the emulator and on the host
+//! - `throughput`: a disk's DMA with and without translation; the only one in wall-clock time, so with its spread
+//! - `plot`: the pause as SVG
 
 use std::fs;
 use std::time::Duration;
@@ -9,7 +13,7 @@ use baton_tests::machine::Machine;
 use baton_tests::paths;
 use baton_tests::spec::Spec;
 use batonctl::api::Report;
-use batonctl::show::{grouped, table};
+use batonctl::show::{PHASES, grouped, table};
 use batonctl::upgrade;
 use clap::ValueEnum;
 use serde::Serialize;
@@ -17,10 +21,14 @@ use serde::Serialize;
 use crate::image;
 
 mod iommu;
+mod plot;
+mod throughput;
 
 const TICKS: &str = "ticks";
 const BYTES: &str = "bytes";
 const INSTRUCTIONS: &str = "instructions";
+/// Thousandths of the baseline.
+const PERMILLE: &str = "permille";
 
 /// What others reach in the same emulator, from the table of baselines: Linux 7.3-rc7 with KHO and LUO on one CPU.
 mod baseline {
@@ -40,6 +48,15 @@ mod baseline {
     }
 }
 
+/// What Baton must not exceed, from the same table.
+mod aim {
+    pub const IMAGE: u64 = 1 << 20;
+    pub const CPUID: u64 = 400;
+    pub const PORT_READ: u64 = 600;
+    pub const TO_GUEST: u64 = 100_000_000;
+    pub const PAUSE: u64 = 100_000;
+}
+
 /// One line of bench.json.
 #[derive(Serialize)]
 struct Figure {
@@ -51,15 +68,22 @@ struct Figure {
     /// What Baton must not exceed, where that is written down.
     #[serde(skip_serializing_if = "Option::is_none")]
     aim: Option<u64>,
+    /// The quartiles below and above a value that does not repeat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quartiles: Option<[u64; 2]>,
 }
 
 impl Figure {
     fn new(name: &'static str, value: u64, unit: &'static str, baseline: u64) -> Self {
-        Self { name, value, unit, baseline, ratio: value as f64 / baseline as f64, aim: None }
+        Self { name, value, unit, baseline, ratio: value as f64 / baseline as f64, aim: None, quartiles: None }
     }
 
     fn aim(self, aim: u64) -> Self {
         Self { aim: Some(aim), ..self }
+    }
+
+    fn spread(self, lower: u64, upper: u64) -> Self {
+        Self { quartiles: Some([lower, upper]), ..self }
     }
 }
 
@@ -70,6 +94,8 @@ pub enum Part {
     Exits,
     /// The IOMMU driver, in the emulator and on the host.
     Iommu,
+    /// Throughput of a passed-through disk.
+    Io,
     /// The pause of an upgrade.
     Upgrade,
 }
@@ -83,29 +109,50 @@ pub fn run(only: Option<Part>) -> Result<()> {
     let wanted = |part| only.is_none_or(|only| only == part);
     if wanted(Part::Exits) {
         eprintln!("x: exits and boot");
-        figures.push(Figure::new("image.bytes", fs::metadata(paths::image("baton"))?.len(), BYTES, baseline::IMAGE));
+        let bytes = fs::metadata(paths::image("baton"))?.len();
+        figures.push(Figure::new("image.bytes", bytes, BYTES, baseline::IMAGE).aim(aim::IMAGE));
         figures.extend(exits().context("exits and boot")?);
     }
     if wanted(Part::Iommu) {
         eprintln!("x: the IOMMU driver");
         figures.extend(iommu::measure()?);
     }
+    if wanted(Part::Io) {
+        eprintln!("x: a disk with and without translation");
+        figures.push(throughput::measure().context("a disk with and without translation")?);
+    }
+    let mut plots = Vec::new();
     if wanted(Part::Upgrade) {
-        for (name, mib, baseline) in
-            [("upgrade.pause", 1024, baseline::PAUSE_1G), ("upgrade.pause_4g", 4096, baseline::PAUSE_4G)]
+        let mut pauses = Vec::new();
+        for (name, gib, baseline) in
+            [("upgrade.pause", 1, baseline::PAUSE_1G), ("upgrade.pause_4g", 4, baseline::PAUSE_4G)]
         {
-            eprintln!("x: an upgrade with a guest of {mib} MiB");
-            let report = pause(name, mib).with_context(|| format!("an upgrade with a guest of {mib} MiB"))?;
-            figures.push(Figure::new(name, report.pause_ticks, TICKS, baseline));
+            eprintln!("x: an upgrade with a guest of {gib} GiB");
+            let report = pause(name, gib * 1024).with_context(|| format!("an upgrade with a guest of {gib} GiB"))?;
+            figures.push(Figure::new(name, report.pause_ticks, TICKS, baseline).aim(aim::PAUSE));
+            let phases = PHASES.iter().filter_map(|phase| Some(((*phase).to_owned(), *report.phases.get(*phase)?)));
+            let title = format!("Phases of an upgrade, guest of {gib} GiB");
+            plots.push((format!("{name}.svg"), plot::bars(&title, TICKS, &phases.collect::<Vec<_>>())));
+            pauses.push((u64::from(gib), report.pause_ticks));
         }
+        let title = "Pause by the guest's memory";
+        plots.push(("upgrade.growth.svg".into(), plot::line(title, "GiB", TICKS, &pauses)));
     }
     show(&figures);
-    if only.is_none() {
-        fs::create_dir_all(paths::target("reports"))?;
-        let path = paths::target("reports/bench.json");
-        fs::write(&path, serde_json::to_string_pretty(&figures)? + "\n")?;
-        println!("{}", path.display());
+    fs::create_dir_all(paths::target("reports"))?;
+    for (name, svg) in plots {
+        write_report(&name, &svg)?;
     }
+    if only.is_none() {
+        write_report("bench.json", &(serde_json::to_string_pretty(&figures)? + "\n"))?;
+    }
+    Ok(())
+}
+
+fn write_report(name: &str, content: &str) -> Result<()> {
+    let path = paths::target("reports").join(name);
+    fs::write(&path, content)?;
+    println!("{}", path.display());
     Ok(())
 }
 
@@ -120,10 +167,11 @@ fn show(figures: &[Figure]) {
                 grouped(figure.baseline),
                 format!("{:.4}", figure.ratio),
                 figure.aim.map_or_else(String::new, grouped),
+                figure.quartiles.map_or_else(String::new, |[lower, upper]| format!("{lower} to {upper}")),
             ]
         })
         .collect();
-    print!("{}", table(&["FIGURE", "VALUE", "UNIT", "BASELINE", "RATIO", "AIM"], &rows));
+    print!("{}", table(&["FIGURE", "VALUE", "UNIT", "BASELINE", "RATIO", "AIM", "QUARTILES"], &rows));
 }
 
 /// A machine with one CPU, which Baton and the guest share.
@@ -155,9 +203,9 @@ fn exits() -> Result<Vec<Figure>> {
     let memory = status.memory;
     ensure!(memory.hypervisor_bytes > 0 && status.boot.ticks_to_guest > 0, "{status:?}");
     Ok(vec![
-        Figure::new("exit.cpuid", measured("exit.cpuid")?, TICKS, baseline::CPUID),
-        Figure::new("exit.port_read", measured("exit.port_read")?, TICKS, baseline::PORT_READ),
-        Figure::new("boot.to_guest", status.boot.ticks_to_guest, TICKS, baseline::TO_GUEST),
+        Figure::new("exit.cpuid", measured("exit.cpuid")?, TICKS, baseline::CPUID).aim(aim::CPUID),
+        Figure::new("exit.port_read", measured("exit.port_read")?, TICKS, baseline::PORT_READ).aim(aim::PORT_READ),
+        Figure::new("boot.to_guest", status.boot.ticks_to_guest, TICKS, baseline::TO_GUEST).aim(aim::TO_GUEST),
         Figure::new("memory.overhead", memory.hypervisor_bytes, BYTES, baseline::overhead(memory.guest_bytes)),
     ])
 }

@@ -2,6 +2,7 @@
 //!
 //! - `block`: what is written, and how it is recognised when it is read again
 //! - `load`: the threads that write and read without pause
+//! - `read`: threads that only read, for measuring
 //! - `report`: the line that goes to the console
 //! - `kernel_log`: counts what the guest's NVMe driver complains about
 //! - `clock`: the guest's monotonic clock
@@ -12,6 +13,7 @@ mod block;
 mod clock;
 mod kernel_log;
 mod load;
+mod read;
 mod report;
 
 use std::path::PathBuf;
@@ -43,6 +45,18 @@ enum Command {
         #[arg(long, default_value_t = 32)]
         span_mib: u64,
     },
+    /// Reads with O_DIRECT for ever, in requests of 512 KiB, and checks nothing.
+    Read {
+        /// The disk.
+        #[arg(default_value = "/dev/nvme0n1")]
+        disk: PathBuf,
+        /// Threads, each with one request in flight.
+        #[arg(long, default_value_t = 4)]
+        threads: usize,
+        /// MiB of the disk that are read.
+        #[arg(long, default_value_t = 32)]
+        span_mib: u64,
+    },
     /// Prints what a CPUID and a port read cost, in ticks of the TSC.
     Bench {
         /// Repetitions of each.
@@ -62,6 +76,7 @@ fn main() -> ExitCode {
         Command::Load { disk, threads, interval_ms, span_mib } => {
             load::run(&load::Setup { disk, threads, interval_ms, span_mib })
         }
+        Command::Read { disk, threads, span_mib } => read::run(&disk, threads, span_mib),
         Command::Bench { rounds } => bench::run(rounds),
         Command::Idle { interval_ms } => report::idle(interval_ms),
     };
