@@ -51,7 +51,7 @@ global_asm!(
     "mov [r8 + {way}], rax",
     "mov [r8 + {way} + 8], rsp",
     "mov [r8 + {way} + 16], r9",
-    "mov qword ptr [r8 + {armed}], 1",
+    "mov qword ptr [r8 + {armed}], {away}",
     "sub rsp, 16",
     "mov word ptr [rsp], 0xfff",
     "mov [rsp + 2], r8",
@@ -78,6 +78,7 @@ global_asm!(
     "jmp rax",
     way = const rescue::WAY,
     armed = const rescue::ARMED,
+    away = const rescue::AWAY,
 );
 
 #[cfg(target_os = "none")]

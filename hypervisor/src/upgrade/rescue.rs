@@ -26,7 +26,7 @@ pub struct Rescue {
     idt: Idt,
     /// Where the pCPU left this image, in the order of [`WayBack`].
     way: [AtomicU64; 3],
-    /// 1 from the jump until the pCPU is back.
+    /// [`AWAY`], [`COMING`], or 0 when the pCPU is here.
     armed: AtomicU64,
     block: AtomicU64,
     /// NMIs before this TSC are the watchdog's ticks.
@@ -40,6 +40,10 @@ pub struct Rescue {
 pub const WAY: usize = offset_of!(Rescue, way);
 /// Offset of the mark that the pCPU is away.
 pub const ARMED: usize = offset_of!(Rescue, armed);
+/// From the jump on: the pCPU is in the new image.
+pub const AWAY: u64 = 1;
+/// A handler has this image's tables in force and takes the pCPU home.
+const COMING: u64 = 2;
 
 const _: () = assert!(offset_of!(Rescue, idt) == 0 && size_of::<WayBack>() == 24);
 
@@ -70,12 +74,20 @@ core::arch::global_asm!(
     "mov rbx, [rsp + 2]",
     "add rsp, 16",
     // From here: vector at 24, error code at 32, RIP at 40.
-    "cmp qword ptr [rbx + {armed}], 0",
-    "je 5f",
+    "cmp qword ptr [rbx + {armed}], {away}",
+    "jne 5f",
+    "cmp qword ptr [rsp + 24], 2",
+    "jne 3f",
+    // An NMI in these handlers themselves: the pCPU comes home anyway, and what brings it is the reason.
+    "lea rax, [rip + baton_rescue_stubs]",
+    "cmp [rsp + 40], rax",
+    "jb 2f",
+    "lea rax, [rip + baton_rescue_end]",
+    "cmp [rsp + 40], rax",
+    "jb 9f",
+    "2:",
     "mov rdx, [rbx + {block}]",
     "cmp qword ptr [rdx + {commit}], {undecided}",
-    "jne 3f",
-    "cmp qword ptr [rsp + 24], 2",
     "jne 3f",
     "rdtsc",
     "shl rdx, 32",
@@ -110,6 +122,7 @@ core::arch::global_asm!(
     "mov r8, rbx",
     "mov r9, [rbx + {way} + 16]",
     "mov cr3, r9",
+    "mov qword ptr [rbx + {armed}], {coming}",
     "mov rsp, [rbx + {way} + 8]",
     "and rsp, -16",
     "call rax",
@@ -120,7 +133,7 @@ core::arch::global_asm!(
     "push {code}",
     "push qword ptr [rbx + {way}]",
     "iretq",
-    // Decided otherwise, or this image goes on already: an NMI means nothing any more, an exception is the end.
+    // Decided otherwise, or the pCPU is here or comes already: an NMI means nothing any more, an exception is the end.
     "5:",
     "lea rax, [rip + {lost}]",
     "cmp qword ptr [rsp + 24], 2",
@@ -131,7 +144,10 @@ core::arch::global_asm!(
     "pop rax",
     "add rsp, 16",
     "iretq",
+    "baton_rescue_end:",
     armed = const ARMED,
+    away = const AWAY,
+    coming = const COMING,
     block = const offset_of!(Rescue, block),
     deadline = const offset_of!(Rescue, deadline),
     way = const WAY,
@@ -194,7 +210,7 @@ impl Rescue {
 
     /// Whether the pCPU is in the new image.
     pub fn is_away(&self) -> bool {
-        self.armed.load(Ordering::Acquire) != 0
+        self.armed.load(Ordering::Acquire) == AWAY
     }
 
     /// The interrupt that was taken out of the LAPIC on the way home, to be handled now.
@@ -247,8 +263,8 @@ extern "sysv64" fn rescued(vector: u64, error: u64, rip: u64, address: u64, resc
 extern "sysv64" fn lost(vector: u64, error: u64, rip: u64, address: u64, rescue: *const Rescue) -> ! {
     // SAFETY: as in `rescued`.
     let rescue = unsafe { &*rescue };
-    let (when, block) =
-        if rescue.is_away() { ("after COMMIT", "is the new image's") } else { ("in ROLLBACK", "is whole") };
+    let committed = Block::current().is_some_and(|block| block.committed());
+    let (when, block) = if committed { ("after COMMIT", "is the new image's") } else { ("in ROLLBACK", "is whole") };
     console::emergency(format_args!(
         "baton: {} {when} on pCPU {}: error {error:#x} at {rip:#x}, address {address:#x}; the machine stops, its handover record {block} (jump block at {:#x})",
         dispatch::name(vector as u8),
