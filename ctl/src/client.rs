@@ -49,6 +49,9 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// How long an answer may take to begin.
+pub(crate) const ANSWER: Duration = Duration::from_secs(30);
+
 /// One machine's management address.
 #[derive(Clone)]
 pub struct Client {
@@ -60,12 +63,17 @@ impl Client {
     /// For a `host:port`.
     #[must_use]
     pub fn new(host: &str) -> Self {
+        Self::within(host, ANSWER)
+    }
+
+    /// For a `host:port` whose answers begin within `answer`, or are asked for anew.
+    pub(crate) fn within(host: &str, answer: Duration) -> Self {
         let agent = Agent::config_builder()
             // Errors carry JSON that is worth reading.
             .http_status_as_error(false)
             .proxy(None)
             .timeout_connect(Some(Duration::from_secs(5)))
-            .timeout_recv_response(Some(Duration::from_secs(30)))
+            .timeout_recv_response(Some(answer))
             .timeout_recv_body(Some(Duration::from_secs(30)))
             // A connection must not outlive the image that accepted it.
             .max_idle_connections(0)

@@ -5,10 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::api::{Accepted, Refusal, Report, Upgrade};
-use crate::client::{Client, Error};
+use crate::client::{ANSWER, Client, Error};
 
 /// How long between two looks at a running upgrade.
 const POLL: Duration = Duration::from_millis(100);
+/// How long the first of several looks waits for its answer: a connection that was begun while nobody was there gets it only when
+/// TCP tries again, seconds later, and a new one gets it at once.
+const FIRST: Duration = Duration::from_secs(1);
 
 /// Sends the image. When the connection broke before an answer came, the reason is looked for in the reports.
 ///
@@ -41,16 +44,22 @@ pub fn send(client: &Client, image: &mut dyn Read, bytes: u64) -> Result<Accepte
 /// The last failure, when `patience` is over.
 pub fn wait(client: &Client, id: u64, patience: Duration, look: &mut dyn FnMut(&Upgrade)) -> Result<Report, Error> {
     let end = Instant::now() + patience;
+    let mut answer = FIRST;
     loop {
-        let failure = match client.upgrade() {
+        let failure = match Client::within(client.host(), answer).upgrade() {
             Ok(upgrade) => {
+                answer = FIRST;
                 look(&upgrade);
                 if let Some(report) = upgrade.report(id) {
                     return Ok(report.clone());
                 }
                 format!("upgrade {id} has no report, its state is {}", upgrade.state)
             }
-            Err(Error::Unreachable { cause, .. }) => cause,
+            Err(Error::Unreachable { cause, .. }) => {
+                // A machine may also be slow.
+                answer = (answer * 2).min(ANSWER);
+                cause
+            }
             Err(error) => return Err(error),
         };
         if Instant::now() >= end {
