@@ -43,6 +43,7 @@ pub const ARMED: usize = offset_of!(Rescue, armed);
 /// From the jump on: the pCPU is in the new image.
 pub const AWAY: u64 = 1;
 /// A handler has this image's tables in force and takes the pCPU home.
+#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "only the handlers set it"))]
 const COMING: u64 = 2;
 
 const _: () = assert!(offset_of!(Rescue, idt) == 0 && size_of::<WayBack>() == 24);
