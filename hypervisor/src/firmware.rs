@@ -1,6 +1,7 @@
 //! What the firmware says about the machine, checked by `machine::acpi`.
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::cell::RefCell;
 
 use machine::acpi::dmar::Dmar;
 use machine::acpi::{self, Mapper};
@@ -41,6 +42,27 @@ impl Mapper for Copies {
             _ => false,
         }
     }
+}
+
+/// Notes what is read.
+struct Noted(RefCell<Vec<(u64, u64)>>);
+
+impl Mapper for Noted {
+    fn read(&self, address: HostPhys, buffer: &mut [u8]) -> bool {
+        let read = Copies.read(address, buffer);
+        if read {
+            self.0.borrow_mut().push((address.get(), buffer.len() as u64));
+        }
+        read
+    }
+}
+
+/// The ranges, base and length in bytes, that [`read`] looks at: a loader's memory map need not have them.
+pub fn ranges(rsdp: HostPhys) -> Vec<(u64, u64)> {
+    let noted = Noted(RefCell::default());
+    // Whoever reads them in earnest says what is wrong with them.
+    _ = acpi::read(&noted, rsdp);
+    noted.0.into_inner()
 }
 
 /// Looks for the tables and reads them.

@@ -1,6 +1,6 @@
 //! WARM, the old image's side: the sandbox in which the new image gets ready while the guests run. It is a virtual CPU of this image, on pCPU 0, in
-//! slices like any other; its nested tables show it the machine one to one: its slot, its scratch, everything else read-only, and
-//! of devices' registers only configuration space and the IOMMU's, which reading does not change.
+//! slices like any other; its nested tables show it the machine one to one: its slot, its scratch, everything else read-only, the
+//! firmware's tables, and of devices' registers only configuration space and the IOMMU's, which reading does not change.
 #![expect(unsafe_code, reason = "page tables are written to the scratch; the sandbox is entered")]
 
 use alloc::boxed::Box;
@@ -25,7 +25,7 @@ use crate::passthrough::units;
 use crate::vcpu::sandbox::Stop;
 use crate::vcpu::svm::sandbox::{Sandbox, Start};
 use crate::vm::build;
-use crate::{cpu, host, machine_cpus, time};
+use crate::{cpu, firmware, host, machine_cpus, time};
 
 /// The longest that the new image may compute in the sandbox, in milliseconds of its own time.
 const LIMIT_MS: u64 = 5_000;
@@ -208,7 +208,7 @@ fn fill(space: &mut PageTable, slot: u64, host: &host::Host) -> Result<(), Pagin
         map(region.base, region.bytes, rights)?;
     }
     // What the firmware's map has of them is there already: then in small steps.
-    let mut registers = |base: u64, bytes: u64| -> Result<(), PagingError> {
+    let mut readable = |base: u64, bytes: u64| -> Result<(), PagingError> {
         let (mut page, end) = (base & !(PAGE_SIZE - 1), (base + bytes).next_multiple_of(PAGE_SIZE));
         let mut step = end - page;
         while page < end {
@@ -222,7 +222,8 @@ fn fill(space: &mut PageTable, slot: u64, host: &host::Host) -> Result<(), Pagin
         Ok(())
     };
     for (start, bytes) in host.ecam.regions().filter_map(|region| region.extent()) {
-        registers(start.get(), bytes)?;
+        readable(start.get(), bytes)?;
     }
-    units::windows().into_iter().try_for_each(|(base, bytes)| registers(base.get(), bytes))
+    units::windows().into_iter().try_for_each(|(base, bytes)| readable(base.get(), bytes))?;
+    firmware::ranges(HostPhys(host.rsdp)).into_iter().try_for_each(|(base, bytes)| readable(base, bytes))
 }

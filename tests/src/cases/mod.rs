@@ -87,7 +87,7 @@ pub const ALL: &[Case] = &[
         about: "30 upgrades with cancels, faults, dry runs and refusals between them, under disk and network traffic",
         run: soak::run,
     },
-    Case { name: "ipxe", about: "a network boot by the NIC's ROM and TFTP", run: ipxe::run },
+    Case { name: "ipxe", about: "a network boot by the NIC's ROM and TFTP, and an upgrade", run: ipxe::run },
     Case { name: "bad-input", about: "each wrong input costs one clear line on the console", run: bad_input::run },
     Case {
         name: "attack-dma",
