@@ -24,7 +24,6 @@ use super::features::{SvmFeatures, SvmInfo};
 use super::permissions::Permissions;
 use super::vmcb::{
     INTERCEPT_CR8_WRITE, INTERRUPT_SHADOW, NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, Vmcb, clean, code, int_ctl, misc1,
-    misc2, misc3,
 };
 use super::{entry, exits, save};
 
@@ -131,32 +130,8 @@ impl SvmCpu {
         let config = self.config.clone();
         let control = &mut self.vmcb_mut().control;
         control.intercept_exceptions = 1 << DB | 1 << AC | 1 << MC;
-        control.intercept_misc1 = misc1::INTR
-            | misc1::NMI
-            | misc1::INIT
-            | misc1::RDPMC
-            | misc1::CPUID
-            | misc1::INVD
-            | misc1::HLT
-            | misc1::INVLPGA
-            | misc1::IOIO
-            | misc1::MSR
-            | misc1::TASK_SWITCH
-            | misc1::SHUTDOWN;
-        control.intercept_misc2 = misc2::VMRUN
-            | misc2::VMMCALL
-            | misc2::VMLOAD
-            | misc2::VMSAVE
-            | misc2::STGI
-            | misc2::CLGI
-            | misc2::SKINIT
-            | misc2::WBINVD
-            | misc2::MONITOR
-            | misc2::MWAIT
-            | misc2::XSETBV;
-        if config.info.invlpgb {
-            control.intercept_misc3 = misc3::INVLPGB | misc3::INVLPGB_ILLEGAL | misc3::TLBSYNC;
-        }
+        control.intercept_what_reaches_the_host(config.info.invlpgb);
+        control.intercept_misc1 |= misc1::CPUID;
         control.iopm_base = config.permissions.iopm.get();
         control.msrpm_base = config.permissions.msrpm.get();
         // Every virtual CPU has the same id: load() flushes what another one left behind.

@@ -15,7 +15,7 @@ use super::super::sandbox::Stop;
 use super::super::state::{EFER_LMA, EFER_LME, EFER_SVME};
 use super::features::SvmInfo;
 use super::permissions::Permissions;
-use super::vmcb::{NP_ENABLE, TLB_FLUSH_ALL, Vmcb, VmcbSegment, int_ctl, misc1, misc2, misc3};
+use super::vmcb::{NP_ENABLE, TLB_FLUSH_ALL, Vmcb, VmcbSegment, int_ctl, misc1};
 use super::{entry, exits};
 use crate::trap::dispatch;
 
@@ -81,32 +81,8 @@ impl Sandbox {
         let control = &mut vmcb.control;
         control.intercept_dr = u32::MAX;
         control.intercept_exceptions = u32::MAX;
-        control.intercept_misc1 = misc1::INTR
-            | misc1::NMI
-            | misc1::SMI
-            | misc1::INIT
-            | misc1::RDPMC
-            | misc1::INVD
-            | misc1::HLT
-            | misc1::INVLPGA
-            | misc1::IOIO
-            | misc1::MSR
-            | misc1::TASK_SWITCH
-            | misc1::SHUTDOWN;
-        control.intercept_misc2 = misc2::VMRUN
-            | misc2::VMMCALL
-            | misc2::VMLOAD
-            | misc2::VMSAVE
-            | misc2::STGI
-            | misc2::CLGI
-            | misc2::SKINIT
-            | misc2::WBINVD
-            | misc2::MONITOR
-            | misc2::MWAIT
-            | misc2::XSETBV;
-        if info.invlpgb {
-            control.intercept_misc3 = misc3::INVLPGB | misc3::INVLPGB_ILLEGAL | misc3::TLBSYNC;
-        }
+        control.intercept_what_reaches_the_host(info.invlpgb);
+        control.intercept_misc1 |= misc1::SMI;
         control.iopm_base = permissions.iopm.get();
         control.msrpm_base = permissions.msrpm.get();
         control.asid = 1;

@@ -256,6 +256,37 @@ pub struct Vmcb {
     pub save: Save,
 }
 
+impl Control {
+    /// What no virtual CPU may do to the host by itself, a guest's or a sandbox's (APM2 15.9). `invlpgb`: the CPU has that instruction.
+    pub fn intercept_what_reaches_the_host(&mut self, invlpgb: bool) {
+        self.intercept_misc1 = misc1::INTR
+            | misc1::NMI
+            | misc1::INIT
+            | misc1::RDPMC
+            | misc1::INVD
+            | misc1::HLT
+            | misc1::INVLPGA
+            | misc1::IOIO
+            | misc1::MSR
+            | misc1::TASK_SWITCH
+            | misc1::SHUTDOWN;
+        self.intercept_misc2 = misc2::VMRUN
+            | misc2::VMMCALL
+            | misc2::VMLOAD
+            | misc2::VMSAVE
+            | misc2::STGI
+            | misc2::CLGI
+            | misc2::SKINIT
+            | misc2::WBINVD
+            | misc2::MONITOR
+            | misc2::MWAIT
+            | misc2::XSETBV;
+        if invlpgb {
+            self.intercept_misc3 = misc3::INVLPGB | misc3::INVLPGB_ILLEGAL | misc3::TLBSYNC;
+        }
+    }
+}
+
 impl Vmcb {
     /// A VMCB of zeros: the only right content of what is reserved.
     #[must_use]
