@@ -18,26 +18,45 @@ use crate::cpu;
 /// Reports kept.
 const KEPT: usize = 32;
 
-static REPORTS: SpinMutex<Vec<ReportV1>> = SpinMutex::new(Vec::new());
+static REPORTS: SpinMutex<Reports> = SpinMutex::new(Reports::NONE);
 static OUTCOMES: SpinMutex<Outcomes> =
     SpinMutex::new(Outcomes { committed: 0, rolled_back: 0, refused: 0, cancelled: 0 });
 
-/// The new image's last words, by the number of the attempt: kept while this image runs.
-static NOTES: SpinMutex<Vec<(u64, Vec<String>)>> = SpinMutex::new(Vec::new());
+/// What is kept of attempts.
+struct Reports {
+    /// Oldest first.
+    kept: Vec<ReportV1>,
+    /// The new image's last words, by the number of the attempt: of this image's attempts only. They come before the report is
+    /// kept, and leave with it.
+    notes: Vec<(u64, Vec<String>)>,
+}
 
-/// Keeps what the new image of attempt `sequence` said last.
+impl Reports {
+    const NONE: Self = Self { kept: Vec::new(), notes: Vec::new() };
+
+    fn keep(&mut self, report: ReportV1) {
+        match self.kept.iter_mut().find(|kept| kept.sequence == report.sequence) {
+            Some(kept) => *kept = report,
+            None => self.kept.push(report),
+        }
+        if self.kept.len() > KEPT {
+            let gone = self.kept.remove(0).sequence;
+            self.notes.retain(|(sequence, _)| *sequence != gone);
+        }
+    }
+}
+
+/// Keeps what the new image of attempt `sequence` said last, as long as the report of that attempt.
 pub fn set_notes(sequence: u64, notes: Vec<String>) {
-    let mut all = NOTES.lock();
-    all.push((sequence, notes));
-    if all.len() > KEPT {
-        all.remove(0);
+    if !notes.is_empty() {
+        REPORTS.lock().notes.push((sequence, notes));
     }
 }
 
 /// What the new image of attempt `sequence` said last.
 pub fn notes(sequence: u64) -> Vec<String> {
-    let all = NOTES.lock();
-    all.iter().find(|(kept, _)| *kept == sequence).map(|(_, notes)| notes.clone()).unwrap_or_default()
+    let reports = REPORTS.lock();
+    reports.notes.iter().find(|(kept, _)| *kept == sequence).map(|(_, notes)| notes.clone()).unwrap_or_default()
 }
 
 /// Upgrades by outcome, since power-on.
@@ -52,17 +71,17 @@ pub fn adopt_outcomes(outcomes: Outcomes) {
 
 /// All reports kept, oldest first.
 pub fn all() -> Vec<ReportV1> {
-    REPORTS.lock().clone()
+    REPORTS.lock().kept.clone()
 }
 
 /// Takes over what the image before this one kept.
 pub fn adopt(reports: Vec<ReportV1>) {
-    *REPORTS.lock() = reports;
+    REPORTS.lock().kept = reports;
 }
 
 /// The number of the next attempt.
 pub fn next_sequence() -> u64 {
-    REPORTS.lock().iter().map(|report| report.sequence).max().unwrap_or(0) + 1
+    REPORTS.lock().kept.iter().map(|report| report.sequence).max().unwrap_or(0) + 1
 }
 
 /// A report of an upgrade away from the image with note `from`, that begins now, in STAGE.
@@ -139,14 +158,7 @@ pub fn set_reason(report: &mut ReportV1, reason: &str) {
 
 /// Keeps a finished report, replacing one with its number.
 pub fn keep(report: ReportV1) {
-    let mut reports = REPORTS.lock();
-    match reports.iter_mut().find(|kept| kept.sequence == report.sequence) {
-        Some(kept) => *kept = report,
-        None => reports.push(report),
-    }
-    if reports.len() > KEPT {
-        reports.remove(0);
-    }
+    REPORTS.lock().keep(report);
 }
 
 #[cfg(test)]
@@ -156,6 +168,24 @@ mod tests {
 
     use super::*;
     use crate::api::types;
+
+    #[test]
+    fn last_words_leave_with_their_report() {
+        let mut reports = Reports::NONE;
+        let attempts = KEPT as u64 + 8;
+        for sequence in 1..=attempts {
+            reports.notes.push((sequence, [String::from("the last line")].into()));
+            reports.keep(ReportV1 { sequence, ..ReportV1::new_zeroed() });
+        }
+        let kept: Vec<u64> = reports.kept.iter().map(|report| report.sequence).collect();
+        let said: Vec<u64> = reports.notes.iter().map(|(sequence, _)| *sequence).collect();
+        assert_eq!((kept.len(), kept.first(), kept.last()), (KEPT, Some(&9), Some(&attempts)));
+        assert_eq!(said, kept, "each report has its words, and nothing else is kept");
+        for sequence in attempts + 1..=2 * attempts {
+            reports.keep(ReportV1 { sequence, ..ReportV1::new_zeroed() });
+        }
+        assert!(reports.notes.is_empty(), "silent attempts take the place of those that spoke");
+    }
 
     /// Whatever an upgrade comes to: which, from where to where, how it ended, why and by whose fault, how long each phase
     /// took that it reached. And it is counted.
