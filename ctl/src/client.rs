@@ -118,15 +118,25 @@ impl Client {
         }
     }
 
-    /// A GET of any path. Where the connection is cut off it is asked again, for a second or so: images may be changing places.
+    /// A GET of any path.
     ///
     /// # Errors
     /// Unreachable, refused, or not Baton.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        let (status, text) = self.insist(|| self.agent.get(self.url(path)).call())?;
+        self.meaning(status, &text)
+    }
+
+    /// The answer to a request that may be made twice: where the connection is cut off it is made again, for a second or so. Images may
+    /// be changing places, or Baton has as many connections as it can take.
+    fn insist(
+        &self,
+        mut request: impl FnMut() -> Result<Response<Body>, ureq::Error>,
+    ) -> Result<(StatusCode, String), Error> {
         let mut pauses = PAUSES.iter();
         loop {
-            match self.agent.get(self.url(path)).call().and_then(whole) {
-                Ok((status, text)) => return self.meaning(status, &text),
+            match request().and_then(whole) {
+                Ok(answer) => return Ok(answer),
                 Err(error) => match pauses.next() {
                     Some(pause) if cut_off(&error) => thread::sleep(*pause),
                     _ => return Err(self.failed(&error)),
@@ -180,8 +190,20 @@ impl Client {
     /// # Errors
     /// Refused when none runs or when it is too late.
     pub fn cancel(&self) -> Result<Accepted, Error> {
-        let response = self.agent.delete(self.url("/v1/upgrade")).call().map_err(|error| self.failed(&error))?;
-        self.body(response)
+        let mut asked = 0;
+        let (status, text) = self.insist(|| {
+            asked += 1;
+            self.agent.delete(self.url("/v1/upgrade")).call()
+        })?;
+        let answer = self.meaning(status, &text);
+        if asked == 1 || !matches!(answer, Err(Error::Refused(_))) {
+            return answer;
+        }
+        // The first request may have been heard although its answer was lost.
+        match self.upgrade()?.last {
+            Some(report) if report.outcome == "cancelled" => Ok(Accepted { id: report.id }),
+            _ => answer,
+        }
     }
 
     fn post(&self, path: &str, image: &mut dyn Read, bytes: u64) -> Result<Response<Body>, Error> {
@@ -210,7 +232,7 @@ impl Client {
     }
 }
 
-/// Between the attempts of a GET whose connection was cut off.
+/// Between the attempts of a request whose connection was cut off.
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(300), Duration::from_millis(600)];
 

@@ -15,7 +15,7 @@ use super::device::NicDevice;
 use super::nic::Nic;
 
 /// Connections at a time.
-pub const SLOTS: usize = 4;
+pub const SLOTS: usize = 8;
 /// Bytes of each connection's receive buffer: uploads arrive here.
 pub const RECEIVE_BUFFER: usize = 64 * 1024;
 /// Bytes of each connection's send buffer.
@@ -204,7 +204,7 @@ impl<N: Nic> Stack<N> {
 
     /// Drops whatever slot `slot` was doing and makes it listen.
     ///
-    /// A socket in TIME-WAIT is taken as well: four slots are too few to let each
+    /// A socket in TIME-WAIT is taken as well: the slots are too few to let each
     /// rest for a minute, and a late segment of the old connection only earns a reset.
     pub fn recycle(&mut self, slot: usize) {
         let Some(handle) = self.slots.get(slot) else {
