@@ -36,9 +36,9 @@ pub use message::{ConfigError, ConfigWarning};
 pub const MAX_FILE_BYTES: usize = 1 << 20;
 /// The most virtual CPUs of a guest: APIC ids 0 to 254, which every guest understands.
 pub const MAX_VCPUS: u32 = 255;
-/// The default of `upgrade.deadline_ms`: until the new image is made ready before the pause, a good one takes some milliseconds
-/// of bare metal and hundreds in an emulator.
-pub const DEFAULT_DEADLINE_MS: u32 = 1_000;
+/// The default of `upgrade.deadline_ms`: a thousand times what a good image takes on bare metal. An emulator has to translate every
+/// instruction that runs for the first time, and wants seconds.
+pub const DEFAULT_DEADLINE_MS: u32 = 50;
 /// The default of `iommu.fault_limit`: what a unit reports without a storm.
 pub const DEFAULT_FAULT_LIMIT: u32 = 100;
 /// The default of `management.port`.
