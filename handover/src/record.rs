@@ -220,7 +220,7 @@ pub fn encode<T: Record>(record: &T, format: u16) -> Option<Encoded<'_>> {
         let version = layouts.iter().take_while(|layout| layout.format <= format).count();
         let layout = layouts.get(version.checked_sub(1)?)?;
         let (body, late) = bytes.split_at_checked(layout.bytes)?;
-        Some(Encoded { version: version as u16, body, whole: late.iter().all(|byte| *byte == 0) })
+        Some(Encoded { version: version as u16, body, whole: crate::state::is_zero(late) })
     }
     cut(T::LAYOUTS, record.as_bytes(), format)
 }

@@ -23,17 +23,29 @@ use crate::vm::runner::Runner;
 /// How long a virtual CPU runs while another one wants the pCPU, in milliseconds.
 const SLICE_MS: u64 = 5;
 
-struct Inbox {
-    pcpu: u32,
-    runner: Runner,
+/// Virtual CPUs on their way to pCPUs, by the number of the pCPU.
+static INBOXES: SpinMutex<Vec<Vec<Runner>>> = SpinMutex::new(Vec::new());
+static MAIL: AtomicBool = AtomicBool::new(false);
+
+fn inbox(inboxes: &mut Vec<Vec<Runner>>, pcpu: u32) -> &mut Vec<Runner> {
+    let place = pcpu as usize;
+    if inboxes.len() <= place {
+        inboxes.resize_with(place + 1, Vec::new);
+    }
+    &mut inboxes[place]
 }
 
-static INBOX: SpinMutex<Vec<Inbox>> = SpinMutex::new(Vec::new());
-static MAIL: AtomicBool = AtomicBool::new(false);
+/// Takes the memory for `more` virtual CPUs on pCPU `pcpu` now.
+pub fn reserve(pcpu: u32, more: usize) {
+    let mut inboxes = INBOXES.lock();
+    let inbox = inbox(&mut inboxes, pcpu);
+    let room = inbox.capacity() + more;
+    inbox.reserve_exact(room);
+}
 
 /// Gives a virtual CPU to pCPU `pcpu`.
 pub fn assign(pcpu: u32, runner: Runner) {
-    INBOX.lock().push(Inbox { pcpu, runner });
+    inbox(&mut INBOXES.lock(), pcpu).push(runner);
     MAIL.store(true, Ordering::Release);
     pcpu::kick(pcpu);
 }
@@ -58,17 +70,16 @@ impl Core {
         if !MAIL.load(Ordering::Acquire) {
             return;
         }
-        let mut inbox = INBOX.lock();
-        let mut left = Vec::new();
-        for mail in inbox.drain(..) {
-            if mail.pcpu == self.own.index {
-                self.runners.push(mail.runner);
+        let mut inboxes = INBOXES.lock();
+        if let Some(inbox) = inboxes.get_mut(self.own.index as usize) {
+            if self.runners.is_empty() {
+                // With the room that was taken for them.
+                core::mem::swap(&mut self.runners, inbox);
             } else {
-                left.push(mail);
+                self.runners.append(inbox);
             }
         }
-        MAIL.store(!left.is_empty(), Ordering::Release);
-        *inbox = left;
+        MAIL.store(inboxes.iter().any(|inbox| !inbox.is_empty()), Ordering::Release);
     }
 
     /// Takes the registers of whoever is loaded out of this pCPU.

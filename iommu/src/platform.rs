@@ -40,6 +40,9 @@ impl TableMemory for Walked<'_> {
     fn read_run(&self, first: HostPhys, into: &mut [u64]) {
         self.mem.read_run(first, into);
     }
+    fn any_low(&self, first: HostPhys, count: u64) -> u64 {
+        self.mem.any_low(first, count)
+    }
     fn write_pair(&mut self, entry: HostPhys, value: [u64; 2]) {
         self.mem.write_pair(entry, value);
     }

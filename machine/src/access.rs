@@ -37,6 +37,10 @@ pub trait TableMemory {
             entry.0 += 8;
         }
     }
+    /// The lower halves of `count` consecutive 16-byte entries from `first`, or-ed: whether any of them has a bit.
+    fn any_low(&self, first: HostPhys, count: u64) -> u64 {
+        (0..count).fold(0, |all, index| all | self.read(HostPhys(first.0 + index * 16)))
+    }
     /// Writes the 16-byte entry at `entry` in one 16-byte store (`[low, high]`),
     /// ordered after earlier writes. Needed where hardware may fetch both halves
     /// of a live entry (VT-d 9: root, context, interrupt remapping entries).

@@ -206,6 +206,9 @@ pub fn committed(watched: &Watched, report: &Report) -> Vec<Check> {
             report.interrupts_pending == report.interrupts_delivered,
             || format!("{} pending, {} delivered", report.interrupts_pending, report.interrupts_delivered),
         ),
+        Check::new("no memory was taken in the pause", report.pause_allocations == 0, || {
+            format!("{} times", report.pause_allocations)
+        }),
     ]
 }
 

@@ -206,7 +206,7 @@ fn frame_at(payload: &[u8], offset: usize) -> Result<(RawRecord<'_>, usize), Rea
     let (body, rest) = rest.split_at_checked(length).ok_or(fail("body is cut off"))?;
     let stride = record::stride(length).ok_or(fail("length overflows"))?;
     let padding = rest.get(..stride - FRAME_BYTES - length).ok_or(fail("padding is cut off"))?;
-    if padding.iter().any(|byte| *byte != 0) {
+    if !crate::state::is_zero(padding) {
         return Err(fail("padding is not zero"));
     }
     let record = RawRecord { kind: frame.kind, version: frame.version, flags: frame.flags, body, offset };

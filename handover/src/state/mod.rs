@@ -147,15 +147,37 @@ pub fn name_field(name: &str) -> Option<[u8; NAME_BYTES]> {
 pub fn text(field: &[u8]) -> Option<&str> {
     let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     let (used, rest) = field.split_at_checked(end)?;
-    if rest.iter().any(|byte| *byte != 0) {
+    if !is_zero(rest) {
         return None;
     }
     core::str::from_utf8(used).ok()
 }
 
+/// Whether all of `bytes` are zero; eight at a time, for whole records are looked at in the pause.
+#[must_use]
+pub fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let words = words.iter().fold(0, |all, word| all | u64::from_ne_bytes(*word));
+    let rest = rest.iter().fold(0, |all, byte| all | *byte);
+    words | u64::from(rest) == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_byte_that_is_not_zero_is_seen_wherever_it_is() {
+        for length in 0..40 {
+            let mut bytes = alloc::vec![0; length];
+            assert!(is_zero(&bytes));
+            for at in 0..length {
+                bytes[at] = 0x80;
+                assert!(!is_zero(&bytes), "byte {at} of {length}");
+                bytes[at] = 0;
+            }
+        }
+    }
 
     #[test]
     fn names() {

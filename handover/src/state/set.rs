@@ -133,12 +133,18 @@ macro_rules! state {
                     let found = machine.generation;
                     return Err(ReadError::Count { what: "generations", stored: stream.header().generation, found });
                 }
-                $( if <$type>::PART != Part::Plan { state.$field.reserve(SLACK); } )*
-                let pieces = state.vcpus.len().saturating_mul(PIECES_RESERVED);
-                state.xsave.reserve(pieces);
-                let inputs = state.uarts.len().saturating_mul(UART_PIECES);
-                state.uart_inputs.reserve(inputs);
+                state.reserve_rest();
                 Ok(state)
+            }
+
+            /// Takes room for a rest like the one that is in the set now, and somewhat more, so that neither gathering nor reading
+            /// another one allocates.
+            pub fn reserve_rest(&mut self) {
+                $( if <$type>::PART != Part::Plan { self.$field.reserve(SLACK); } )*
+                let pieces = self.vcpus.len().saturating_mul(PIECES_RESERVED);
+                self.xsave.reserve(pieces);
+                let inputs = self.uarts.len().saturating_mul(UART_PIECES);
+                self.uart_inputs.reserve(inputs);
             }
 
             /// Replaces what was written behind the mark by what stands there now. Does not allocate.

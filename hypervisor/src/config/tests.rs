@@ -333,7 +333,7 @@ fn a_bad_choice_falls_back_to_the_safe_one() {
     let text = format!("{MANAGEMENT}[upgrade]\ndeadline_ms = 0\n[iommu]\nmode = \"off\"\n{}", guest("a", ""));
     let (config, warnings) = parse(&text).unwrap();
     assert_eq!((config.upgrade.deadline_ms, config.iommu.mode, config.guests.len()), (50, IommuMode::Auto, 1));
-    assert!(warnings[0].to_string().contains("line 5: the deadline of upgrades is 1000 ms"));
+    assert!(warnings[0].to_string().contains("line 5: the deadline of upgrades is 50 ms"));
     assert!(warnings[1].to_string().contains("line 7: the IOMMU is used if there is one: iommu.mode = \"off\""));
     assert_eq!(parse("[iommu]\nmode = \"none\"\n").unwrap().0.iommu.mode, IommuMode::None);
 }

@@ -25,7 +25,7 @@ const READ_ONLY: u64 = 1 << 12 | REMOTE_IRR;
 const WRITABLE: u64 = 0xFF00_0000_0001_AFFF;
 
 /// Everything the IOAPIC remembers. Numbers only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IoapicState {
     /// Redirection table, remote IRR included.
     pub entries: [u64; PINS],

@@ -39,7 +39,7 @@ use crate::upgrade::convert::management::ManagementState;
 use crate::upgrade::plan::Planned;
 use crate::upgrade::stage::Staged;
 use crate::upgrade::warm::{Course, Warming};
-use crate::upgrade::{self, plan, report, switch};
+use crate::upgrade::{self, plan, report, retire, switch};
 use crate::{cpu, time};
 
 /// Faults are collected at least so often, in milliseconds; a unit in a storm of them tells of none.
@@ -56,6 +56,8 @@ struct Manager {
 
 /// How long an upgrade can be withdrawn after PLAN, in milliseconds: the management card is away from WARM on.
 const GRACE_MS: u64 = 100;
+/// Between two looks whether RETIRE is due, in milliseconds.
+const RETIRE_MS: u64 = 1;
 
 /// Locked only for as long as [`tend`] works, never across an upgrade.
 static MANAGER: SpinMutex<Manager> = SpinMutex::new(Manager {
@@ -169,6 +171,10 @@ impl Manager {
 /// Does what there is to do; when to come back, in ticks of the TSC. On pCPU 0, interrupts off.
 pub fn tend(core: &mut Core) -> Option<u64> {
     let now = cpu::tsc();
+    if retire::waits() {
+        // Guests first: until one of them runs nobody else has anything to say.
+        return Some(now.saturating_add(time::ms_to_ticks(RETIRE_MS)));
+    }
     let next = NEXT.load(Ordering::Relaxed);
     let told = MANAGEMENT.load(Ordering::Acquire) || IOMMU_FAULT.load(Ordering::Acquire) || release::is_due();
     if now < next && !told {

@@ -99,6 +99,22 @@ impl TableMemory for ArenaFrames {
             *value = unsafe { (first.get() as usize as *const u64).add(at).read_volatile() };
         }
     }
+    fn any_low(&self, first: HostPhys, count: u64) -> u64 {
+        let low = |index: u64| {
+            // SAFETY: as for `read`: consecutive entries of one table.
+            unsafe { (first.get() as usize as *const u64).add(2 * index as usize).read_volatile() }
+        };
+        // Whole tables are looked at in the pause: eight entries in a turn of the loop.
+        let mut all = 0;
+        let mut index = 0;
+        while index + 8 <= count {
+            let [a, b, c, d] = [low(index), low(index + 1), low(index + 2), low(index + 3)];
+            let [e, f, g, h] = [low(index + 4), low(index + 5), low(index + 6), low(index + 7)];
+            all |= (a | b) | (c | d) | (e | f) | (g | h);
+            index += 8;
+        }
+        (index..count).fold(all, |all, index| all | low(index))
+    }
     fn write(&mut self, entry: HostPhys, value: u64) {
         // SAFETY: as for `read`. x86 stores are ordered, and volatile keeps the compiler from moving them.
         unsafe { (entry.get() as usize as *mut u64).write_volatile(value) };

@@ -3,6 +3,9 @@
 #![expect(unsafe_code, reason = "frames of page tables come from the heap; control registers are set")]
 
 use alloc::alloc::{alloc_zeroed, dealloc};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
 use core::alloc::Layout;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -192,10 +195,69 @@ pub fn protect(at: u64, bytes: u64, rights: Permissions) -> Result<(), PagingErr
     let Some(table) = guard.as_mut() else { return Ok(()) };
     let mut memory = HeapFrames;
     let flush = table.protect(&mut memory, at, bytes, rights, Holes::Refuse)?;
-    // SAFETY: the same tables again: drops what is cached of them.
-    unsafe { cpu::control::set_cr3(root()) };
+    forget_rights();
     flush.complete(&mut memory);
     Ok(())
+}
+
+/// The leaf entry that maps `address`, and the bytes it maps; `None` where something on the way is not present or not writable.
+fn leaf(memory: &HeapFrames, root: HostPhys, address: u64) -> Option<(HostPhys, u64)> {
+    let mut table = root;
+    for level in (0..4u32).rev() {
+        let entry = HostPhys(table.get() + (address >> (12 + 9 * level) & 0x1ff) * 8);
+        let value = memory.read(entry);
+        // SDM 3A 4.5: PS, in entries that could also lead to a table, is bit 7.
+        if value & PRESENT != 0 && (level == 0 || level < 3 && value & 1 << 7 != 0) {
+            return Some((entry, PAGE_SIZE << (9 * level)));
+        }
+        if value & (PRESENT | WRITABLE) != PRESENT | WRITABLE {
+            return None;
+        }
+        table = HostPhys(value & 0x000f_ffff_ffff_f000);
+    }
+    None
+}
+
+/// SDM 3A 4.5: P and R/W of a paging entry.
+const PRESENT: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
+
+/// The leaf entries that [`make_writable`] makes writable.
+static TO_BECOME_WRITABLE: InterruptTicketMutex<Vec<HostPhys>> = InterruptTicketMutex::new(Vec::new());
+
+/// Looks up what [`make_writable`] will have to write, so that it takes neither memory nor time then.
+///
+/// # Errors
+/// A part of the range is not mapped by leaves of its own.
+pub fn prepare_writable(at: u64, bytes: u64) -> Result<(), String> {
+    let mut found = Vec::new();
+    let mut page = at;
+    while page < at + bytes {
+        match leaf(&HeapFrames, HostPhys(root()), page) {
+            Some((entry, size)) if page.is_multiple_of(size) && size <= at + bytes - page => {
+                found.push(entry);
+                page += size;
+            }
+            _ => return Err(format!("{page:#x} is not mapped by a leaf of its own")),
+        }
+    }
+    *TO_BECOME_WRITABLE.lock() = found;
+    Ok(())
+}
+
+/// Makes the range of [`prepare_writable`] writable on this pCPU.
+pub fn make_writable() {
+    let mut memory = HeapFrames;
+    for entry in TO_BECOME_WRITABLE.lock().iter() {
+        memory.update(*entry, 0, WRITABLE);
+    }
+    forget_rights();
+}
+
+/// Drops what this pCPU remembers of the tables.
+pub fn forget_rights() {
+    // SAFETY: the tables that are in force.
+    unsafe { cpu::control::set_cr3(root()) };
 }
 
 /// The trampoline page has its code: from now on it is executable and no longer writable, but for the counter,

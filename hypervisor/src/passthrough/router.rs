@@ -29,9 +29,14 @@ pub struct Way {
 /// All ways of all guests' devices, by device and entry.
 static WAYS: SpinMutex<SortedMap<(Bdf, u16), Way>> = SpinMutex::new(SortedMap::new());
 
-/// The ways of a device, for the records.
-pub fn ways_of(device: Bdf) -> Vec<(u16, Way)> {
-    WAYS.lock().range((device, 0)..=(device, u16::MAX)).map(|((_, entry), way)| (*entry, *way)).collect()
+/// Shows the ways of a device, for the records.
+pub fn for_each_way(device: Bdf, mut show: impl FnMut(u16, &Way)) {
+    WAYS.lock().range((device, 0)..=(device, u16::MAX)).for_each(|((_, entry), way)| show(*entry, way));
+}
+
+/// Takes the memory for `more` ways now.
+pub fn reserve(more: usize) {
+    WAYS.lock().reserve(more);
 }
 
 /// Gives a guest's devices their ways.

@@ -125,6 +125,11 @@ pub fn all() -> Vec<&'static Pcpu> {
     ALL.lock().clone()
 }
 
+/// Likewise, one after the other, without a list of them.
+pub fn each() -> impl Iterator<Item = &'static Pcpu> {
+    (0..).map_while(|place| ALL.lock().get(place).copied())
+}
+
 /// How many pCPUs there are.
 pub fn count() -> usize {
     ALL.lock().len()

@@ -3,30 +3,27 @@
 //! image's descriptor tables, and can give up at any point; then it is as if it had never run.
 #![expect(unsafe_code, reason = "memory and CPUs are taken over from another image")]
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::vec::Vec;
 
 use handover::graph;
 use handover::jump::{CPU_ARRIVED, CPU_REFUSES, CPU_VERIFIED};
 use handover::phase::Phase;
 use handover::state::report::ReportV1;
-use machine::paging::Permissions;
 
 use super::block::Block;
 #[cfg(feature = "fault")]
 use super::fault;
 use super::ready::{self, Ready};
 use super::{convert, jump, last_words, report, restore, retire};
-use crate::mem::layout::ARENA_BYTES;
 use crate::mem::{guard, host_map};
 use crate::smp::pcpu;
-use crate::{cpu, host, sched, vm};
+use crate::{cpu, sched, vm};
 
 /// What the last records say of the upgrade itself.
 struct Reports {
     own: ReportV1,
-    others: Vec<ReportV1>,
     totals: convert::management::Totals,
 }
 
@@ -97,15 +94,13 @@ fn verify(ready: &mut Ready, entered: u64) -> Result<Reports, String> {
     #[cfg(feature = "fault")]
     fault::lie(state, fault::Place::First);
     graph::validate_rest(state).map_err(|error| error.to_string())?;
-    let mut others = convert::report::load(state).map_err(|error| error.to_string())?;
-    let mut own =
-        others.pop().filter(|report| report.outcome == 0).ok_or("the records lack the report of this upgrade")?;
+    let mut own = convert::report::load_own(state).map_err(|error| error.to_string())?;
     if let Some(place) = own.phase_tsc.get_mut(Phase::Verify.index()) {
         *place = entered;
     }
     let totals = convert::management::load_totals(state).map_err(|error| error.to_string())?;
     restore::bridges(state)?;
-    restore::finish_units(state)?;
+    restore::finish_units(state, &mut ready.units)?;
     for guest in &mut ready.guests {
         guest.continue_from(state)?;
     }
@@ -113,7 +108,7 @@ fn verify(ready: &mut Ready, entered: u64) -> Result<Reports, String> {
     fault::lie_of_guests(&mut ready.guests, fault::Place::First);
     ready::account(state, &ready.guests)?;
     wait_for_others(block, ready.pcpus)?;
-    Ok(Reports { own, others, totals })
+    Ok(Reports { own, totals })
 }
 
 /// Waits until each of the other pCPUs has found everything as told.
@@ -133,9 +128,9 @@ fn wait_for_others(block: Block, count: u32) -> Result<(), String> {
 }
 
 /// COMMIT, RUN; RETIRE follows when the guests run.
-fn take_over(ready: Ready, reports: Reports) -> ! {
+fn take_over(ready: Box<Ready>, reports: Reports) -> ! {
     let block = ready.block;
-    let Reports { mut own, others, totals } = reports;
+    let Reports { mut own, totals } = reports;
     report::enter(&mut own, Phase::Commit);
     #[cfg(feature = "fault")]
     fault::at(fault::Place::Commit);
@@ -145,27 +140,24 @@ fn take_over(ready: Ready, reports: Reports) -> ! {
     report::enter(&mut own, Phase::Run);
     last_words::end();
     // The arena is this image's now.
-    if let Err(error) = host_map::protect(host::get().arena, ARENA_BYTES, Permissions::READ_WRITE) {
-        panic!("the arena can't be made writable: {error}");
-    }
+    host_map::make_writable();
     let pcpu = pcpu::enlist(0);
     retire::note_pending();
-    for guest in ready.guests {
+    let Ready { state, guests, pcpus, region, management, .. } = *ready;
+    for guest in guests {
         vm::register(guest.vm);
         for (target, runner) in guest.vcpus {
             sched::assign(target, runner);
         }
     }
-    report::adopt(others);
-    report::adopt_outcomes(totals.outcomes);
     retire::later(retire::Leftover {
         report: own,
-        pcpus: ready.pcpus,
-        region: ready.region.0,
-        region_bytes: ready.region.1 as u64,
-        faults: totals.faults,
-        management: ready.management,
-        skipped: ready.state.skipped,
+        state,
+        pcpus,
+        region: region.0,
+        region_bytes: region.1 as u64,
+        totals,
+        management,
     });
     sched::run(pcpu)
 }

@@ -28,6 +28,8 @@ pub fn arrive(index: u32) -> ! {
     }
     loop {
         if block.committed() {
+            // What may be remembered of the arena is that it can't be written.
+            host_map::forget_rights();
             let own = pcpu::enlist(index);
             retire::note_pending();
             sched::run(own)

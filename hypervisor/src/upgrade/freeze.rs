@@ -7,6 +7,7 @@ use super::block::{self, Block};
 use crate::cpu;
 use crate::sched::Core;
 use crate::smp::{lapic, pcpu};
+use crate::vm::runner::Runner;
 
 const RUN: u32 = 0;
 const PARK: u32 = 1;
@@ -51,28 +52,23 @@ pub fn watch(deadline: u64) {
 /// The deadline has passed while pCPU 0 is in the new image: unless that has taken over, pCPU 0 is sent home.
 fn end_silence() {
     if Block::current().is_some_and(|block| block.abandon()) {
-        pcpu::all().iter().filter(|pcpu| pcpu.index == 0).for_each(|pcpu| lapic::send_nmi(pcpu.apic_id));
+        pcpu::each().filter(|pcpu| pcpu.index == 0).for_each(|pcpu| lapic::send_nmi(pcpu.apic_id));
     }
 }
 
 /// Takes the state of the virtual CPUs that live here out of hardware.
 pub fn snapshot(core: &mut Core) {
     core.unload();
-    for runner in core.runners() {
-        let snapshot = runner.snapshot();
-        if let Some(shared) = runner.vm.vcpus.get(runner.index as usize) {
-            *shared.snapshot.lock() = Some(snapshot);
-        }
-    }
+    core.runners().iter_mut().for_each(Runner::snapshot);
 }
 
 /// Stops all other pCPUs; `false` when one of them did not come within `ticks`, and then all run on.
 #[must_use]
 pub fn all_others(ticks: u64) -> bool {
-    let others: u32 = pcpu::all().iter().filter(|pcpu| pcpu.index != 0).count() as u32;
+    let others: u32 = pcpu::each().filter(|pcpu| pcpu.index != 0).count() as u32;
     PENDING.store(0, Ordering::Release);
     ORDER.store(PARK, Ordering::Release);
-    for pcpu in pcpu::all() {
+    for pcpu in pcpu::each() {
         pcpu::kick(pcpu.index);
     }
     let parked = cpu::spin_until(ticks, || PARKED.load(Ordering::Acquire) == others);
@@ -102,7 +98,7 @@ pub fn all_back(ticks: u64) -> bool {
         if cpu::spin_until(ticks / 20, back) {
             return true;
         }
-        for pcpu in pcpu::all().iter().filter(|pcpu| pcpu.index != 0 && pcpu.rescue.is_away()) {
+        for pcpu in pcpu::each().filter(|pcpu| pcpu.index != 0 && pcpu.rescue.is_away()) {
             log::info!("pCPU {} stays away: an NMI fetches it", pcpu.index);
             lapic::send_nmi(pcpu.apic_id);
         }

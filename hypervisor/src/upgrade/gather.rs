@@ -19,7 +19,7 @@ use super::convert::pci::{FunctionPlan, RouteState};
 use super::{report, settings, trust, walk};
 use crate::guest::pci::access::MSI_ENTRY;
 use crate::guest::pci::{BARS, PciFunctionState};
-use crate::guest::platform::VcpuPlatform;
+use crate::guest::platform::{PlatformState, VcpuPlatform};
 use crate::mem::layout::ARENA_BYTES;
 use crate::passthrough::{inventory, quarantine, requests, router, sriov, units};
 use crate::smp::pcpu;
@@ -27,32 +27,68 @@ use crate::vcpu::state::ArchState;
 use crate::vm::{self, Vm};
 use crate::{host, time};
 
-/// The preserved part of what the units know: domains and devices of guests, nothing of Baton's own.
-///
-/// # Errors
-/// A unit can't be described, because an invalidation failed earlier.
-pub fn snapshot(vms: &[Arc<Vm>]) -> Result<Snapshot, String> {
-    let Some(taken) = units::with(|units, _| units.snapshot()) else {
-        return Ok(Snapshot::default());
-    };
-    let mut taken = taken.map_err(|error| error.to_string())?;
-    let tokens = vms.iter().map(|vm| vm::tokens::domain(vm.token)).collect();
-    let devices = vms.iter().flat_map(|vm| vm.devices()).map(|device| device.bdf).collect::<Vec<_>>();
-    retain(&mut taken, &tokens, &devices);
-    Ok(taken)
+/// What FREEZE gathers into. Made at PLAN and filled by the dry run: the pause takes no memory.
+#[derive(Default)]
+pub struct Room {
+    kept: Kept,
+    units: Snapshot,
+    guests: Vec<GuestRoom>,
 }
 
-/// Leaves what is of these domains and devices.
-pub(super) fn retain(taken: &mut Snapshot, tokens: &BTreeSet<u64>, devices: &[Bdf]) {
-    let sources: BTreeSet<(u16, u16)> =
-        devices.iter().map(|device| (device.segment(), device.requester_id())).collect();
-    taken.domains.retain(|domain| tokens.contains(&domain.token));
-    taken.dids.retain(|did| tokens.contains(&did.token));
-    taken.devices.retain(|device| tokens.contains(&device.token));
-    taken.pasids.retain(|pasid| sources.contains(&(pasid.segment, pasid.source)));
-    taken.aliases.retain(|alias| sources.contains(&(alias.segment, alias.source)));
-    // The source id is in the low half of the entry's second word (VT-d 9.10).
-    taken.irtes.retain(|entry| sources.iter().any(|(_, source)| *source == entry.high as u16));
+#[derive(Default)]
+struct GuestRoom {
+    platform: PlatformState,
+    routes: Vec<RouteState>,
+}
+
+impl Room {
+    /// For these guests.
+    pub fn of(vms: &[Arc<Vm>]) -> Self {
+        Self {
+            kept: Kept::of(vms),
+            units: Snapshot::default(),
+            guests: vms.iter().map(|_| GuestRoom::default()).collect(),
+        }
+    }
+
+    /// Takes what the units know of what is kept.
+    fn take_units(&mut self) -> Result<(), String> {
+        let taken = units::with(|units, _| units.snapshot_into(&mut self.units));
+        taken.unwrap_or(Ok(())).map_err(|error| error.to_string())?;
+        self.kept.retain_in(&mut self.units);
+        Ok(())
+    }
+}
+
+/// Whose domains and devices are preserved.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// Tokens of domains.
+    pub tokens: BTreeSet<u64>,
+    /// Segments and requester ids.
+    pub sources: BTreeSet<(u16, u16)>,
+}
+
+impl Kept {
+    fn of(vms: &[Arc<Vm>]) -> Self {
+        let devices = vms.iter().flat_map(|vm| vm.devices()).map(|device| device.bdf);
+        Self {
+            tokens: vms.iter().map(|vm| vm::tokens::domain(vm.token)).collect(),
+            sources: devices.map(|device| (device.segment(), device.requester_id())).collect(),
+        }
+    }
+
+    /// Leaves the preserved part of what the units know: domains and devices of guests, nothing of Baton's own.
+    pub fn retain_in(&self, taken: &mut Snapshot) {
+        let Self { tokens, sources } = self;
+        taken.domains.retain(|domain| tokens.contains(&domain.token));
+        taken.dids.retain(|did| tokens.contains(&did.token));
+        taken.devices.retain(|device| tokens.contains(&device.token));
+        taken.pasids.retain(|pasid| sources.contains(&(pasid.segment, pasid.source)));
+        taken.aliases.retain(|alias| sources.contains(&(alias.segment, alias.source)));
+        // The source id is in the low half of the entry's second word (VT-d 9.10).
+        taken.irtes.retain(|entry| sources.iter().any(|(_, source)| *source == entry.high as u16));
+    }
 }
 
 fn mapped(vm: &Vm) -> Vec<PciFunctionState> {
@@ -92,11 +128,12 @@ pub fn planned(vms: &[Arc<Vm>], reports: &[ReportV1]) -> Result<State, String> {
         ArenaState { base: host.arena, bytes: ARENA_BYTES, frame_table: host.arena },
     );
     convert::machine::save_bridges(&mut state, &bridges(vms));
-    let taken = snapshot(vms)?;
+    let mut room = Room::of(vms);
+    room.take_units()?;
     let space_of = |domain| {
         vms.iter().find(|vm| vm::tokens::domain(vm.token) == domain).map_or(0, |vm| vm::tokens::space(vm.token))
     };
-    convert::iommu::save_plan(&mut state, &taken, space_of).map_err(|error| error.to_string())?;
+    convert::iommu::save_plan(&mut state, &room.units, space_of).map_err(|error| error.to_string())?;
     convert::pci::save_physical(&mut state, &sriov::all());
     convert::pci::save_policy(&mut state, quarantine::limit());
     for vm in vms {
@@ -168,30 +205,28 @@ fn bridges(vms: &[Arc<Vm>]) -> Vec<BridgeState> {
 }
 
 /// The ways of a guest's interrupts, as its devices' front ends and the router know them.
-fn routes(functions: &[PciFunctionState]) -> Vec<RouteState> {
-    let mut routes = Vec::new();
+fn routes(functions: &[PciFunctionState], routes: &mut Vec<RouteState>) {
+    routes.clear();
     for function in functions {
-        for (entry, way) in router::ways_of(function.device()) {
-            let guest = if entry == MSI_ENTRY {
-                function.msi.map(|msi| msi.guest)
-            } else {
+        let guest = |entry| match entry {
+            MSI_ENTRY => function.msi.map(|msi| msi.guest),
+            entry => {
                 let msix = function.msix.as_ref();
                 msix.and_then(|msix| msix.entries.get(usize::from(entry))).map(|entry| entry.routed_guest)
-            };
-            if let Some(guest) = guest {
-                routes.push(RouteState {
-                    device: function.device(),
-                    entry,
-                    guest,
-                    irte: way.range.first,
-                    host_vector: way.vector,
-                    pcpu: way.pcpu,
-                    pending: false,
-                });
             }
-        }
+        };
+        router::for_each_way(function.device(), |entry, way| {
+            routes.extend(guest(entry).map(|guest| RouteState {
+                device: function.device(),
+                entry,
+                guest,
+                irte: way.range.first,
+                host_vector: way.vector,
+                pcpu: way.pcpu,
+                pending: false,
+            }));
+        });
     }
-    routes
 }
 
 /// When the rest is gathered.
@@ -210,11 +245,17 @@ static NO_XSAVE: [u8; 576] = [0; 576];
 ///
 /// # Errors
 /// Something has changed since PLAN, or has no place in the records.
-pub fn rest(state: &mut State, vms: &[Arc<Vm>], current: &ReportV1, moment: Moment) -> Result<(), String> {
-    let taken = snapshot(vms)?;
-    convert::iommu::save_rest(state, &taken).map_err(|error| error.to_string())?;
-    for vm in vms {
-        rest_of_guest(state, vm, moment).map_err(|error| format!("guest {}: {error}", vm.name))?;
+pub fn rest(
+    state: &mut State,
+    vms: &[Arc<Vm>],
+    room: &mut Room,
+    current: &ReportV1,
+    moment: Moment,
+) -> Result<(), String> {
+    room.take_units()?;
+    convert::iommu::save_rest(state, &room.units).map_err(|error| error.to_string())?;
+    for (vm, room) in vms.iter().zip(&mut room.guests) {
+        rest_of_guest(state, vm, room, moment).map_err(|error| format!("guest {}: {error}", vm.name))?;
     }
     convert::management::save_totals(state, &settings::totals());
     convert::report::save(state, core::slice::from_ref(current));
@@ -222,8 +263,9 @@ pub fn rest(state: &mut State, vms: &[Arc<Vm>], current: &ReportV1, moment: Mome
     Ok(())
 }
 
-fn rest_of_guest(state: &mut State, vm: &Vm, moment: Moment) -> Result<(), String> {
-    let platform = vm.platform.save();
+fn rest_of_guest(state: &mut State, vm: &Vm, room: &mut GuestRoom, moment: Moment) -> Result<(), String> {
+    let GuestRoom { platform, routes: ways } = room;
+    vm.platform.save_into(platform);
     let rest = GuestRest {
         token: vm.token,
         state: vm.state(),
@@ -234,8 +276,8 @@ fn rest_of_guest(state: &mut State, vm: &Vm, moment: Moment) -> Result<(), Strin
         started_tsc: 0,
     };
     convert::guest::save_rest(state, &rest);
-    let routes = routes(&platform.pci.functions);
-    convert::platform::save(state, vm.token, &platform, &routes).map_err(|error| error.to_string())?;
+    routes(&platform.pci.functions, ways);
+    convert::platform::save(state, vm.token, platform, ways).map_err(|error| error.to_string())?;
     for (index, shared) in (0u32..).zip(&vm.vcpus) {
         if moment == Moment::DryRun {
             convert::vcpu::save(state, vm.token, index, shared.pcpu, &ArchState::reset(), &NO_XSAVE)
@@ -243,8 +285,10 @@ fn rest_of_guest(state: &mut State, vm: &Vm, moment: Moment) -> Result<(), Strin
             convert::lapic::save(state, vm.token, index, &VcpuPlatform::initial(index));
             continue;
         }
-        let guard = shared.snapshot.lock();
-        let taken = guard.as_ref().ok_or_else(|| format!("vCPU {index} did not stop"))?;
+        let mut taken = shared.snapshot.lock();
+        if !core::mem::take(&mut taken.fresh) {
+            return Err(format!("vCPU {index} did not stop"));
+        }
         convert::vcpu::save(state, vm.token, index, shared.pcpu, &taken.registers, &taken.extended)
             .map_err(|error| error.to_string())?;
         convert::lapic::save(state, vm.token, index, &taken.platform);

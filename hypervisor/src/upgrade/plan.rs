@@ -19,8 +19,9 @@ use iommu::Token;
 use machine::addr::{HostPhys, PAGE_SIZE};
 use zerocopy::FromBytes;
 
+use super::gather::{self, Room};
+use super::report;
 use super::stage::Staged;
-use super::{gather, report};
 use crate::host;
 use crate::mem::frames;
 use crate::passthrough::units;
@@ -78,6 +79,7 @@ pub struct Planned {
     pub draft: Draft,
     /// Where they are.
     pub region: Region,
+    room: Room,
     frozen: Vec<Token>,
 }
 
@@ -92,7 +94,8 @@ impl Planned {
         let mut result = Ok(());
         for _ in 0..8 {
             self.state.clear_rest();
-            result = gather::rest(&mut self.state, &self.vms, &self.report, gather::Moment::DryRun)
+            result = self
+                .gather(gather::Moment::DryRun)
                 .and_then(|()| graph::validate(&self.state).map_err(|error| error.to_string()));
             if result.is_ok() {
                 break;
@@ -100,8 +103,17 @@ impl Planned {
         }
         result?;
         let written = self.write_rest()?;
+        self.state.reserve_rest();
         self.state.clear_rest();
         Ok(written)
+    }
+
+    /// Gathers the rest as it is at this moment. After a dry run it takes no memory.
+    ///
+    /// # Errors
+    /// Something has changed since PLAN, or has no place in the records.
+    pub fn gather(&mut self, moment: gather::Moment) -> Result<(), String> {
+        gather::rest(&mut self.state, &self.vms, &mut self.room, &self.report, moment)
     }
 
     /// Writes the rest behind the plan, the header last, and says the bytes of the whole.
@@ -190,7 +202,10 @@ pub fn prepare(staged: Staged) -> Result<Planned, String> {
     let mut region =
         Region::allocate().ok_or_else(|| undone("the arena has no room for the handover records".into()))?;
     match write(&mut region, &state, staged.format) {
-        Ok(draft) => Ok(Planned { report: staged.report, staged, vms, state, draft, region, frozen }),
+        Ok(draft) => {
+            let room = Room::of(&vms);
+            Ok(Planned { report: staged.report, staged, vms, state, draft, region, room, frozen })
+        }
         Err(reason) => {
             region.free();
             Err(undone(reason))

@@ -2,6 +2,7 @@
 //! hypercall. It writes only to its slot and its scratch (nested paging sees to it), and touches no CPU state but its own.
 #![expect(unsafe_code, reason = "memory is taken over from another image; the sandbox is left")]
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -13,6 +14,7 @@ use handover::jump::{JumpBlock, WARM_READY, WARM_REFUSED};
 use handover::reader::{Prefix, Stream};
 use handover::{State, state::machine::FrameTag};
 use hermit_sync::SpinMutex;
+use iommu::state::Snapshot;
 use machine::addr::HostPhys;
 use machine::paging::Permissions;
 
@@ -30,7 +32,7 @@ use crate::mem::{frames, heap, host_map};
 use crate::passthrough::units;
 use crate::smp::pcpu;
 use crate::smp::start::STACK_BYTES;
-use crate::{console, cpu, firmware, host, machine_cpus, start, time};
+use crate::{console, cpu, firmware, host, machine_cpus, sched, start, time, vm};
 
 /// Everything that is ready for SWITCH.
 pub struct Ready {
@@ -40,6 +42,8 @@ pub struct Ready {
     pub prefix: Prefix,
     /// The records.
     pub state: State,
+    /// What they say of the IOMMU units.
+    pub units: Snapshot,
     /// Where the stream is, host physical, and its bytes.
     pub region: (u64, usize),
     /// pCPUs.
@@ -50,11 +54,11 @@ pub struct Ready {
     pub guests: Vec<Restored>,
 }
 
-static READY: SpinMutex<Option<Ready>> = SpinMutex::new(None);
+static READY: SpinMutex<Option<Box<Ready>>> = SpinMutex::new(None);
 static INSIDE: AtomicBool = AtomicBool::new(false);
 
 /// Takes what is ready, once; from here on this image is out of the sandbox.
-pub fn take() -> Option<Ready> {
+pub fn take() -> Option<Box<Ready>> {
     INSIDE.store(false, Ordering::Release);
     READY.lock().take()
 }
@@ -97,7 +101,7 @@ pub fn ready(boot: &BootInfo, at: HostPhys) -> ! {
     }
     match prepare(boot, block, &jump) {
         Ok(ready) => {
-            *READY.lock() = Some(ready);
+            *READY.lock() = Some(Box::new(ready));
             log::info!("ready");
             // SAFETY: in the sandbox; all that is ready lies in statics and on the heap, this stack begins anew.
             unsafe { jump::warm_call(WARM_READY, jump::continue_entry()) }
@@ -141,9 +145,7 @@ fn prepare(boot: &BootInfo, block: Block, jump: &JumpBlock) -> Result<Ready, Str
     unsafe { frames::adopt(HostPhys(arena.base)) };
     make_pcpus(jump, &machine)?;
     restore::bridges(&state)?;
-    if !is_unit_left() {
-        restore::units(&state, &firmware)?;
-    }
+    let units = if is_unit_left() { Snapshot::default() } else { restore::units(&state, &firmware)? };
     machine_cpus::detect()?;
     machine_cpus::prepare(machine.pcpus.len())?;
     let mut guests = restore::guests(&state)?;
@@ -151,6 +153,10 @@ fn prepare(boot: &BootInfo, block: Block, jump: &JumpBlock) -> Result<Ready, Str
         guest.continue_from(&state)?;
     }
     lie_of_guests(&mut guests);
+    vm::reserve(guests.len());
+    for (target, _) in guests.iter().flat_map(|guest| &guest.vcpus) {
+        sched::reserve(*target, 1);
+    }
     account(&state, &guests)?;
     let unowned = unowned(&guests);
     if unowned != 0 {
@@ -159,7 +165,7 @@ fn prepare(boot: &BootInfo, block: Block, jump: &JumpBlock) -> Result<Ready, Str
     trust::restore(convert::trust::load(&state).map_err(|error| error.to_string())?);
     let management = convert::management::load(&state).map_err(|error| error.to_string())?;
     let (prefix, pcpus) = (stream.prefix(), machine.pcpus.len() as u32);
-    Ok(Ready { block, prefix, state, region: (base, bytes), pcpus, management, guests })
+    Ok(Ready { block, prefix, state, units, region: (base, bytes), pcpus, management, guests })
 }
 
 #[cfg(feature = "fault")]
@@ -198,6 +204,7 @@ fn map_machine(boot: &BootInfo, jump: &JumpBlock, arena: u64) -> Result<(), Stri
     ] {
         host_map::map_memory(HostPhys(base), bytes, rights).map_err(|error| error.to_string())?;
     }
+    host_map::prepare_writable(arena, ARENA_BYTES)?;
     // SAFETY: all that is in use is mapped: this slot, the block, the records, the old image's handlers.
     unsafe { host_map::activate() };
     Ok(())

@@ -9,19 +9,22 @@ use handover::State;
 use handover::state::guest::GuestV1;
 use handover::state::machine::FrameTag;
 use iommu::Iommu;
+use iommu::state::Snapshot;
 use machine::access::TableMemory;
 use machine::addr::HostPhys;
 use machine::pci::ConfigSpace;
 
 use super::convert;
 use super::convert::pci::{FunctionPlan, RouteState};
+use super::convert::vcpu::VcpuState;
 use crate::config::DEFAULT_FAULT_LIMIT;
 use crate::firmware::Firmware;
 use crate::guest::clock::GuestClock;
 use crate::guest::cpuid::CpuidTable;
+use crate::guest::platform::PlatformState;
 use crate::host;
 use crate::mem::frames::{self, ArenaFrames};
-use crate::passthrough::router::{Router, Way};
+use crate::passthrough::router::{self, Router, Way};
 use crate::passthrough::{Assigned, inventory, quarantine, routes, sriov, units};
 use crate::vm::Vm;
 use crate::vm::build::{self, Parts};
@@ -34,7 +37,8 @@ use crate::vm::runner::Runner;
 /// One has changed.
 pub fn bridges(state: &State) -> Result<(), String> {
     let ecam = &*host::get().ecam;
-    for bridge in convert::machine::load_bridges(state).map_err(|error| error.to_string())? {
+    for bridge in convert::machine::load_bridges(state) {
+        let bridge = bridge.map_err(text)?;
         let live = [
             ecam.read32(bridge.bridge, 0),
             ecam.read8(bridge.bridge, 0x19).into(),
@@ -48,18 +52,24 @@ pub fn bridges(state: &State) -> Result<(), String> {
     Ok(())
 }
 
-/// The first half of taking the IOMMU units over: what can't change any more. Every live register is compared; none is written.
+/// Remapping entries and faults that may come between WARM and FREEZE without the pause taking memory for them.
+const TO_COME: usize = 64;
+
+/// The first half of taking the IOMMU units over: what can't change any more. Every live register is compared; none is written. What
+/// the records say, for [`finish_units`] to say again.
 ///
 /// # Errors
 /// A register, table or frame is not as recorded.
-pub fn units(state: &State, firmware: &Firmware) -> Result<(), String> {
+pub fn units(state: &State, firmware: &Firmware) -> Result<Snapshot, String> {
     let physical = convert::pci::load_physical(state).map_err(|error| error.to_string())?;
     sriov::restore(physical)?;
     quarantine::set_limit(convert::pci::load_policy(state).unwrap_or(DEFAULT_FAULT_LIMIT));
     inventory::set_dmar(firmware.dmar.clone());
-    let snapshot = convert::iommu::load(state).map_err(|error| error.to_string())?;
+    let mut snapshot = convert::iommu::load(state).map_err(text)?;
+    snapshot.irtes.reserve(TO_COME);
+    snapshot.faults.reserve(TO_COME);
     if snapshot.units.is_empty() {
-        return Ok(());
+        return Ok(snapshot);
     }
     let mut registers = Vec::new();
     for unit in &firmware.units {
@@ -71,17 +81,17 @@ pub fn units(state: &State, firmware: &Firmware) -> Result<(), String> {
     let memory: &dyn TableMemory = &memory;
     let prepared = Iommu::prepare(&snapshot, registers, routes, memory, &owned).map_err(|error| error.to_string())?;
     units::set(prepared);
-    Ok(())
+    Ok(snapshot)
 }
 
-/// The second half: queues, remapping entries, faults, as they were left; every live register is compared once more.
+/// The second half: queues, remapping entries, faults, as they were left; every live register is compared once more. Takes no memory.
 ///
 /// # Errors
 /// A register or an entry is not as recorded, or not every recorded unit is there.
-pub fn finish_units(state: &State) -> Result<(), String> {
-    let mut snapshot = convert::iommu::load(state).map_err(|error| error.to_string())?;
+pub fn finish_units(state: &State, snapshot: &mut Snapshot) -> Result<(), String> {
+    convert::iommu::load_into(state, snapshot).map_err(text)?;
     let memory = ArenaFrames(units::TAG);
-    match units::with(|units, _| (units.units(), units.finish(&mut snapshot, &memory))) {
+    match units::with(|units, _| (units.units(), units.finish(snapshot, &memory))) {
         None if snapshot.units.is_empty() => Ok(()),
         Some((count, Ok(()))) if count == snapshot.units.len() => Ok(()),
         Some((_, Err(error))) => Err(error.to_string()),
@@ -99,6 +109,11 @@ pub struct Restored {
     /// Its virtual CPUs with their pCPUs, by index.
     pub vcpus: Vec<(u32, Runner)>,
     router: Router,
+    functions: Vec<FunctionPlan>,
+    /// What [`Restored::continue_from`] reads the records into: with room since WARM.
+    platform: PlatformState,
+    routes: Vec<RouteState>,
+    states: Vec<VcpuState>,
 }
 
 /// Makes every guest, from what can't change any more; its state is [`Restored::continue_from`]'s.
@@ -126,10 +141,11 @@ fn guest(state: &State, token: u64) -> Result<Restored, String> {
         .map_err(|error| error.to_string())?;
     let platform = convert::platform::load(state, token).map_err(text)?;
     let functions = convert::pci::load_plan(state, token).map_err(text)?;
-    let mut pcpus = Vec::new();
+    let mut states = Vec::new();
     for index in 0..planned.vcpus {
-        pcpus.push(convert::vcpu::load(state, token, index).map_err(text)?.pcpu);
+        states.push(convert::vcpu::load(state, token, index).map_err(text)?);
     }
+    let pcpus: Vec<u32> = states.iter().map(|vcpu| vcpu.pcpu).collect();
     let parts = Parts {
         token,
         id: planned.number,
@@ -160,10 +176,20 @@ fn guest(state: &State, token: u64) -> Result<Restored, String> {
     let mut vcpus = Vec::new();
     for (index, pcpu) in (0u32..).zip(pcpus) {
         let hardware = build::hardware_cpu(&vm)?;
+        if let Some(vcpu) = states.get_mut(index as usize) {
+            vcpu.xsave.reserve(hardware.extended_state_size());
+        }
         let private = vm.platform.vcpu(index).ok_or("a virtual CPU has no LAPIC")?;
         vcpus.push((pcpu, Runner::new(vm.clone(), index, hardware, private)));
     }
-    Ok(Restored { vm, vcpus, router })
+    let routes = Vec::with_capacity(functions.iter().map(messages).sum());
+    router::reserve(routes.capacity());
+    Ok(Restored { vm, vcpus, router, functions, platform, routes, states })
+}
+
+/// How many messages a function can send.
+fn messages(function: &FunctionPlan) -> usize {
+    function.msix.map_or(0, |msix| usize::from(msix.entries)) + usize::from(function.msi.is_some())
 }
 
 impl Restored {
@@ -178,8 +204,9 @@ impl Restored {
 
     fn go_on(&mut self, state: &State) -> Result<(), String> {
         let token = self.vm.token;
-        let (platform, routes) = convert::platform::load_with_routes(state, token).map_err(text)?;
-        self.vm.platform.restore(&platform).map_err(|error| error.to_string())?;
+        let Self { functions, platform, routes, .. } = self;
+        convert::platform::load_into(state, token, functions, platform, routes).map_err(text)?;
+        self.vm.platform.restore(platform).map_err(|error| error.to_string())?;
         for device in self.vm.devices().iter().filter(|device| quarantine::holds(device.bdf)) {
             self.vm.platform.with_pci(|pci| pci.mark_removed(device.bdf));
         }
@@ -187,15 +214,15 @@ impl Restored {
             let bdf = device.bdf;
             Router::keep_only(bdf, |entry| routes.iter().any(|route| route.device == bdf && route.entry == entry));
         }
-        for route in &routes {
+        for route in &*routes {
             restore_route(&self.router, route)?;
         }
-        for (index, (pcpu, runner)) in (0u32..).zip(&mut self.vcpus) {
-            let vcpu = convert::vcpu::load(state, token, index).map_err(text)?;
+        for (index, ((pcpu, runner), vcpu)) in (0u32..).zip(self.vcpus.iter_mut().zip(&mut self.states)) {
+            convert::vcpu::load_into(state, token, index, vcpu).map_err(text)?;
             if vcpu.pcpu != *pcpu {
                 return Err(format!("vCPU {index} is on pCPU {}, planned was {pcpu}", vcpu.pcpu));
             }
-            runner.continue_from(&vcpu, &convert::lapic::load(state, token, index).map_err(text)?)?;
+            runner.continue_from(vcpu, &convert::lapic::load(state, token, index).map_err(text)?)?;
         }
         let rest = convert::guest::load_rest(state, token).map_err(text)?;
         if rest.state != crate::vm::VmState::Running {

@@ -1,9 +1,9 @@
 //! RETIRE: the guests run; the old image's memory is given back and the report is completed.
 #![expect(unsafe_code, reason = "the stream is marked as consumed, the old slot is wiped")]
 
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use handover::State;
 use handover::header::{CONSUMED, MAGIC_OFFSET};
 use handover::phase::{Outcome, Phase};
 use handover::state::Skipped;
@@ -14,8 +14,8 @@ use machine::addr::{HostPhys, PAGE_SIZE};
 use machine::paging::Permissions;
 
 use super::block::Block;
-use super::convert::management::ManagementState;
-use super::{report, watchdog};
+use super::convert::management::{ManagementState, Totals};
+use super::{convert, report, watchdog};
 use crate::guest::pci::PciBus;
 use crate::mem::layout::SLOT_BYTES;
 use crate::mem::{frames, guard, host_map};
@@ -28,18 +28,18 @@ use crate::{console, cpu, host, manage, time, vm};
 pub struct Leftover {
     /// The report of the upgrade that made this image.
     pub report: ReportV1,
+    /// The records.
+    pub state: State,
     /// pCPUs that came over.
     pub pcpus: u32,
     /// The handover region.
     pub region: u64,
     /// Its bytes.
     pub region_bytes: u64,
-    /// IOMMU faults before the pause.
-    pub faults: u64,
+    /// What was counted before the pause.
+    pub totals: Totals,
     /// How Baton is reached.
     pub management: Option<ManagementState>,
-    /// Records of kinds that this image does not know.
-    pub skipped: Vec<Skipped>,
 }
 
 static LEFTOVER: SpinMutex<Option<Leftover>> = SpinMutex::new(None);
@@ -62,12 +62,17 @@ pub fn note_pending() {
     devices::await_waiting(pcpu::this().index, lapic::pending_device_vectors());
 }
 
+/// Whether RETIRE is still to come.
+pub fn waits() -> bool {
+    WAITING.load(Ordering::Acquire)
+}
+
 /// Whether RETIRE is due: somebody runs again, or nobody can.
 pub fn is_due() -> bool {
-    WAITING.load(Ordering::Acquire)
+    waits()
         // Until a pCPU is enlisted, the descriptor tables in force on it are the old image's.
         && pcpu::count() == PCPUS.load(Ordering::Acquire) as usize
-        && (host::first_entry() != 0 || vm::all().iter().all(|vm| vm.state() != vm::VmState::Running))
+        && (host::first_entry() != 0 || !vm::any_runs())
         && is_answered()
 }
 
@@ -93,6 +98,15 @@ pub fn run() {
     console::set_quiet(false);
     // Where no guest runs nobody else has said so.
     guard::go_on();
+    match convert::report::load(&leftover.state) {
+        // The last one is the one under way.
+        Ok(mut reports) => {
+            reports.pop();
+            report::adopt(reports);
+        }
+        Err(error) => log::warn!("reports of earlier upgrades are lost: {error}"),
+    }
+    report::adopt_outcomes(leftover.totals.outcomes);
     let mut own = leftover.report;
     own.pause_allocations = own.pause_allocations.saturating_add(guard::taken_in_pause());
     if let Some(place) = own.phase_tsc.get_mut(Phase::Retire.index()) {
@@ -106,7 +120,7 @@ pub fn run() {
     for vm in vm::all() {
         vm.platform.with_pci(PciBus::retry_routes);
     }
-    own.faults = units::fault_count().saturating_sub(leftover.faults);
+    own.faults = units::fault_count().saturating_sub(leftover.totals.faults);
     let (waited, answered, _) = devices::awaited();
     // Those that came in the pause wait as well. Fewer than at FREEZE: some were lost.
     own.interrupts_pending = own.interrupts_pending.max(waited);
@@ -115,7 +129,7 @@ pub fn run() {
     let (sequence, generation, format) = (own.sequence, own.generation, own.format);
     let pause = report::pause(&own);
     log::info!("upgrade {sequence}: generation {generation} runs, handed over in format {format}, pause {pause} ticks");
-    for Skipped { kind, version, count } in leftover.skipped {
+    for Skipped { kind, version, count } in leftover.state.skipped {
         log::warn!("{count} records of kind {kind:#06x}, version {version}, are not known here and were skipped");
     }
     inventory::enumerate(false);

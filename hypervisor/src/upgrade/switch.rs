@@ -99,7 +99,7 @@ fn attempt(core: &mut Core, planned: &mut Planned, entry: u64) -> Result<(), (Ph
     }
     planned.report.faults = units::fault_count();
     report::enter(&mut planned.report, Phase::Switch);
-    gather::rest(&mut planned.state, &planned.vms, &planned.report, gather::Moment::Freeze).map_err(failed)?;
+    planned.gather(gather::Moment::Freeze).map_err(failed)?;
     graph::validate_rest(&planned.state).map_err(|error| failed(error.to_string()))?;
     if let Some(own) = planned.state.reports.last_mut() {
         own.pause_allocations = guard::taken_in_pause();
@@ -109,7 +109,7 @@ fn attempt(core: &mut Core, planned: &mut Planned, entry: u64) -> Result<(), (Ph
     let deadline_ms = manage::deadline_ms().into();
     let deadline = cpu::tsc() + time::ms_to_ticks(deadline_ms);
     let placed = place_block(planned, deadline);
-    for pcpu in pcpu::all() {
+    for pcpu in pcpu::each() {
         pcpu.prepare_rescue(host.scratch, placed, deadline);
     }
     watchdog::arm(deadline_ms);
@@ -139,7 +139,7 @@ pub fn place_block(planned: &Planned, deadline: u64) -> Block {
     block.scratch_base = host.scratch;
     block.scratch_bytes = SCRATCH_BYTES;
     block.pcpu_count = pcpu::count() as u32;
-    for pcpu in pcpu::all() {
+    for pcpu in pcpu::each() {
         if let Some(place) = block.pcpus.get_mut(pcpu.index as usize) {
             place.apic_id = pcpu.apic_id;
             place.rollback_rip = jump::resume();

@@ -14,7 +14,7 @@ use machine::paging::LeafSizes;
 use machine::pci::Bdf;
 
 use super::memory::{AddressSpace, GuestRam};
-use super::runner::Runner;
+use super::runner::{Runner, Snapshot};
 use super::services::{HeapFrameSource, Kicks, PlatformRam, SerialConsole};
 use super::{VcpuShared, Vm, VmState, tokens};
 use crate::config;
@@ -112,12 +112,13 @@ pub fn assemble(
         vcpus: parts
             .pcpus
             .iter()
-            .map(|pcpu| VcpuShared {
+            .zip(0..)
+            .map(|(pcpu, index)| VcpuShared {
                 pcpu: *pcpu,
                 exits: SpinMutex::default(),
                 halted: AtomicBool::new(false),
                 entered: AtomicBool::new(false),
-                snapshot: SpinMutex::new(None),
+                snapshot: SpinMutex::new(Snapshot::empty(index)),
             })
             .collect(),
         devices,

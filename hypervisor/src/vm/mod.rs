@@ -80,7 +80,7 @@ pub struct VcpuShared {
     /// Whether its pCPU is in the guest, or about to enter it.
     pub entered: AtomicBool,
     /// What FREEZE took out of it.
-    pub snapshot: SpinMutex<Option<runner::Snapshot>>,
+    pub snapshot: SpinMutex<runner::Snapshot>,
 }
 
 impl Vm {
@@ -144,6 +144,16 @@ static ALL: SpinMutex<Vec<Arc<Vm>>> = SpinMutex::new(Vec::new());
 /// All guests of this machine, in the order of `baton.toml`.
 pub fn all() -> Vec<Arc<Vm>> {
     ALL.lock().clone()
+}
+
+/// Whether one of them runs.
+pub fn any_runs() -> bool {
+    ALL.lock().iter().any(|vm| vm.state() == VmState::Running)
+}
+
+/// Takes the memory for `more` guests now.
+pub fn reserve(more: usize) {
+    ALL.lock().reserve(more);
 }
 
 /// Adds a guest.

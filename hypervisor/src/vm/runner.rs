@@ -4,7 +4,6 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
@@ -20,8 +19,10 @@ use crate::vcpu::run::{RunStatistics, Why, run_until_event};
 use crate::vcpu::state::{Activity, ArchState, RFLAGS_IF};
 use crate::{cpu, host};
 
-/// What FREEZE takes out of a virtual CPU.
+/// What FREEZE takes out of a virtual CPU. Its room is there from the beginning: the pause takes no memory.
 pub struct Snapshot {
+    /// Whether it was taken and not used yet.
+    pub fresh: bool,
     /// Registers.
     pub registers: ArchState,
     /// The XSAVE area.
@@ -42,9 +43,25 @@ pub struct Runner {
     entered: bool,
 }
 
+impl Snapshot {
+    /// Nothing was taken yet of virtual CPU `index`.
+    #[must_use]
+    pub fn empty(index: u32) -> Self {
+        Self {
+            fresh: false,
+            registers: ArchState::reset(),
+            extended: Vec::new(),
+            platform: VcpuPlatform::initial(index),
+        }
+    }
+}
+
 impl Runner {
     /// Puts one together.
     pub fn new(vm: Arc<Vm>, index: u32, cpu: Box<dyn VirtualCpu + Send>, platform: VcpuPlatform) -> Self {
+        if let Some(shared) = vm.vcpus.get(index as usize) {
+            shared.snapshot.lock().extended.reserve(cpu.extended_state_size());
+        }
         Self { vm, index, cpu, platform, statistics: RunStatistics::default(), entered: false }
     }
 
@@ -166,11 +183,15 @@ impl Runner {
         self.vm.stop(format!("vCPU {}: {reason} at {:#x}", self.index, self.cpu.rip()));
     }
 
-    /// Its state, while it is not loaded.
-    pub fn snapshot(&mut self) -> Snapshot {
-        let mut extended = vec![0; self.cpu.extended_state_size()];
-        let written = self.cpu.save_extended(&mut extended);
-        extended.truncate(written);
-        Snapshot { registers: self.cpu.state(), extended, platform: self.platform.save() }
+    /// Leaves its state where [`Vm::vcpus`] shows it, while it is not loaded.
+    pub fn snapshot(&mut self) {
+        let Some(shared) = self.vm.vcpus.get(self.index as usize) else { return };
+        let mut snapshot = shared.snapshot.lock();
+        snapshot.extended.resize(self.cpu.extended_state_size(), 0);
+        let written = self.cpu.save_extended(&mut snapshot.extended);
+        snapshot.extended.truncate(written);
+        snapshot.registers = self.cpu.state();
+        snapshot.platform = self.platform.save();
+        snapshot.fresh = true;
     }
 }

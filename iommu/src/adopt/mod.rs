@@ -32,6 +32,9 @@ use alloc::vec::Vec;
 use machine::access::{Registers, TableMemory};
 use machine::addr::HostPhys;
 
+/// Interrupt entries that may be allocated between the two halves without the second taking memory for them.
+const ENTRIES_TO_COME: usize = 64;
+
 impl<R: Registers> Iommu<R> {
     /// Both halves at once. `regs` are all units of the machine, by register base;
     /// `routes` name them by their place. `owned` says whether a frame is recorded as
@@ -88,13 +91,17 @@ impl<R: Registers> Iommu<R> {
         }
         iommu.check_references(snapshot)?;
         iommu.compare_tables(mem, &mut ledger)?;
+        iommu.faults.reserve();
+        for table in iommu.units.iter_mut().filter_map(|unit| unit.interrupts.as_mut()) {
+            table.entries.reserve(snapshot.irtes.len() + ENTRIES_TO_COME);
+        }
         Ok(iommu)
     }
 
     /// The second half, when the image before has drained its queues and written its
     /// last snapshot: compares every live register again, takes the queue's position, the
     /// interrupt entries and the fault log, and marks what was adopted as consumed.
-    /// From here on everything is mutable.
+    /// From here on everything is mutable. Takes no memory.
     pub fn finish(&mut self, snapshot: &mut Snapshot, mem: &dyn TableMemory) -> Result<(), Error> {
         if self.live {
             return Err(Error::Consumed { what: "the set of units with", name: self.units.len() as u64 });

@@ -125,9 +125,15 @@ impl FaultLog {
         }
     }
 
+    /// Takes the room of a full log, so that [`restore`](Self::restore) need not.
+    pub(crate) fn reserve(&mut self) {
+        self.lines.reserve(LINES);
+    }
+
     /// Continues the log of the image before.
     pub(crate) fn restore(&mut self, lines: &[FaultLine]) {
-        self.lines = lines.iter().take(LINES).copied().collect();
+        self.lines.clear();
+        self.lines.extend(lines.iter().take(LINES));
         self.total = self.lines.iter().fold(0, |sum: u64, line| sum.saturating_add(line.count));
         for line in &mut self.lines {
             // Ticks of another image mean nothing.

@@ -14,7 +14,7 @@ use machine::pci::Bdf;
 use machine::sorted::SortedMap;
 
 /// Entries looked at in one go; every table has a multiple of it.
-const ENTRIES_AT_ONCE: u32 = 32;
+const ENTRIES_AT_ONCE: u32 = 64;
 
 /// Log2 of the entries that one frame holds.
 pub const FRAME_ORDER: u8 = 8;
@@ -159,19 +159,12 @@ impl InterruptTable {
     /// The first entry that is present in memory and that `wanted` asks for.
     pub(crate) fn first_present(&self, mem: &dyn TableMemory, wanted: impl Fn(u16) -> bool) -> Option<u16> {
         // VT-d 9.10: P is bit 0 of the lower half.
-        let mut words = [0; 2 * ENTRIES_AT_ONCE as usize];
-        for first in (0..self.size()).step_by(ENTRIES_AT_ONCE as usize) {
-            mem.read_run(self.place(u16::try_from(first).ok()?), &mut words);
-            if words.iter().step_by(2).fold(0, |all, low| all | low) & 1 == 0 {
-                continue;
-            }
-            let present = |words: &[u64]| words.first().is_some_and(|low| low & 1 != 0);
-            let mut found = (first..self.size()).zip(words.chunks_exact(2)).filter(|(_, entry)| present(entry));
-            if let Some(index) = found.find_map(|(index, _)| u16::try_from(index).ok().filter(|index| wanted(*index))) {
-                return Some(index);
-            }
-        }
-        None
+        let low = |first: u32, count: u32| {
+            mem.any_low(HostPhys(self.base.0 + u64::from(first) * ENTRY_BYTES), u64::from(count)) & 1 != 0
+        };
+        let full = (0..self.size()).step_by(ENTRIES_AT_ONCE as usize).filter(|first| low(*first, ENTRIES_AT_ONCE));
+        let mut present = full.flat_map(|first| first..first + ENTRIES_AT_ONCE).filter(|index| low(*index, 1));
+        present.find_map(|index| u16::try_from(index).ok().filter(|index| wanted(*index)))
     }
 
     /// Calls `visit` with every frame of the table.

@@ -124,9 +124,10 @@ fn upgrade(hand: &Hand<'_>, watch: &mut Watch<'_>, report: &mut Report, dice: &m
     sound(&ended)
 }
 
-/// No interrupt was lost or came twice, no device faulted.
+/// No interrupt was lost or came twice, no device faulted, no memory was taken in the pause.
 fn sound(ended: &Ended) -> Result<()> {
-    let whole = ended.outcome != "committed" || ended.interrupts_pending == ended.interrupts_delivered;
+    let whole = ended.outcome != "committed"
+        || ended.interrupts_pending == ended.interrupts_delivered && ended.pause_allocations == 0;
     ensure!(whole && ended.iommu_faults == 0, "{ended:?}");
     Ok(())
 }

@@ -391,7 +391,16 @@ impl PciBus {
     /// Everything. BAR changes not yet taken are found again after [`restore`](Self::restore).
     #[must_use]
     pub fn save(&self) -> PciState {
-        PciState { functions: self.functions.iter().map(Passthrough::save).collect(), latch: self.latch }
+        let mut state = PciState::default();
+        self.save_into(&mut state);
+        state
+    }
+
+    /// Likewise, into a state of this bus that was saved before: takes no memory.
+    pub fn save_into(&self, state: &mut PciState) {
+        state.functions.resize_with(self.functions.len(), PciFunctionState::default);
+        self.functions.iter().zip(&mut state.functions).for_each(|(function, state)| function.save_into(state));
+        state.latch = self.latch;
     }
 
     /// Continues from `state` on a bus with the same functions, without a write to hardware or a call

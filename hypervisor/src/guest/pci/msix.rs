@@ -262,7 +262,7 @@ impl Msix {
         }
     }
 
-    pub(super) fn save(&self) -> MsixState {
+    pub(super) fn save_into(&self, state: &mut MsixState) {
         let entry = |entry: &Entry| {
             let route = entry.route.unwrap_or_default();
             MsixEntryState {
@@ -274,11 +274,10 @@ impl Msix {
                 open: u32::from(entry.open),
             }
         };
-        MsixState {
-            entries: self.entries.iter().map(entry).collect(),
-            enabled: u32::from(self.enabled),
-            function_masked: u32::from(self.function_masked),
-        }
+        state.entries.clear();
+        state.entries.extend(self.entries.iter().map(entry));
+        state.enabled = u32::from(self.enabled);
+        state.function_masked = u32::from(self.function_masked);
     }
 
     /// Takes over without touching hardware. False if the state is impossible for this function.

@@ -7,7 +7,7 @@ use super::config::COMMAND_WRITABLE;
 use super::error::PciError;
 use super::function::Passthrough;
 use super::msi::{Msi, MsiState};
-use super::msix::{Msix, MsixState};
+use super::msix::MsixState;
 
 /// One assigned function. Numbers only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,26 +45,27 @@ impl PciFunctionState {
 }
 
 impl Passthrough {
-    pub(super) fn save(&self) -> PciFunctionState {
+    pub(super) fn save_into(&self, state: &mut PciFunctionState) {
         let mut mapped = [u64::MAX; BARS];
         for bar in self.bars.iter() {
             if let (Some(slot), Some(address)) = (mapped.get_mut(usize::from(bar.description.index)), bar.applied) {
                 *slot = address;
             }
         }
-        PciFunctionState {
-            segment: self.device.segment(),
-            requester_id: self.device.requester_id(),
-            msi: self.msi.as_ref().map(Msi::save),
-            msix: self.msix.as_ref().map(Msix::save),
-            mapped,
-            bars: self.bars.registers(),
-            identity: self.identity,
-            express_control: self.express_control,
-            command: self.command,
-            cache_line: self.cache_line,
-            interrupt_line: self.interrupt_line,
+        state.segment = self.device.segment();
+        state.requester_id = self.device.requester_id();
+        state.msi = self.msi.as_ref().map(Msi::save);
+        match &self.msix {
+            Some(msix) => msix.save_into(state.msix.get_or_insert_default()),
+            None => state.msix = None,
         }
+        state.mapped = mapped;
+        state.bars = self.bars.registers();
+        state.identity = self.identity;
+        state.express_control = self.express_control;
+        state.command = self.command;
+        state.cache_line = self.cache_line;
+        state.interrupt_line = self.interrupt_line;
     }
 
     /// Takes over without a write to hardware.

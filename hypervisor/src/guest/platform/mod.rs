@@ -192,20 +192,25 @@ impl GuestPlatform {
     /// Everything shared. The vCPUs stand still.
     #[must_use]
     pub fn save(&self) -> PlatformState {
+        let mut state = PlatformState { cpuid: self.cpuid.entries().to_vec(), ..PlatformState::default() };
+        self.save_into(&mut state);
+        state
+    }
+
+    /// Likewise, into a state of this guest that was saved before: takes no memory but for console input that came since. The CPUID table,
+    /// which does not change, is left as it is.
+    pub fn save_into(&self, state: &mut PlatformState) {
         let devices = self.devices.lock();
-        PlatformState {
-            ioapic: devices.ioapic.save(),
-            uart: devices.uart.save(),
-            pci: devices.pci.save(),
-            legacy: devices.legacy.save(),
-            clock: self.clock.save(),
-            cpuid: self.cpuid.entries().to_vec(),
-            power: match devices.power {
-                None => 0,
-                Some(PowerEvent::Off) => 1,
-                Some(PowerEvent::Reset) => 2,
-            },
-        }
+        state.ioapic = devices.ioapic.save();
+        devices.uart.save_into(&mut state.uart);
+        devices.pci.save_into(&mut state.pci);
+        state.legacy = devices.legacy.save();
+        state.clock = self.clock.save();
+        state.power = match devices.power {
+            None => 0,
+            Some(PowerEvent::Off) => 1,
+            Some(PowerEvent::Reset) => 2,
+        };
     }
 
     /// Continues from `state`, on a platform made with the clock and the CPUID table of that state and the

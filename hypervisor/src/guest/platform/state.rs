@@ -13,7 +13,7 @@ use crate::guest::pci::{PciError, PciState};
 use crate::guest::uart::{UartState, UartStateError};
 
 /// What the vCPUs share. Numbers only.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlatformState {
     /// IOAPIC.
     pub ioapic: IoapicState,

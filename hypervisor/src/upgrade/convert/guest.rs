@@ -137,7 +137,6 @@ pub fn save_rest(state: &mut State, guest: &GuestRest) {
 /// It is missing, or in no state that this image knows.
 pub fn load_rest(state: &State, token: u64) -> Converted<GuestRest> {
     let record = find(&state.guest_rests, [token, 0])?;
-    require(record.power <= POWER_RESET, record, "power event", record.power)?;
     Ok(GuestRest {
         token,
         state: match record.state {
@@ -146,9 +145,19 @@ pub fn load_rest(state: &State, token: u64) -> Converted<GuestRest> {
             other => return refuse(record, "state", other),
         },
         reason: read_text(record, "reason", &record.reason)?,
-        power: record.power,
+        power: load_power(state, token)?,
         entries: record.entries,
         interrupts: record.interrupts,
         started_tsc: record.started_tsc,
     })
+}
+
+/// The power event of that guest's platform that nobody took: 0 none, 1 off, 2 reset.
+///
+/// # Errors
+/// The record is missing, or tells of no such event.
+pub fn load_power(state: &State, token: u64) -> Converted<u32> {
+    let record = find(&state.guest_rests, [token, 0])?;
+    require(record.power <= POWER_RESET, record, "power event", record.power)?;
+    Ok(record.power)
 }

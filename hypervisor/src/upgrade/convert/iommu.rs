@@ -223,9 +223,17 @@ pub fn save_rest(state: &mut State, snapshot: &Snapshot) -> Converted<()> {
 /// # Errors
 /// A record is missing, or holds what this image cannot take over.
 pub fn load(state: &State) -> Converted<Snapshot> {
+    let mut snapshot = Snapshot::default();
+    load_into(state, &mut snapshot)?;
+    Ok(snapshot)
+}
+
+/// Likewise, into one that was loaded before: takes memory only where there is more than then.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_into(state: &State, snapshot: &mut Snapshot) -> Converted<()> {
     let base = |index: u32| find(&state.units, [index.into(), 0]).map(|unit| unit.register_base);
-    let units = state.units.iter().map(|unit| load_unit(state, unit)).collect::<Converted<_>>()?;
-    let domains = state.domains.iter().map(load_domain).collect::<Converted<_>>()?;
     let did = |record: &DomainIdV1| {
         Ok(DidState { unit: base(record.unit)?, token: record.domain, did: narrow(record, "id", record.did)? })
     };
@@ -277,17 +285,24 @@ pub fn load(state: &State) -> Converted<Snapshot> {
             owner: (record.flags & IRTE_OWN == 0).then(|| function(record.owner)),
         })
     };
-    Ok(Snapshot {
-        units,
-        domains,
-        dids: state.domain_ids.iter().map(did).collect::<Converted<_>>()?,
-        devices: state.devices.iter().map(device).collect::<Converted<_>>()?,
-        pasids: state.pasids.iter().map(pasid).collect::<Converted<_>>()?,
-        aliases: state.aliases.iter().map(alias).collect::<Converted<_>>()?,
-        irtes: state.irtes.iter().map(irte).collect::<Converted<_>>()?,
-        posted: state.posted.iter().map(|record| PostedState { frame: record.frame, used: record.used }).collect(),
-        faults: state.faults.iter().map(|record| load_fault(state, record)).collect::<Converted<Vec<_>>>()?,
-    })
+    refill(&mut snapshot.units, &state.units, |unit| load_unit(state, unit))?;
+    refill(&mut snapshot.domains, &state.domains, load_domain)?;
+    refill(&mut snapshot.dids, &state.domain_ids, did)?;
+    refill(&mut snapshot.devices, &state.devices, device)?;
+    refill(&mut snapshot.pasids, &state.pasids, pasid)?;
+    refill(&mut snapshot.aliases, &state.aliases, alias)?;
+    refill(&mut snapshot.irtes, &state.irtes, irte)?;
+    refill(&mut snapshot.posted, &state.posted, |record| Ok(PostedState { frame: record.frame, used: record.used }))?;
+    refill(&mut snapshot.faults, &state.faults, |record| load_fault(state, record))
+}
+
+/// Puts what `records` say in the place of what was in `list`.
+fn refill<T, R>(list: &mut Vec<T>, records: &[R], load: impl Fn(&R) -> Converted<T>) -> Converted<()> {
+    list.clear();
+    for record in records {
+        list.push(load(record)?);
+    }
+    Ok(())
 }
 
 fn load_unit(state: &State, record: &UnitV1) -> Converted<UnitState> {

@@ -273,8 +273,8 @@ pub fn save_bridges(state: &mut State, bridges: &[BridgeState]) {
 ///
 /// # Errors
 /// A register that is wider than it can be.
-pub fn load_bridges(state: &State) -> Converted<Vec<BridgeState>> {
-    let bridge = |record: &BridgeV1| {
+pub fn load_bridges(state: &State) -> impl Iterator<Item = Converted<BridgeState>> {
+    state.bridges.iter().map(|record| {
         Ok(BridgeState {
             bridge: super::iommu::function(record.bdf),
             identity: record.identity,
@@ -283,6 +283,5 @@ pub fn load_bridges(state: &State) -> Converted<Vec<BridgeState>> {
             control: narrow(record, "bridge control register", record.bridge_control)?,
             command: narrow(record, "command register", record.command)?,
         })
-    };
-    state.bridges.iter().map(bridge).collect()
+    })
 }

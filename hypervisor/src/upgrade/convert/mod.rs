@@ -174,7 +174,12 @@ fn flag(record: &impl Record, field: &'static str, value: impl Into<u64>) -> Con
 
 /// The text in a field.
 fn read_text(record: &impl Record, field: &'static str, bytes: &[u8]) -> Converted<String> {
-    text(bytes).map(String::from).ok_or(ConvertError::Text { record: record.name(), field })
+    check_text(record, field, bytes).map(String::from)
+}
+
+/// Likewise, as it lies there.
+fn check_text<'a>(record: &impl Record, field: &'static str, bytes: &'a [u8]) -> Converted<&'a str> {
+    text(bytes).ok_or(ConvertError::Text { record: record.name(), field })
 }
 
 /// A text for people as a field, cut between characters to what fits. Zeros, which end a text, are left out.

@@ -3,7 +3,6 @@
 //! What the new image rebuilds a function from without writing to it: the [`FunctionPlan`] (its place, BARs, MSI-X table), then
 //! the registers as the guest set them, then the routes.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use handover::State;
@@ -21,7 +20,7 @@ use super::iommu::{KNOWN_DEVICE_FLAGS, bdf, function};
 use super::{ConvertError, Converted, find, flag, group, name_of, narrow, require};
 use crate::guest::message::MsiMessage;
 use crate::guest::pci::access::{BarDescription, MSI_ENTRY};
-use crate::guest::pci::{BARS, MsiState, MsixEntryState, MsixState, PciFunctionState};
+use crate::guest::pci::{BARS, MsiState, MsixEntryState, PciFunctionState};
 use crate::passthrough::sriov::{self, Physical};
 
 /// A BAR that is not mapped, in [`PciFunctionState::mapped`].
@@ -199,28 +198,8 @@ fn plan(state: &State, record: &DeviceV1) -> Converted<FunctionPlan> {
     if let Some(config) = group(&state.configs, key).first() {
         return Err(ConvertError::Unexpected { record: config.name() });
     }
-    let mut mapped = [UNMAPPED; BARS];
     let mut bars = Vec::new();
-    for bar in group(&state.bars, key) {
-        require(bar.flags & !(BAR_64 | BAR_PREFETCHABLE | BAR_MAPPED) == 0, bar, "flags", bar.flags)?;
-        let place = usize::try_from(bar.index).ok().and_then(|index| mapped.get_mut(index));
-        let Some(place) = place else {
-            return super::refuse(bar, "number", bar.index);
-        };
-        if bar.flags & BAR_MAPPED != 0 {
-            require(bar.guest_base != UNMAPPED, bar, "guest address", bar.guest_base)?;
-            *place = bar.guest_base;
-        } else {
-            require(bar.guest_base == 0, bar, "guest address without use", bar.guest_base)?;
-        }
-        bars.push(BarDescription {
-            index: narrow(bar, "number", bar.index)?,
-            wide: bar.flags & BAR_64 != 0,
-            prefetchable: bar.flags & BAR_PREFETCHABLE != 0,
-            host: HostPhys(bar.host_base),
-            bytes: bar.bytes,
-        });
-    }
+    let mapped = each_bar(state, record, |bar| bars.push(bar))?;
     Ok(FunctionPlan {
         device: function(record.bdf),
         owner: record.owner,
@@ -236,6 +215,32 @@ fn plan(state: &State, record: &DeviceV1) -> Converted<FunctionPlan> {
         resettable: record.flags & DEVICE_RESETTABLE != 0,
         ats: record.flags & DEVICE_ATS != 0,
     })
+}
+
+/// Shows a device's BARs; where the guest sees each.
+fn each_bar(state: &State, record: &DeviceV1, mut show: impl FnMut(BarDescription)) -> Converted<[u64; BARS]> {
+    let mut mapped = [UNMAPPED; BARS];
+    for bar in group(&state.bars, record.bdf.into()) {
+        require(bar.flags & !(BAR_64 | BAR_PREFETCHABLE | BAR_MAPPED) == 0, bar, "flags", bar.flags)?;
+        let place = usize::try_from(bar.index).ok().and_then(|index| mapped.get_mut(index));
+        let Some(place) = place else {
+            return super::refuse(bar, "number", bar.index);
+        };
+        if bar.flags & BAR_MAPPED != 0 {
+            require(bar.guest_base != UNMAPPED, bar, "guest address", bar.guest_base)?;
+            *place = bar.guest_base;
+        } else {
+            require(bar.guest_base == 0, bar, "guest address without use", bar.guest_base)?;
+        }
+        show(BarDescription {
+            index: narrow(bar, "number", bar.index)?,
+            wide: bar.flags & BAR_64 != 0,
+            prefetchable: bar.flags & BAR_PREFETCHABLE != 0,
+            host: HostPhys(bar.host_base),
+            bytes: bar.bytes,
+        });
+    }
+    Ok(mapped)
 }
 
 fn msix_place(record: &DeviceV1) -> Converted<Option<MsixPlace>> {
@@ -289,7 +294,7 @@ fn entry_key(device: Bdf, entry: u16) -> [u64; 2] {
 fn save_function(state: &mut State, owner: u64, function: &PciFunctionState, routes: &[RouteState]) -> Converted<()> {
     let device = Bdf::from_requester_id(function.segment, function.requester_id);
     let number = bdf(device);
-    let planned = plan(state, find_device(state, number)?)?;
+    let planned = find_device(state, number)?;
     let moved = |what, value| {
         let record = name_of::<PciFunctionV1>([number.into(), 0]);
         Err(ConvertError::Unsaved { record, what, value })
@@ -297,16 +302,16 @@ fn save_function(state: &mut State, owner: u64, function: &PciFunctionState, rou
     if planned.owner != owner || planned.identity != function.identity {
         return moved("another owner or identity than planned,", function.identity.into());
     }
-    for (at, planned) in function.mapped.iter().zip(planned.mapped) {
+    for (at, planned) in function.mapped.iter().zip(each_bar(state, planned, |_| ())?) {
         if *at != planned {
             return moved("a BAR moved since the plan, to", *at);
         }
     }
     let entries = function.msix.as_ref().map_or(0, |msix| msix.entries.len());
-    if entries != planned.msix.map_or(0, |msix| usize::from(msix.entries)) {
+    if entries != planned.msix_entries as usize {
         return moved("another number of MSI-X entries than planned,", entries as u64);
     }
-    if function.msi.is_some() != planned.msi.is_some() {
+    if function.msi.is_some() != (planned.msi_capability != 0) {
         return moved("MSI that was not planned,", 1);
     }
     let mut flags = 0;
@@ -402,20 +407,28 @@ fn save_entry(
     Ok(())
 }
 
-/// The functions of guest `owner` by their slots, and the routes of their interrupts. `PciBus::restore` checks registers' bits.
+/// The functions that were planned so, by their slots, and the routes of their interrupts, into the lists of an earlier call: with as many
+/// routes no memory is taken. `PciBus::restore` checks registers' bits.
 ///
 /// # Errors
 /// A record is missing, or holds what this image cannot take over.
-pub fn load(state: &State, owner: u64) -> Converted<(Vec<PciFunctionState>, Vec<RouteState>)> {
-    let mut functions = Vec::new();
-    let mut routes = Vec::new();
-    for plan in load_plan(state, owner)? {
-        functions.push(load_function(state, &plan, &mut routes)?);
-    }
-    Ok((functions, routes))
+pub fn load(
+    state: &State,
+    plans: &[FunctionPlan],
+    functions: &mut Vec<PciFunctionState>,
+    routes: &mut Vec<RouteState>,
+) -> Converted<()> {
+    routes.clear();
+    functions.resize_with(plans.len(), PciFunctionState::default);
+    plans.iter().zip(functions).try_for_each(|(plan, function)| load_function(state, plan, function, routes))
 }
 
-fn load_function(state: &State, plan: &FunctionPlan, routes: &mut Vec<RouteState>) -> Converted<PciFunctionState> {
+fn load_function(
+    state: &State,
+    plan: &FunctionPlan,
+    function: &mut PciFunctionState,
+    routes: &mut Vec<RouteState>,
+) -> Converted<()> {
     let key = u64::from(bdf(plan.device));
     let record = find(&state.functions, [key, 0])?;
     let has = |bit: u32| record.flags & bit != 0;
@@ -428,10 +441,13 @@ fn load_function(state: &State, plan: &FunctionPlan, routes: &mut Vec<RouteState
     require(fits, record, "flags", record.flags)?;
     let reset = MsixEntryState { control: 1, ..MsixEntryState::default() };
     let mut msi = plan.msi.map(|_| MsiState { enabled: has(FUNCTION_MSI_ENABLED).into(), ..MsiState::default() });
-    let mut msix = plan.msix.map(|place| MsixState {
-        entries: vec![reset; usize::from(place.entries)],
-        enabled: has(FUNCTION_MSIX_ENABLED).into(),
-        function_masked: has(FUNCTION_MSIX_MASKED).into(),
+    let mut msix = plan.msix.map(|place| {
+        let msix = function.msix.get_or_insert_default();
+        msix.entries.clear();
+        msix.entries.resize(usize::from(place.entries), reset);
+        msix.enabled = has(FUNCTION_MSIX_ENABLED).into();
+        msix.function_masked = has(FUNCTION_MSIX_MASKED).into();
+        msix
     });
     for entry in group(&state.msix, key) {
         let loaded = load_entry(entry)?;
@@ -450,7 +466,7 @@ fn load_function(state: &State, plan: &FunctionPlan, routes: &mut Vec<RouteState
             msi.routed = loaded.routed;
             MSI_ENTRY
         } else {
-            let entries = msix.as_mut().map(|msix| msix.entries.as_mut_slice()).unwrap_or_default();
+            let entries = msix.as_deref_mut().map(|msix| msix.entries.as_mut_slice()).unwrap_or_default();
             let place = usize::try_from(entry.index).ok().and_then(|index| entries.get_mut(index));
             let Some(place) = place else {
                 return super::refuse(entry, "number", entry.index);
@@ -462,19 +478,20 @@ fn load_function(state: &State, plan: &FunctionPlan, routes: &mut Vec<RouteState
             routes.push(load_route(entry, plan.device, index)?);
         }
     }
-    Ok(PciFunctionState {
-        msi,
-        msix,
-        mapped: plan.mapped,
-        bars: record.bars,
-        identity: plan.identity,
-        express_control: record.express_control,
-        segment: plan.device.segment(),
-        requester_id: plan.device.requester_id(),
-        command: narrow(record, "command register", record.command)?,
-        cache_line: narrow(record, "cache line size", record.cache_line)?,
-        interrupt_line: narrow(record, "interrupt line", record.interrupt_line)?,
-    })
+    if msix.is_none() {
+        function.msix = None;
+    }
+    function.msi = msi;
+    function.mapped = plan.mapped;
+    function.bars = record.bars;
+    function.identity = plan.identity;
+    function.express_control = record.express_control;
+    function.segment = plan.device.segment();
+    function.requester_id = plan.device.requester_id();
+    function.command = narrow(record, "command register", record.command)?;
+    function.cache_line = narrow(record, "cache line size", record.cache_line)?;
+    function.interrupt_line = narrow(record, "interrupt line", record.interrupt_line)?;
+    Ok(())
 }
 
 fn load_entry(entry: &MsixV1) -> Converted<MsixEntryState> {

@@ -6,10 +6,11 @@ use guest_loader::layout::UART_PORT;
 use handover::State;
 use handover::record::Record;
 use handover::state::guest::CpuidV1;
+use handover::state::is_zero;
 use handover::state::lapic::GuestClockV1;
 use handover::state::platform::{IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE, UartInputV1, UartV1};
 
-use super::pci::RouteState;
+use super::pci::{FunctionPlan, RouteState};
 use super::{ConvertError, Converted, find, flag, group, name_of, require};
 use crate::guest::clock::ClockState;
 use crate::guest::cpuid::CpuidEntry;
@@ -63,14 +64,23 @@ pub fn save(state: &mut State, guest: u64, platform: &PlatformState, routes: &[R
 /// # Errors
 /// A record is missing, or holds what this image cannot take over.
 pub fn load(state: &State, guest: u64) -> Converted<PlatformState> {
-    Ok(load_with_routes(state, guest)?.0)
+    let mut platform = PlatformState { cpuid: load_cpuid(state, guest), ..PlatformState::default() };
+    load_into(state, guest, &super::pci::load_plan(state, guest)?, &mut platform, &mut Vec::new())?;
+    Ok(platform)
 }
 
-/// Likewise, with the ways of its devices' interrupts.
+/// Likewise, with the ways of its devices' interrupts, into what an earlier call has filled: takes no memory but for more input or ways
+/// than there were. The functions are those of the plan; the CPUID table, which does not change, is left as it is.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_with_routes(state: &State, guest: u64) -> Converted<(PlatformState, Vec<RouteState>)> {
+pub fn load_into(
+    state: &State,
+    guest: u64,
+    plans: &[FunctionPlan],
+    platform: &mut PlatformState,
+    routes: &mut Vec<RouteState>,
+) -> Converted<()> {
     let key = [guest, 0];
     let clock = find(&state.guest_clocks, key)?;
     require(clock.tsc_khz > 0, clock, "TSC frequency", clock.tsc_khz)?;
@@ -84,22 +94,20 @@ pub fn load_with_routes(state: &State, guest: u64) -> Converted<(PlatformState, 
         }
     };
     let host = find(&state.pci_hosts, key)?;
-    let (functions, routes) = super::pci::load(state, guest)?;
-    let platform = PlatformState {
-        ioapic: IoapicState { entries: ioapic.redirection, lines: ioapic.levels, id: ioapic.id, select: ioapic.select },
-        uart: load_uart(state, guest)?,
-        pci: crate::guest::pci::PciState { functions, latch: host.address },
-        legacy: load_legacy(find(&state.legacies, key)?)?,
-        clock: ClockState {
-            base_tsc: clock.base_tsc,
-            base_ns: clock.base_ns,
-            wall_base_ns: clock.wall_base_ns,
-            tsc_khz: clock.tsc_khz,
-        },
-        cpuid: load_cpuid(state, guest),
-        power: super::guest::load_rest(state, guest)?.power,
+    super::pci::load(state, plans, &mut platform.pci.functions, routes)?;
+    platform.pci.latch = host.address;
+    platform.ioapic =
+        IoapicState { entries: ioapic.redirection, lines: ioapic.levels, id: ioapic.id, select: ioapic.select };
+    load_uart(state, guest, &mut platform.uart)?;
+    platform.legacy = load_legacy(find(&state.legacies, key)?)?;
+    platform.clock = ClockState {
+        base_tsc: clock.base_tsc,
+        base_ns: clock.base_ns,
+        wall_base_ns: clock.wall_base_ns,
+        tsc_khz: clock.tsc_khz,
     };
-    Ok((platform, routes))
+    platform.power = super::guest::load_power(state, guest)?;
+    Ok(())
 }
 
 /// A guest's CPUID table, known since the plan. `CpuidTable::restore` checks its order.
@@ -148,7 +156,7 @@ fn uart(state: &mut State, guest: u64, uart: &UartState) -> Converted<()> {
     Ok(())
 }
 
-fn load_uart(state: &State, guest: u64) -> Converted<UartState> {
+fn load_uart(state: &State, guest: u64, uart: &mut UartState) -> Converted<()> {
     let record = find(&state.uarts, [guest, UART_PORT.into()])?;
     if let Some(other) = group(&state.uarts, guest).iter().find(|uart| uart.port != record.port) {
         return Err(ConvertError::Unexpected { record: other.name() });
@@ -166,27 +174,25 @@ fn load_uart(state: &State, guest: u64) -> Converted<UartState> {
             found: pieces.len() as u64,
         });
     }
-    let mut input = Vec::with_capacity(record.input_bytes as usize);
+    uart.input.clear();
     for (offset, piece) in (0u32..).step_by(UART_PIECE).zip(pieces) {
         require(piece.port == record.port, piece, "port", piece.port)?;
         require(piece.offset == offset, piece, "offset", piece.offset)?;
         let left = (record.input_bytes - offset) as usize;
         let (bytes, beyond) = piece.bytes.split_at_checked(left.min(UART_PIECE)).unwrap_or_default();
-        require(beyond.iter().all(|byte| *byte == 0), piece, "bytes past the end", offset)?;
-        input.extend_from_slice(bytes);
+        require(is_zero(beyond), piece, "bytes past the end", offset)?;
+        uart.input.extend_from_slice(bytes);
     }
-    Ok(UartState {
-        input,
-        divisor: u16::from_le_bytes([record.dll, record.dlm]),
-        interrupt_enable: record.ier,
-        fifo_control: record.fcr,
-        line_control: record.lcr,
-        modem_control: record.mcr,
-        modem_status: record.msr,
-        scratch: record.scr,
-        transmitter_pending: record.thr_pending,
-        overrun: record.overrun,
-    })
+    uart.divisor = u16::from_le_bytes([record.dll, record.dlm]);
+    uart.interrupt_enable = record.ier;
+    uart.fifo_control = record.fcr;
+    uart.line_control = record.lcr;
+    uart.modem_control = record.mcr;
+    uart.modem_status = record.msr;
+    uart.scratch = record.scr;
+    uart.transmitter_pending = record.thr_pending;
+    uart.overrun = record.overrun;
+    Ok(())
 }
 
 fn legacy(state: &mut State, guest: u64, legacy: &LegacyState) {

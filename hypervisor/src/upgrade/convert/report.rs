@@ -6,11 +6,12 @@ use alloc::vec::Vec;
 
 use handover::State;
 use handover::phase::{self, END, PHASES, Phase};
+use handover::state::is_zero;
 use handover::state::report::{
     BLAME_GUEST, BLAME_MACHINE, BLAME_NEW_IMAGE, BLAME_NONE, BLAME_OLD_IMAGE, BLAME_OPERATOR, ReportV1,
 };
 
-use super::{Converted, read_text, refuse, require};
+use super::{ConvertError, Converted, check_text, read_text, refuse, require};
 use crate::api::error::Blame;
 use crate::api::types::{Outcome, Phases, Report};
 
@@ -24,21 +25,29 @@ pub fn save(state: &mut State, reports: &[ReportV1]) {
 /// # Errors
 /// A report that cannot be.
 pub fn load(state: &State) -> Converted<Vec<ReportV1>> {
-    let report = |record: &ReportV1| {
-        check(record)?;
-        Ok(*record)
-    };
-    state.reports.iter().map(report).collect()
+    state.reports.iter().map(|record| check(record).map(|()| *record)).collect()
+}
+
+/// The report of the upgrade that is under way: the last one. Takes no memory.
+///
+/// # Errors
+/// There is none, or it cannot be.
+pub fn load_own(state: &State) -> Converted<ReportV1> {
+    let missing = ConvertError::Missing { record: super::name_of::<ReportV1>([u64::MAX, 0]) };
+    let own = state.reports.last().filter(|report| report.outcome == 0).ok_or(missing)?;
+    check(own).map(|()| *own)
 }
 
 fn check(record: &ReportV1) -> Converted<()> {
     outcome(record)?;
     blame(record)?;
     require((record.failed_phase as usize) < END, record, "failed phase", record.failed_phase)?;
-    read_text(record, "reason", &record.reason)?;
-    read_text(record, "version of the old image", &record.from_version)?;
-    read_text(record, "version of the new image", &record.to_version)?;
-    Ok(())
+    let texts: [(_, &[u8]); 3] = [
+        ("reason", &record.reason),
+        ("version of the old image", &record.from_version),
+        ("version of the new image", &record.to_version),
+    ];
+    texts.iter().try_for_each(|(field, bytes)| check_text(record, field, bytes).map(|_| ()))
 }
 
 /// `None` while it is under way.
@@ -120,7 +129,7 @@ fn duration(record: &ReportV1, phase: Phase) -> u64 {
 
 /// A build id in hexadecimal, empty when there was none.
 fn build_id(id: &[u8; 32]) -> String {
-    if id.iter().all(|byte| *byte == 0) {
+    if is_zero(id) {
         return String::new();
     }
     id.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -1,10 +1,10 @@
 //! Release 0.1, format 1: a vCPU's registers and extended state.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use handover::State;
 use handover::record::Record;
+use handover::state::is_zero;
 use handover::state::vcpu::{
     ACTIVITY_HALTED, ACTIVITY_RUNNING, ACTIVITY_WAIT_FOR_SIPI, EVENT_EXCEPTION, EVENT_HAS_ERROR, EVENT_INTERRUPT,
     EVENT_NMI, EVENT_NONE, NMI_BLOCKED, SEGMENT_UNUSABLE, SHADOW_MOV_SS, SHADOW_STI, SegmentV1, VcpuV1, XSAVE_MAX,
@@ -65,7 +65,7 @@ pub fn save(state: &mut State, guest: u64, index: u32, pcpu: u32, arch: &ArchSta
     };
     let before = state.xsave.len();
     for (offset, piece) in (0..).step_by(XSAVE_PIECE).zip(xsave.chunks(XSAVE_PIECE)) {
-        if piece.iter().all(|byte| *byte == 0) {
+        if is_zero(piece) {
             continue;
         }
         let mut bytes = [0; XSAVE_PIECE];
@@ -135,6 +135,16 @@ pub fn save(state: &mut State, guest: u64, index: u32, pcpu: u32, arch: &ArchSta
 /// # Errors
 /// It is missing, or holds what this image cannot give its guests.
 pub fn load(state: &State, guest: u64, index: u32) -> Converted<VcpuState> {
+    let mut vcpu = VcpuState { pcpu: 0, arch: ArchState::reset(), xsave: Vec::new() };
+    load_into(state, guest, index, &mut vcpu)?;
+    Ok(vcpu)
+}
+
+/// Likewise, into one that was loaded before: takes no memory where its XSAVE area has room.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_into(state: &State, guest: u64, index: u32, vcpu: &mut VcpuState) -> Converted<()> {
     let record = find(&state.vcpus, [guest, index.into()])?;
     let absent = |field, value: u64| require(value == 0, record, field, value);
     absent("IA32_XSS", record.xss)?;
@@ -154,7 +164,7 @@ pub fn load(state: &State, guest: u64, index: u32) -> Converted<VcpuState> {
             base: saved.base,
         };
     }
-    let arch = ArchState {
+    vcpu.arch = ArchState {
         gprs: record.registers,
         rip: record.rip,
         rflags: record.rflags,
@@ -192,7 +202,8 @@ pub fn load(state: &State, guest: u64, index: u32) -> Converted<VcpuState> {
             other => return refuse(record, "activity", other),
         },
     };
-    Ok(VcpuState { pcpu: record.pcpu, arch, xsave: xsave(state, record)? })
+    vcpu.pcpu = record.pcpu;
+    xsave(state, record, &mut vcpu.xsave)
 }
 
 /// Access rights of this image (SDM 3C 25.4.1) as a record's: flags from bit 12 to bit 8, unusable from bit 16 to bit 12.
@@ -232,7 +243,7 @@ fn event(record: &VcpuV1) -> Converted<Option<Event>> {
     Ok(Some(event))
 }
 
-fn xsave(state: &State, record: &VcpuV1) -> Converted<Vec<u8>> {
+fn xsave(state: &State, record: &VcpuV1, area: &mut Vec<u8>) -> Converted<()> {
     require(record.xsave_bytes <= XSAVE_MAX, record, "XSAVE bytes", record.xsave_bytes)?;
     let of_guest = group(&state.xsave, record.guest);
     let start = of_guest.partition_point(|piece| piece.vcpu < record.index);
@@ -248,7 +259,8 @@ fn xsave(state: &State, record: &VcpuV1) -> Converted<Vec<u8>> {
         });
     }
     // What was not written is zero.
-    let mut area = vec![0; record.xsave_bytes as usize];
+    area.clear();
+    area.resize(record.xsave_bytes as usize, 0);
     for piece in pieces {
         let offset = piece.offset as usize;
         require(offset.is_multiple_of(XSAVE_PIECE), piece, "offset", piece.offset)?;
@@ -256,10 +268,10 @@ fn xsave(state: &State, record: &VcpuV1) -> Converted<Vec<u8>> {
         require(!place.is_empty(), piece, "offset", piece.offset)?;
         let fits = place.len().min(XSAVE_PIECE);
         let (bytes, beyond) = piece.bytes.split_at_checked(fits).unwrap_or_default();
-        require(beyond.iter().all(|byte| *byte == 0), piece, "bytes past the end", piece.offset)?;
+        require(is_zero(beyond), piece, "bytes past the end", piece.offset)?;
         if let Some(place) = place.get_mut(..fits) {
             place.copy_from_slice(bytes);
         }
     }
-    Ok(area)
+    Ok(())
 }

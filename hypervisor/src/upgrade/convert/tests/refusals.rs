@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use std::string::{String, ToString};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::sample::{Everything, GUEST, GUEST_DOMAIN, NIC, NVME, everything};
+use super::sample::{Everything, GUEST, GUEST_DOMAIN, NIC, NVME, everything, load_functions};
 use crate::upgrade::convert::{report, vcpu};
 use crate::upgrade::gather;
 
@@ -34,9 +34,12 @@ fn refused(change: fn(&mut State), name: &str) {
 #[test]
 fn law_1_only_what_is_marked_is_gathered() {
     let mut all = everything();
-    let tokens = BTreeSet::from([GUEST_DOMAIN]);
+    let kept = gather::Kept {
+        tokens: BTreeSet::from([GUEST_DOMAIN]),
+        sources: BTreeSet::from([(NVME.segment(), NVME.requester_id())]),
+    };
     assert!(all.snapshot.domains.iter().any(|domain| domain.token != GUEST_DOMAIN));
-    gather::retain(&mut all.snapshot, &tokens, &[NVME]);
+    kept.retain_in(&mut all.snapshot);
     assert!(all.snapshot.domains.iter().all(|domain| domain.token == GUEST_DOMAIN));
     assert!(all.snapshot.dids.iter().all(|did| did.token == GUEST_DOMAIN));
     assert!(all.snapshot.devices.iter().all(|device| device.source == NVME.requester_id()));
@@ -48,7 +51,7 @@ fn law_1_only_what_is_marked_is_gathered() {
     for device in all.snapshot.devices.iter_mut().filter(|device| device.source == NVME.requester_id()) {
         device.token = GUEST_DOMAIN + 1;
     }
-    gather::retain(&mut all.snapshot, &tokens, &[NVME]);
+    kept.retain_in(&mut all.snapshot);
     let refused = all.save_plan(&mut State::default()).unwrap_err().to_string();
     assert!(refused.contains("0000:03:00.0") || refused.contains("0x300"), "{refused}");
 }
@@ -347,7 +350,7 @@ fn load_all(state: &State) {
             let _ = crate::upgrade::convert::lapic::load(state, guest, index);
         }
         let _ = crate::upgrade::convert::platform::load(state, guest);
-        let _ = crate::upgrade::convert::pci::load(state, guest);
+        let _ = load_functions(state, guest);
         let _ = crate::upgrade::convert::memory::load(state, guest);
         let _ = crate::upgrade::convert::guest::load_rest(state, guest);
     }
@@ -419,9 +422,9 @@ proptest! {
         load_all(&state);
         for guest in &state.guests {
             let _ = crate::upgrade::convert::platform::load(&state, guest.token);
-            let _ = crate::upgrade::convert::pci::load(&state, guest.token);
+            let _ = load_functions(&state, guest.token);
         }
         let owner = state.devices.first().map_or(0, |device| device.owner);
-        let _ = crate::upgrade::convert::pci::load(&state, owner);
+        let _ = load_functions(&state, owner);
     }
 }

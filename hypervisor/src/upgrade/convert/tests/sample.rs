@@ -136,7 +136,7 @@ impl Everything {
             machine: host::load(state)?,
             regions: host::load_regions(state)?,
             arena: host::load_arena(state)?,
-            bridges: host::load_bridges(state)?,
+            bridges: host::load_bridges(state).collect::<Converted<_>>()?,
             snapshot: units::load(state)?,
             functions,
             guest: guest::load(state, GUEST)?,
@@ -144,7 +144,7 @@ impl Everything {
             space,
             ram,
             platform: platform::load(state, GUEST)?,
-            routes: pci::load(state, GUEST)?.1,
+            routes: load_functions(state, GUEST)?.1,
             vcpu: vcpu::load(state, GUEST, 0)?,
             private: lapic::load(state, GUEST, 0)?,
             management: management::load(state)?.ok_or(crate::upgrade::convert::ConvertError::Missing {
@@ -513,4 +513,11 @@ fn private() -> VcpuPlatformState {
             mtrr_variable: core::array::from_fn(|n| (n as u64) << 12),
         },
     }
+}
+
+/// The functions of `owner` with the ways of their interrupts.
+pub fn load_functions(state: &State, owner: u64) -> Converted<(Vec<PciFunctionState>, Vec<RouteState>)> {
+    let (mut functions, mut routes) = (Vec::new(), Vec::new());
+    pci::load(state, &pci::load_plan(state, owner)?, &mut functions, &mut routes)?;
+    Ok((functions, routes))
 }
