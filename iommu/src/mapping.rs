@@ -9,7 +9,7 @@ use crate::platform::{Platform, Walked};
 use crate::table::Table;
 use machine::access::{Registers, TableMemory};
 use machine::addr::{HostPhys, Iova};
-use machine::paging::{Flush, Holes, Permissions, Translation};
+use machine::paging::{Flush, Holes, LeafSizes, Permissions, Translation};
 
 /// Why a domain has nothing to map in.
 const NO_TABLE: &str = "without a page table of Baton's own; nothing is mapped in it";
@@ -18,6 +18,17 @@ impl<R: Registers> Iommu<R> {
     /// A new, empty domain for devices behind any unit: they reach nothing yet.
     pub fn create_domain(&mut self, platform: &mut Platform<'_>, token: Token) -> Result<(), Error> {
         self.create_domain_with(platform, token, self.geometry)
+    }
+
+    /// Likewise, with leaves that are in `sizes` besides 4 KiB, as far as every unit has them.
+    pub fn create_domain_of(
+        &mut self,
+        platform: &mut Platform<'_>,
+        token: Token,
+        sizes: LeafSizes,
+    ) -> Result<(), Error> {
+        let leaf_sizes = self.geometry.leaf_sizes.and(sizes);
+        self.create_domain_with(platform, token, Geometry { leaf_sizes, ..self.geometry })
     }
 
     /// A new, empty domain for devices behind some units only, where not all have a kind of table

@@ -11,8 +11,12 @@ pub struct Guest {
     pub name: String,
     /// Its memory.
     pub memory_mib: u32,
-    /// The pCPU of its vCPU.
+    /// Its vCPUs.
+    pub vcpus: usize,
+    /// The pCPU of all of them.
     pub pcpu: u32,
+    /// The largest pages of its memory, where that is written down.
+    pub page_size: Option<&'static str>,
     /// Its devices: names, or tables in the words of the file.
     pub devices: Vec<String>,
     /// Its kernel.
@@ -32,7 +36,9 @@ impl Guest {
         Self {
             name: name.into(),
             memory_mib: 2,
+            vcpus: 1,
             pcpu: 1,
+            page_size: None,
             devices: devices.iter().map(|device| (*device).into()).collect(),
             kernel: format!("{kernel}.elf"),
             initrd: None,
@@ -44,10 +50,12 @@ impl Guest {
 
 impl fmt::Display for Guest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, memory_mib, pcpu, devices, kernel, initrd, command_line, console } = self;
+        let Self { name, memory_mib, vcpus, pcpu, page_size, devices, kernel, initrd, command_line, console } = self;
+        let pcpus = vec![pcpu.to_string(); *vcpus].join(", ");
         // A table stands as it is, a name in quotes.
         let quoted = |device: &String| if device.starts_with('{') { device.clone() } else { format!("\"{device}\"") };
         let devices = devices.iter().map(quoted).collect::<Vec<_>>().join(", ");
+        let pages = page_size.map_or_else(String::new, |size| format!("page_size = \"{size}\"\n"));
         let initrd = initrd.as_ref().map_or_else(String::new, |name| format!("initrd = \"{name}\"\n"));
         write!(
             f,
@@ -55,14 +63,14 @@ impl fmt::Display for Guest {
 [[guest]]
 name = "{name}"
 memory_mib = {memory_mib}
-vcpus = 1
-pcpus = [{pcpu}]
+vcpus = {vcpus}
+pcpus = [{pcpus}]
 kernel = "{kernel}"
 {initrd}command_line = "{command_line}"
 devices = [{devices}]
 on_upgrade = "preserve"
 console = "{console}"
-"#
+{pages}"#
         )
     }
 }
@@ -93,7 +101,9 @@ pub fn with_policy(deadline_ms: u32, policy: &str, guests: &[Guest]) -> String {
 pub struct Config {
     /// The guest's memory.
     pub memory_mib: u32,
-    /// The pCPU of its vCPU.
+    /// Its vCPUs.
+    pub vcpus: usize,
+    /// The pCPU of all of them.
     pub pcpu: u32,
     /// Its devices.
     pub devices: Vec<String>,
@@ -109,6 +119,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             memory_mib: 512,
+            vcpus: 1,
             pcpu: 1,
             devices: vec!["1b36:0010".into()],
             mode: "load".into(),
@@ -125,7 +136,9 @@ impl fmt::Display for Config {
             &[Guest {
                 name: "debian".into(),
                 memory_mib: self.memory_mib,
+                vcpus: self.vcpus,
                 pcpu: self.pcpu,
+                page_size: None,
                 devices: self.devices.clone(),
                 kernel: self.kernel.clone(),
                 initrd: Some("initrd.cpio".into()),

@@ -27,6 +27,7 @@ use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 use guest_loader::layout::GuestMap;
+use machine::paging::LeafSizes;
 use toml::de::DeTable;
 
 pub use device::{DeviceSelector, FunctionSelector, SelectorError};
@@ -164,6 +165,8 @@ pub struct Guest {
     pub on_upgrade: OnUpgrade,
     /// The machine's serial port that shows its console.
     pub console: Console,
+    /// Page sizes that its memory may be mapped in, besides 4 KiB: for itself and for its devices.
+    pub pages: LeafSizes,
 }
 
 /// What an upgrade does with a guest.

@@ -3,6 +3,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
+use machine::paging::LeafSizes;
 use proptest::prelude::*;
 
 use super::*;
@@ -40,6 +41,7 @@ command_line = "console=ttyS0"
 devices = ["1b36:0010", { device = "0000:03:00.0", allow_rmrr = true, ats = "trusted" }, "8086:10c9/vf1"]
 on_upgrade = "stop"
 console = "com2"
+page_size = "4k"
 "#;
 
 const MANAGEMENT: &str = "[management]\nnic = \"8086:10d3\"\naddress = \"dhcp\"\n";
@@ -102,6 +104,7 @@ fn the_example_says_everything() {
     let expected = [("1b36:0010", false, false), ("0000:03:00.0", true, true), ("8086:10c9/vf1", false, false)];
     assert_eq!(devices, expected.map(|(name, rmrr, ats)| (name.to_string(), rmrr, ats)));
     assert_eq!((guest.on_upgrade, guest.console), (OnUpgrade::Stop, Console::Com2));
+    assert_eq!(guest.pages, LeafSizes::ONLY_4K);
 }
 
 #[test]
@@ -117,6 +120,7 @@ fn defaults() {
     assert_eq!((guest.vcpus, guest.pcpus.len(), guest.initrd.as_deref()), (1, 0, None));
     assert_eq!((guest.command_line.as_str(), guest.devices.len()), ("", 0));
     assert_eq!((guest.on_upgrade, guest.console), (OnUpgrade::Preserve, Console::None));
+    assert_eq!(guest.pages, LeafSizes::UP_TO_1G);
 }
 
 #[test]
@@ -206,6 +210,7 @@ fn a_bad_value_costs_one_guest() {
     assert!(with("initrd = \"\"").contains("initrd = \"\"; write the name of a module"));
     assert!(with("command_line = 5").contains("command_line = 5; write a text"));
     assert!(with("command_line = \"a\\u0000b\"").contains("without zero bytes"));
+    assert!(with("page_size = 4096").contains("page_size = 4096; write \"4k\" or \"2m\" or \"1g\""));
     assert!(with("on_upgrade = \"restart\"").contains("on_upgrade = \"restart\"; write \"preserve\" or \"stop\""));
     assert!(with("console = true").contains("console = true; write \"com1\" or \"com2\" or \"none\""));
     assert!(with("devices = \"03:00.0\"").contains("write a list"));
@@ -407,8 +412,8 @@ proptest! {
     }
 
     #[test]
-    fn any_value_for_any_key_never_panics(key in 0..10_usize, value in "[0-9a-z\"\\[\\], .:#-]{0,12}") {
-        let keys = ["name", "memory_mib", "vcpus", "pcpus", "kernel", "initrd", "command_line", "devices", "on_upgrade", "console"];
+    fn any_value_for_any_key_never_panics(key in 0..11_usize, value in "[0-9a-z\"\\[\\], .:#-]{0,12}") {
+        let keys = ["name", "memory_mib", "vcpus", "pcpus", "kernel", "initrd", "command_line", "devices", "on_upgrade", "console", "page_size"];
         let _ = parse(&format!("[[guest]]\n{} = {value}\n", keys[key]));
     }
 }

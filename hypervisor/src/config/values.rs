@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 use guest_loader::layout::{GuestMap, MAX_MEMORY, MIN_MEMORY};
+use machine::paging::LeafSizes;
 use toml::de::DeValue;
 
 use super::file::{self, Field, Placed, Value};
@@ -274,6 +275,7 @@ pub fn guest(name: &str, Placed { at, table }: &Placed<file::Guest<'_>>) -> Resu
         None => None,
     };
     let consoles = [("com1", Console::Com1), ("com2", Console::Com2), ("none", Console::None)];
+    let pages = [("4k", LeafSizes::ONLY_4K), ("2m", LeafSizes::UP_TO_2M), ("1g", LeafSizes::UP_TO_1G)];
     let on_upgrade = [("preserve", OnUpgrade::Preserve), ("stop", OnUpgrade::Stop)];
     Ok(Guest {
         name: name.to_owned(),
@@ -286,6 +288,7 @@ pub fn guest(name: &str, Placed { at, table }: &Placed<file::Guest<'_>>) -> Resu
         devices: devices::of_guest(table.devices)?,
         on_upgrade: word(table.on_upgrade, "on_upgrade", &on_upgrade, OnUpgrade::Preserve)?,
         console: word(table.console, "console", &consoles, Console::None)?,
+        pages: word(table.page_size, "page_size", &pages, LeafSizes::UP_TO_1G)?,
     })
 }
 

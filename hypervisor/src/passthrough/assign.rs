@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use guest_loader::layout::{GuestMap, GuestRange};
 use iommu::Token;
 use machine::addr::{HostPhys, Iova};
-use machine::paging::Permissions;
+use machine::paging::{LeafSizes, Permissions};
 use machine::pci::{
     self, Ats, Bar, BarKind, Bdf, Command, ConfigSpace, Function, HeaderKind, Holder, Msi, Msix, Windows,
 };
@@ -209,7 +209,7 @@ fn describe(bars: &[Bar], bdf: Bdf) -> Result<Vec<BarDescription>, String> {
 pub fn assign(
     candidates: Vec<Candidate>,
     token: u64,
-    ram: &GuestRam,
+    (ram, pages): (&GuestRam, LeafSizes),
     bus: &mut PciBus,
 ) -> Result<Vec<Assigned>, String> {
     let mut assigned = Vec::new();
@@ -219,7 +219,7 @@ pub fn assign(
     let ecam = host::get().ecam.clone();
     let devices: Vec<Bdf> = candidates.iter().map(|candidate| candidate.function.bdf).collect();
     let aliases = inventory::sources(&devices);
-    create_domain(token, ram)?;
+    create_domain(token, ram, pages)?;
     for candidate in candidates {
         let bdf = candidate.function.bdf;
         // A virtual function's memory is its physical function's to say.
@@ -296,9 +296,9 @@ impl Assigned {
 }
 
 /// A domain that shows `ram` where the guest sees it, and what is reserved for the guest's devices where the machine has it.
-fn create_domain(token: u64, ram: &GuestRam) -> Result<(), String> {
+fn create_domain(token: u64, ram: &GuestRam, pages: LeafSizes) -> Result<(), String> {
     let made = units::with(|units, platform| {
-        units.create_domain(platform, Token(token))?;
+        units.create_domain_of(platform, Token(token), pages)?;
         let extents = ram.extents.iter().map(|extent| (extent.guest, extent.host, extent.bytes));
         // What firmware has a device use lies for it where it always lay.
         let reserved = ram.reserved.iter().map(|range| (range.start, HostPhys(range.start.get()), range.bytes));

@@ -194,7 +194,8 @@ fn finish(
     let apic_ids: Vec<u32> = (0..guest.vcpus).collect();
     let plan = Plan { map, kernel, initrd, command_line: &guest.command_line, apic_ids: &apic_ids };
     let entry = guest_loader::load(&plan, &mut &**ram).map_err(|error| error.to_string())?;
-    let mut space = AddressSpace::new(tokens::space(token), id, nested_leaves()).map_err(|error| error.to_string())?;
+    let mut space = AddressSpace::new(tokens::space(token), id, nested_leaves().and(guest.pages))
+        .map_err(|error| error.to_string())?;
     space.map_ram(ram).map_err(|error| error.to_string())?;
     let common = machine_cpus::common();
     let tsc_khz = u32::try_from(time::tsc_khz()).unwrap_or(u32::MAX);
@@ -221,7 +222,7 @@ fn finish(
         clock: GuestClock::new(clock).map_err(|error| error.to_string())?,
     };
     let vm = assemble(parts, |bus| {
-        let assigned = passthrough::assign(devices, tokens::domain(token), ram, bus)?;
+        let assigned = passthrough::assign(devices, tokens::domain(token), (ram, guest.pages), bus)?;
         bus.assign_bars(PCI_WINDOW_32, PCI_WINDOW_64).map_err(|error| error.to_string())?;
         Ok(assigned)
     })?;
