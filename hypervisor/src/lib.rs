@@ -53,5 +53,6 @@ pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     cpu::interrupts_off();
     upgrade::arrive::panicked(format_args!("{info}"));
     console::emergency(format_args!("baton: {info}"));
+    upgrade::rescue::add_to_panic();
     cpu::halt_forever()
 }

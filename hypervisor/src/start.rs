@@ -41,6 +41,8 @@ pub fn cold(boot: &BootInfo, cold: &ColdBoot) -> ! {
     // SAFETY: the first thing this image does; the slot is mapped by the boot tables.
     unsafe { heap::init(&boot.image) };
     console::init(true);
+    #[cfg(feature = "fault")]
+    crate::upgrade::fault::plant(boot.fault);
     log::info!("baton {} ({}) from {}", env!("CARGO_PKG_VERSION"), boot.build_name, cold.loader.as_str());
 
     let mut regions = memory(boot, cold);

@@ -113,6 +113,25 @@ impl Pulses {
     }
 }
 
+/// One line of the guest that watches its clock (`tests/guests/bare/src/bin/watch.rs`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// The guest's clock in ns.
+    pub t: u64,
+    /// The longest gap between two looks since the line before, in ns.
+    pub longest_ns: u64,
+}
+
+/// All lines of the guest that watches its clock.
+#[must_use]
+pub fn looks(console: &Log) -> Vec<Look> {
+    let look = |line: &String| {
+        let fields = line.trim().strip_prefix("watch ")?;
+        Some(Look { t: value(fields, "t")?, longest_ns: value(fields, "longest_ns")? })
+    };
+    console.lines().iter().filter_map(look).collect()
+}
+
 /// All lines of a console so far.
 #[must_use]
 pub fn samples(console: &Log) -> Vec<Sample> {

@@ -49,7 +49,7 @@ pub fn initrd() -> PathBuf {
 }
 
 /// The guests of our own, by the names of their programs.
-pub const BARE_GUESTS: [&str; 5] = ["disk", "attacker", "functions", "wire", "pulse"];
+pub const BARE_GUESTS: [&str; 7] = ["disk", "attacker", "functions", "wire", "pulse", "still", "watch"];
 
 /// A guest of our own.
 #[must_use]

@@ -108,6 +108,9 @@ fn totals(text: &str) -> (usize, usize) {
     })
 }
 
+/// Cases that plant faults.
+const WITH_FAULTS: [&str; 5] = ["faults", "triple-fault", "rollback-fault", "untouched", "soak"];
+
 fn end_to_end(count: &mut Count, wanted: Option<&str>, build: bool) -> Result<()> {
     let chosen: Vec<_> = cases::ALL.iter().filter(|case| wanted.is_none_or(|name| name == case.name)).collect();
     if chosen.is_empty() {
@@ -116,7 +119,7 @@ fn end_to_end(count: &mut Count, wanted: Option<&str>, build: bool) -> Result<()
     if build {
         let start = Instant::now();
         let wants = |name| chosen.iter().any(|case| case.name == name);
-        let faults = || if wants("faults") || wants("soak") { image::build_fault() } else { Ok(()) };
+        let faults = || if WITH_FAULTS.into_iter().any(wants) { image::build_fault() } else { Ok(()) };
         let releases = || if wants("versions") { image::build_releases() } else { Ok(()) };
         let built = image::build_with_guest().and_then(|()| faults()).and_then(|()| releases());
         let failed = built.is_err();

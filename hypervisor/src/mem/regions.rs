@@ -146,6 +146,12 @@ impl RegionMap {
         self.regions.iter().find(|region| region.base <= address && address < region.end()).map(|region| region.owner)
     }
 
+    /// Bytes of memory objects whose token `claimed` does not know. They stay taken: who has gone may have left a device there.
+    #[must_use]
+    pub fn unclaimed(&self, claimed: impl Fn(u64) -> bool) -> u64 {
+        self.bytes(|owner| matches!(owner, Owner::Object(token) if !claimed(token)))
+    }
+
     /// Takes exactly `base..base + bytes`, all of which must be free.
     ///
     /// # Errors
@@ -297,6 +303,24 @@ mod tests {
             Err(RegionError::NotFree)
         );
         assert_eq!(RegionMap::from_saved([region(u64::MAX - 0xfff, 0x1000)].into_iter()), Err(RegionError::Malformed));
+    }
+
+    /// Saved memory objects are nobody's to hand out, whoever claims them or does not.
+    #[test]
+    fn law_18_a_memory_object_is_kept_until_it_is_claimed_and_told_if_it_is_not() {
+        const OBJECT: u64 = 0x20_0000;
+        let owners = [Owner::Object(7), Owner::Free, Owner::Object(8), Owner::Object(8)];
+        let saved = (0..).zip(owners).map(|(at, owner)| Region { base: at * OBJECT, bytes: OBJECT, owner });
+        let mut map = RegionMap::from_saved(saved).unwrap();
+        assert_eq!(map.unclaimed(|_| false), 3 * OBJECT, "nobody has claimed anything yet");
+        assert_eq!(map.unclaimed(|token| token == 7), 2 * OBJECT);
+        assert_eq!(map.unclaimed(|_| true), 0);
+        // What nobody claims can't be had in any way.
+        assert_eq!(map.allocate(OBJECT, PAGE_SIZE, u64::MAX, Owner::Arena), Ok(HostPhys(OBJECT)));
+        assert!(map.allocate(PAGE_SIZE, PAGE_SIZE, u64::MAX, Owner::Arena).is_err());
+        assert_eq!(map.claim(2 * OBJECT, PAGE_SIZE, Owner::Object(7)), Err(RegionError::NotFree));
+        map.release(Owner::Object(7));
+        assert_eq!((map.unclaimed(|_| false), map.owner(2 * OBJECT)), (2 * OBJECT, Some(Owner::Object(8))));
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "this is what the module is for")]
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use super::block::Block;
 
@@ -22,6 +22,15 @@ pub enum Place {
     Last = 3,
     /// Just before COMMIT.
     Commit = 4,
+    /// In the image that runs, which has this one's sandbox let exceptions through, so that a triple fault can come to be.
+    OpenSandbox = 5,
+    /// In the image that runs, when one of its handlers takes pCPU 0 home.
+    WayHome = 6,
+    /// In the image that runs, when all pCPUs are back and it begins to undo what it has set.
+    Rollback = 7,
+    /// In the image that runs: it holds still where WARM begins, where it ends, and where pCPU 0 leaves, so that all memory can be
+    /// compared from outside.
+    Watched = 8,
 }
 
 /// Faults that are in what the new image makes of the records.
@@ -51,15 +60,43 @@ pub fn lies(lie: Lie, place: Place) -> bool {
     KIND.load(Ordering::Acquire) == lie as u8 && PLACE.load(Ordering::Acquire) == place as u8
 }
 
+/// Not zero: what is held goes on.
+static RELEASED: AtomicU64 = AtomicU64::new(0);
+
+/// Holds still until somebody outside writes to [`RELEASED`], and says on the console where that is.
+fn hold(stage: &str) {
+    let block = Block::current().map_or(0, |block| block.address());
+    crate::console::emergency(format_args!(
+        "held at {stage}, jump block {block:#x}, release {:#x}",
+        RELEASED.as_ptr() as u64
+    ));
+    while RELEASED.load(Ordering::Acquire) == 0 {
+        core::hint::spin_loop();
+    }
+    RELEASED.store(0, Ordering::Release);
+}
+
+/// Holds still here, if the running image is to be watched.
+pub fn watched(stage: &str) {
+    if is_planted(Place::Watched) {
+        hold(stage);
+    }
+}
+
 fn spin() -> ! {
     loop {
         core::hint::spin_loop();
     }
 }
 
+/// Whether something is planted at `place`.
+pub fn is_planted(place: Place) -> bool {
+    PLACE.load(Ordering::Acquire) == place as u8
+}
+
 /// Commits the planted fault, if it is planted here.
 pub fn at(place: Place) {
-    if PLACE.load(Ordering::Acquire) != place as u8 {
+    if !is_planted(place) {
         return;
     }
     let wild = |offset: fn(&handover::jump::JumpBlock) -> u64| {
@@ -86,6 +123,7 @@ pub fn at(place: Place) {
         8 => wild(|_| 0x9_0000),
         // SAFETY: none: no stack, no handler.
         9 => unsafe { asm!("lidt [{0}]", "xor esp, esp", "ud2", in(reg) &[0u8; 10]) },
+        10 => hold("COMMIT"),
         _ => {}
     }
 }

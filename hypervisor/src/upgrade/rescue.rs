@@ -18,7 +18,7 @@ use super::block::Block;
 use super::jump::WayBack;
 use crate::mem::layout::RESCUE_STACK_BYTES;
 use crate::trap::{dispatch, stubs, tables};
-use crate::{console, cpu};
+use crate::{console, cpu, host};
 
 /// One pCPU's table, and what its handlers need.
 #[repr(C, align(64))]
@@ -234,6 +234,10 @@ pub fn stacks(scratch: u64, index: u32) -> [u64; 2] {
 extern "sysv64" fn rescued(vector: u64, error: u64, rip: u64, address: u64, rescue: *const Rescue) {
     // SAFETY: the handlers pass their own table, which `leak` has made.
     let rescue = unsafe { &*rescue };
+    #[cfg(feature = "fault")]
+    if rescue.index == 0 {
+        super::fault::at(super::fault::Place::WayHome);
+    }
     if vector >= 32 {
         rescue.taken.store(vector, Ordering::Release);
     }
@@ -265,14 +269,39 @@ extern "sysv64" fn lost(vector: u64, error: u64, rip: u64, address: u64, rescue:
     // SAFETY: as in `rescued`.
     let rescue = unsafe { &*rescue };
     let committed = Block::current().is_some_and(|block| block.committed());
-    let (when, block) = if committed { ("after COMMIT", "is the new image's") } else { ("in ROLLBACK", "is whole") };
+    let state = if committed { ("after COMMIT", "is the new image's") } else { IN_ROLLBACK };
+    let index = rescue.index;
     console::emergency(format_args!(
-        "baton: {} {when} on pCPU {}: error {error:#x} at {rip:#x}, address {address:#x}; the machine stops, its handover record {block} (jump block at {:#x})",
+        "baton: {} on pCPU {index}: error {error:#x} at {rip:#x}, address {address:#x}",
         dispatch::name(vector as u8),
-        rescue.index,
-        rescue.block.load(Ordering::Relaxed),
     ));
+    stops(state, rescue.block.load(Ordering::Relaxed));
     cpu::halt_forever()
+}
+
+/// When, and what is known of the records then.
+const IN_ROLLBACK: (&str, &str) = ("in ROLLBACK", "is whole");
+
+fn stops((when, whose): (&str, &str), block: u64) {
+    console::emergency(format_args!(
+        "baton: this pCPU stops {when}; the handover record {whose} (jump block at {block:#x})"
+    ));
+}
+
+/// Where the block of the rollback under way lies; 0: there is none.
+static ROLLBACK: AtomicU64 = AtomicU64::new(0);
+
+/// Whether this image is taking over again.
+pub fn rolling_back(yes: bool) {
+    ROLLBACK.store(if yes { host::get().scratch } else { 0 }, Ordering::Release);
+}
+
+/// Behind the words of a panic: what is left, if it came in the rollback (HANDOVER.md, behaviour 25).
+pub fn add_to_panic() {
+    let block = ROLLBACK.load(Ordering::Acquire);
+    if block != 0 {
+        stops(IN_ROLLBACK, block);
+    }
 }
 
 #[cfg(test)]

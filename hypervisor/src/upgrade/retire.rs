@@ -150,10 +150,15 @@ fn claim(region: u64, bytes: u64) {
     for frame in 0..bytes / PAGE_SIZE {
         frames::with(|arena| arena.free(HostPhys(region + frame * PAGE_SIZE)));
     }
+    let guests = vm::all();
+    let left = host::get().regions.lock().unclaimed(|token| guests.iter().any(|vm| vm.ram.token == token));
+    if left != 0 {
+        log::warn!("{} MiB of guests' memory were claimed by no guest; they are kept", left >> 20);
+    }
     frames::with(|arena| {
         arena.mark_pending();
         arena.claim(units::TAG);
-        for vm in vm::all() {
+        for vm in guests {
             arena.claim(FrameTag::new(FrameTag::SPACE_TABLE, vm.id));
         }
         let left = arena.unclaimed().count();

@@ -14,7 +14,7 @@ use zerocopy::FromZeros;
 
 use super::block::Block;
 use super::plan::Planned;
-use super::{freeze, gather, jump, last_words, report, watchdog};
+use super::{freeze, gather, jump, last_words, report, rescue, watchdog};
 use crate::mem::layout::{SCRATCH_BYTES, SLOT_BYTES};
 use crate::mem::{guard, host_map};
 use crate::passthrough::units;
@@ -44,6 +44,7 @@ pub fn execute(core: &mut Core, mut planned: Planned, entry: u64) -> ReportV1 {
         Err((Phase::Freeze, String::from("a pCPU did not stop in time")))
     };
     report::enter(&mut planned.report, Phase::Rollback);
+    rescue::rolling_back(true);
     if let Some(block) = Block::current() {
         for index in 1..pcpu::count() as u32 {
             block.call(index, 0);
@@ -54,6 +55,8 @@ pub fn execute(core: &mut Core, mut planned: Planned, entry: u64) -> ReportV1 {
         panic!("rollback: a pCPU did not come back; the records are at {}", planned.region.base());
     }
     guard::go_on();
+    #[cfg(feature = "fault")]
+    super::fault::at(super::fault::Place::Rollback);
     planned.report.pause_allocations = guard::taken_in_pause();
     let (phase, reason) = match outcome {
         Err(failed) => failed,
@@ -70,6 +73,7 @@ fn roll_back(mut planned: Planned, phase: Phase, reason: &str) -> ReportV1 {
     }
     Block::forget();
     planned.undo();
+    rescue::rolling_back(false);
     console::set_quiet(false);
     if let Err(error) = slot {
         log::error!("the free slot can't be made data again: {error}");
@@ -114,6 +118,8 @@ fn attempt(core: &mut Core, planned: &mut Planned, entry: u64) -> Result<(), (Ph
     }
     watchdog::arm(deadline_ms);
     freeze::watch(deadline);
+    #[cfg(feature = "fault")]
+    super::fault::watched("SWITCH");
     // SAFETY: interrupts are off; the image was verified at STAGE and lies in the slot that was just made executable; all
     // other pCPUs are parked; the rescue tables are prepared; below, this pCPU is taken over again.
     unsafe { placed.leave(pcpu::this(), entry) };

@@ -72,7 +72,11 @@ impl Warming {
     pub fn begin(mut planned: Planned) -> Result<Self, NoSandbox> {
         report::enter(&mut planned.report, Phase::Warm);
         match build_sandbox(&mut planned) {
-            Ok((block, sandbox, space)) => Ok(Self { planned, block, sandbox, space, spent: 0 }),
+            Ok((block, sandbox, space)) => {
+                #[cfg(feature = "fault")]
+                super::fault::watched("the beginning of WARM");
+                Ok(Self { planned, block, sandbox, space, spent: 0 })
+            }
             Err(reason) => Err(NoSandbox { planned: Box::new(planned), reason }),
         }
     }
@@ -91,6 +95,8 @@ impl Warming {
                 Course::Ends(Outcome::RolledBack, reason)
             }
             Stop::Call { number: WARM_READY, argument } => {
+                #[cfg(feature = "fault")]
+                super::fault::watched("the end of WARM");
                 let slot = self.planned.staged.base.get();
                 match argument.checked_sub(slot) {
                     Some(offset) if offset < SLOT_BYTES => Course::Ready(argument),

@@ -12,9 +12,11 @@ mod io;
 mod ipxe;
 mod plans;
 mod refused;
+mod running_faults;
 mod signatures;
 mod soak;
 mod switch;
+mod untouched;
 mod upgrade;
 mod variants;
 mod versions;
@@ -62,10 +64,21 @@ pub const ALL: &[Case] = &[
         about: "a mapping of what is not preserved, found in the live tables, is refused at PLAN by name",
         run: foreign::run,
     },
+    Case { name: "faults", about: "every planted fault ends as stated, on 2 and on 4 CPUs", run: faults::run },
     Case {
-        name: "faults",
-        about: "every planted fault ends as stated, on 2 CPUs, and 4 where there are cores for them",
-        run: faults::run,
+        name: "triple-fault",
+        about: "a triple fault in the sandbox ends the upgrade and nothing else",
+        run: running_faults::triple,
+    },
+    Case {
+        name: "rollback-fault",
+        about: "a fault in the rollback itself stops Baton, which says so and leaves the records whole",
+        run: running_faults::rollback,
+    },
+    Case {
+        name: "untouched",
+        about: "before COMMIT the new image writes to its slot and its scratch, and to no other byte of memory",
+        run: untouched::run,
     },
     Case {
         name: "versions",

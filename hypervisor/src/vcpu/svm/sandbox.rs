@@ -81,6 +81,10 @@ impl Sandbox {
         let control = &mut vmcb.control;
         control.intercept_dr = u32::MAX;
         control.intercept_exceptions = u32::MAX;
+        #[cfg(feature = "fault")]
+        if crate::upgrade::fault::is_planted(crate::upgrade::fault::Place::OpenSandbox) {
+            control.intercept_exceptions = 0;
+        }
         control.intercept_what_reaches_the_host(info.invlpgb);
         control.intercept_misc1 |= misc1::SMI;
         control.iopm_base = permissions.iopm.get();
