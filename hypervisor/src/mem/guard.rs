@@ -4,17 +4,30 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Whether guests stand still for an upgrade.
-static PAUSED: AtomicBool = AtomicBool::new(false);
-/// How often memory was taken meanwhile.
+use crate::smp::pcpu;
+
+/// The pCPUs that are in the pause, a bit each: one that still runs its guests may take memory for them.
+static PAUSED: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+/// Whether there is any.
+static ANY: AtomicBool = AtomicBool::new(false);
+/// How often memory was taken by those.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
+
+/// The word and the bit of pCPU `index`. Those beyond the last bit are not told from pCPU 0.
+fn place(index: u32) -> (&'static AtomicU64, u64) {
+    PAUSED.get(index as usize / 64).map_or((&PAUSED[0], 1), |word| (word, 1 << (index % 64)))
+}
 
 /// An allocator that counts what is taken in the pause.
 pub struct Guarded<A>(pub A);
 
 impl<A> Guarded<A> {
     fn note(&self) {
-        if PAUSED.load(Ordering::Relaxed) {
+        if !ANY.load(Ordering::Relaxed) {
+            return;
+        }
+        let (word, bit) = place(pcpu::index());
+        if word.load(Ordering::Relaxed) & bit != 0 {
             TAKEN.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -46,15 +59,29 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Guarded<A> {
     }
 }
 
-/// The pause begins: from here on whoever takes memory is counted.
-pub fn pause() {
+/// The pause begins, on pCPU 0: what is counted begins anew.
+pub fn begin() {
     TAKEN.store(0, Ordering::Relaxed);
-    PAUSED.store(true, Ordering::Release);
+    pause(0);
+}
+
+/// pCPU `index`, which executes this, is in the pause: from here on it is counted when it takes memory.
+pub fn pause(index: u32) {
+    let (word, bit) = place(index);
+    word.fetch_or(bit, Ordering::AcqRel);
+    ANY.store(true, Ordering::Release);
+}
+
+/// pCPU `index` is not, any more.
+pub fn leave(index: u32) {
+    let (word, bit) = place(index);
+    word.fetch_and(!bit, Ordering::AcqRel);
 }
 
 /// The pause ends for this image.
 pub fn go_on() {
-    PAUSED.store(false, Ordering::Release);
+    ANY.store(false, Ordering::Release);
+    PAUSED.iter().for_each(|word| word.store(0, Ordering::Release));
 }
 
 /// How often memory was taken in the pause that this image was part of last.
@@ -84,12 +111,12 @@ mod tests {
             }
         };
         take();
-        pause();
+        begin();
         take();
         go_on();
         take();
         assert_eq!(taken_in_pause(), 3);
-        pause();
+        begin();
         assert_eq!(taken_in_pause(), 0);
         go_on();
     }

@@ -30,7 +30,7 @@ struct Reports {
 /// pCPU 0, on its page tables and stack, to its loop, or back to where it came from.
 pub fn arrive() -> ! {
     let entered = cpu::tsc();
-    guard::pause();
+    guard::begin();
     host_map::adopt_control_registers();
     // Without what is ready there is no block either: the old image's handlers are the way back.
     let Some(mut ready) = ready::take() else { panic!("entered before WARM was done") };

@@ -6,7 +6,7 @@ use handover::jump::{CPU_ARRIVED, CPU_REFUSES, CPU_VERIFIED};
 use super::block::Block;
 use super::retire;
 use crate::cpu;
-use crate::mem::host_map;
+use crate::mem::{guard, host_map};
 use crate::sched;
 use crate::smp::{lapic, pcpu};
 
@@ -30,6 +30,7 @@ pub fn arrive(index: u32) -> ! {
         if block.committed() {
             // What may be remembered of the arena is that it can't be written.
             host_map::forget_rights();
+            guard::pause(index);
             let own = pcpu::enlist(index);
             retire::note_pending();
             sched::run(own)

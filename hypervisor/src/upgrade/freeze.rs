@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::block::{self, Block};
 use crate::cpu;
+use crate::mem::guard;
 use crate::sched::Core;
 use crate::smp::{lapic, pcpu};
 use crate::vm::runner::Runner;
@@ -23,6 +24,7 @@ pub fn requested() -> bool {
 
 /// What a pCPU but the boot CPU does from FREEZE until the jump, or until it goes on here.
 pub fn park(core: &mut Core) {
+    guard::pause(core.pcpu().index);
     snapshot(core);
     PENDING.fetch_add(lapic::pending_device_interrupts(), Ordering::AcqRel);
     let own = core.pcpu();
@@ -38,6 +40,7 @@ pub fn park(core: &mut Core) {
         }
         core::hint::spin_loop();
     }
+    guard::leave(own.index);
     PARKED.fetch_sub(1, Ordering::AcqRel);
 }
 

@@ -36,7 +36,7 @@ pub fn execute(core: &mut Core, mut planned: Planned, entry: u64) -> ReportV1 {
         return roll_back(planned, Phase::Warm, &format!("the new slot can't be made executable: {error}"));
     }
     report::enter(&mut planned.report, Phase::Freeze);
-    guard::pause();
+    guard::begin();
     let stopped = freeze::all_others(time::ms_to_ticks(PARK_MS));
     let outcome = if stopped {
         attempt(core, &mut planned, entry)
