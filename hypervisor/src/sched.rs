@@ -43,11 +43,14 @@ pub fn reserve(pcpu: u32, more: usize) {
     inbox.reserve_exact(room);
 }
 
-/// Gives a virtual CPU to pCPU `pcpu`.
-pub fn assign(pcpu: u32, runner: Runner) {
-    inbox(&mut INBOXES.lock(), pcpu).push(runner);
+/// Gives virtual CPUs to pCPUs, all at once: none of them is fetched before the last is there, so that the room of [`reserve`] will do.
+pub fn assign(runners: impl Iterator<Item = (u32, Runner)>) {
+    let mut inboxes = INBOXES.lock();
+    runners.for_each(|(pcpu, runner)| inbox(&mut inboxes, pcpu).push(runner));
+    let targets = inboxes.len() as u32;
+    drop(inboxes);
     MAIL.store(true, Ordering::Release);
-    pcpu::kick(pcpu);
+    (0..targets).for_each(pcpu::kick);
 }
 
 /// A pCPU and the virtual CPUs that live on it.

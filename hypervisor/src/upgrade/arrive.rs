@@ -143,16 +143,13 @@ fn take_over(ready: Box<Ready>, reports: Reports) -> ! {
     host_map::make_writable();
     let pcpu = pcpu::enlist(0);
     retire::note_pending();
-    let Ready { state, guests, pcpus, region, management, .. } = *ready;
-    for guest in guests {
-        vm::register(guest.vm);
-        for (target, runner) in guest.vcpus {
-            sched::assign(target, runner);
-        }
-    }
+    let Ready { state, mut guests, pcpus, region, management, .. } = *ready;
+    guests.iter().for_each(|guest| vm::register(guest.vm.clone()));
+    sched::assign(guests.iter_mut().flat_map(|guest| guest.vcpus.drain(..)));
     retire::later(retire::Leftover {
         report: own,
         state,
+        guests,
         pcpus,
         region: region.0,
         region_bytes: region.1 as u64,

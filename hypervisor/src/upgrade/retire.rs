@@ -1,6 +1,7 @@
 //! RETIRE: the guests run; the old image's memory is given back and the report is completed.
 #![expect(unsafe_code, reason = "the stream is marked as consumed, the old slot is wiped")]
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use handover::State;
@@ -15,6 +16,7 @@ use machine::paging::Permissions;
 
 use super::block::Block;
 use super::convert::management::{ManagementState, Totals};
+use super::restore::Restored;
 use super::{convert, report, watchdog};
 use crate::guest::pci::PciBus;
 use crate::mem::layout::SLOT_BYTES;
@@ -30,6 +32,8 @@ pub struct Leftover {
     pub report: ReportV1,
     /// The records.
     pub state: State,
+    /// What guests were restored from: dropping it takes time.
+    pub guests: Vec<Restored>,
     /// pCPUs that came over.
     pub pcpus: u32,
     /// The handover region.

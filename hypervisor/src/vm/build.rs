@@ -226,6 +226,7 @@ fn finish(
         bus.assign_bars(PCI_WINDOW_32, PCI_WINDOW_64).map_err(|error| error.to_string())?;
         Ok(assigned)
     })?;
+    let mut runners = Vec::new();
     for (index, pcpu) in guest.pcpus.iter().enumerate() {
         let mut hardware = hardware_cpu(&vm)?;
         if index == 0 {
@@ -247,7 +248,8 @@ fn finish(
             hardware.set_activity(Activity::WaitForSipi);
         }
         let platform = vm.platform.vcpu(index as u32).ok_or("a virtual CPU has no LAPIC")?;
-        sched::assign(*pcpu, Runner::new(vm.clone(), index as u32, hardware, platform));
+        runners.push((*pcpu, Runner::new(vm.clone(), index as u32, hardware, platform)));
     }
+    sched::assign(runners.into_iter());
     Ok(vm)
 }
