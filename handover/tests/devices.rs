@@ -72,8 +72,10 @@ fn law_7_a_downgrade_that_would_lose_something_is_refused_by_name() {
         let error = written(change).unwrap_err();
         assert!(error.contains(name), "`{error}` does not name `{name}`");
     }
-    // What the operator wants of devices is as by default in an image that does not know it.
+    // What the operator wants of devices is as by default in an image that does not know it. Who leaves has left before such an
+    // image looks, and whom earlier upgrades stopped is history.
     assert_eq!(written(|state| state.device_policy = modern().device_policy), Ok(()));
+    assert_eq!(written(|state| (state.leaving, state.stopped) = (modern().leaving, modern().stopped)), Ok(()));
 }
 
 /// Law 13: the directory of each device, and every PASID in it.
@@ -97,6 +99,16 @@ fn law_13_directories_and_pasids() {
         "PASID 0x1 of device 0000:01:00.0",
     );
     refused(|state| state.domain_ids.retain(|id| id.domain != PASID_DOMAIN), is!(Dangling), "domain id 0x4003/0x0");
+}
+
+/// Law 9: who leaves is nobody who stays, under none of its ids.
+#[test]
+fn law_9_who_leaves_does_not_stay() {
+    refused(|state| state.leaving[0].requester = NVME, is!(SameRequester), "both send as 0000:03:00.0");
+    refused(|state| state.leaving[0].requester = state.aliases[0].requester, is!(SameRequester), "both send as");
+    refused(|state| state.leaving.push(state.leaving[0]), is!(Duplicate), "leaving requester");
+    refused(|state| state.stopped[0].name = [0; 32], is!(Value), "stopped guest");
+    refused(|state| state.stopped.push(state.stopped[0]), is!(Duplicate), "stopped guest");
 }
 
 #[test]

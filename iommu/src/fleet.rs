@@ -70,6 +70,8 @@ pub struct Iommu<R> {
     pub(crate) pasids: SortedMap<(Bdf, u32), PasidAttachment>,
     pub(crate) faults: FaultLog,
     pub(crate) posted: PostedFrames,
+    /// Who may still have entries between `prepare` and `finish` of an adoption, and has none afterwards.
+    pub(crate) leaving: Vec<Bdf>,
     /// Empty between operations: see `forget`.
     pub(crate) batch: Vec<Descriptor>,
     /// False between `prepare` and `finish` of an adoption.
@@ -115,6 +117,7 @@ impl<R: Registers> Iommu<R> {
             pasids: SortedMap::new(),
             faults: FaultLog::default(),
             posted: PostedFrames::default(),
+            leaving: Vec::new(),
             batch: Vec::new(),
             live,
         }

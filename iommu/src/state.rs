@@ -145,6 +145,15 @@ pub struct AliasState {
     pub alias: u16,
 }
 
+/// A requester id of a device that is not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LeavingState {
+    /// PCI segment.
+    pub segment: u16,
+    /// Requester id.
+    pub source: u16,
+}
+
 /// One allocated interrupt remapping entry, present or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct IrteState {
@@ -184,6 +193,9 @@ pub struct Snapshot {
     pub pasids: Vec<PasidState>,
     /// Their aliases.
     pub aliases: Vec<AliasState>,
+    /// Who else may be in the tables when an adoption is prepared, and is gone when it is finished. Never part of what
+    /// [`Iommu::snapshot`](crate::Iommu::snapshot) says: who leaves, the caller decides.
+    pub leaving: Vec<LeavingState>,
     /// Interrupt remapping entries.
     pub irtes: Vec<IrteState>,
     /// Posted interrupt descriptors.

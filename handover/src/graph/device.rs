@@ -70,6 +70,8 @@ fn requesters(state: &State) -> Checked {
         value(Bdf(alias.requester).segment() == Bdf(alias.device).segment(), alias, "segment", alias.requester.into())?;
         claims.push((alias.requester, alias.device));
     }
+    // What leaves is no preserved device's.
+    claims.extend(state.leaving.iter().map(|leaving| (leaving.requester, leaving.requester)));
     claims.sort_unstable();
     match claims.array_windows().find(|[first, second]| first.0 == second.0) {
         Some([first, second]) => {

@@ -39,6 +39,9 @@ pub(super) fn check(state: &State) -> Checked {
     for entry in &state.cpuids {
         follow(entry, "guest", &state.guests, [entry.guest, 0])?;
     }
+    for stopped in &state.stopped {
+        value(text(&stopped.name).is_some_and(|name| !name.is_empty()), stopped, "name", 0)?;
+    }
     super::device::counted(state)?;
     management(state)?;
     trust(state)

@@ -111,6 +111,17 @@ record! {
 }
 
 record! {
+    /// A requester id of a device that is not preserved: its entries may be there while the new image gets ready, and are gone
+    /// at FREEZE. Not critical: a reader that does not know it refuses the entries instead, before anybody pauses.
+    LeavingV1 [0x0409, "leaving requester", Plan, false, {2: 8}] key |record| [record.requester.into(), 0];
+    {
+        /// The id, segment included.
+        pub requester: u32,
+        reserved: [u8; 4],
+    }
+}
+
+record! {
     /// A base address register of a device.
     BarV1 [0x0403, "BAR", Plan, true, 40] key |record| [record.device.into(), record.index.into()];
     {

@@ -38,7 +38,8 @@ pub const CONSOLE_COM1: u32 = 1;
 pub const CONSOLE_COM2: u32 = 2;
 /// [`GuestV1::on_upgrade`]: keep it running.
 pub const ON_UPGRADE_PRESERVE: u32 = 1;
-/// [`GuestV1::on_upgrade`]: it was stopped; the new image starts it again.
+/// [`GuestV1::on_upgrade`]: it was stopped. Not written: such a guest ends with the old image, see
+/// [`super::report::StoppedV1`].
 pub const ON_UPGRADE_STOP: u32 = 2;
 
 record! {

@@ -47,6 +47,20 @@ record! {
     }
 }
 
+record! {
+    /// A guest that an upgrade stopped, because it was not to be preserved. Without these an upgrade stopped none, as in format 1.
+    StoppedV1 [0x0807, "stopped guest", Plan, false, {2: 48}] key |record| [record.sequence, record.number.into()];
+    {
+        /// [`ReportV1::sequence`] of the upgrade, which may be the one that is planned here.
+        pub sequence: u64,
+        /// Name of the guest.
+        pub name: [u8; NAME_BYTES],
+        /// Its number on the machine, as [`super::guest::GuestV1::number`].
+        pub number: u32,
+        reserved: [u8; 4],
+    }
+}
+
 /// [`ReportV1::blame`]: nobody, or unknown.
 pub const BLAME_NONE: u32 = 0;
 /// [`ReportV1::blame`]: the operator's input.

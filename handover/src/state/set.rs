@@ -3,7 +3,9 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::device::{AliasV1, BarV1, ConfigV1, DevicePolicyV1, DeviceV1, PasidV1, PciFunctionV1, PhysicalFunctionV1};
+use super::device::{
+    AliasV1, BarV1, ConfigV1, DevicePolicyV1, DeviceV1, LeavingV1, PasidV1, PciFunctionV1, PhysicalFunctionV1,
+};
 use super::guest::{CpuidV1, GuestRestV1, GuestV1};
 use super::interrupt::{IrteV1, MsixV1, PostedV1};
 use super::lapic::{GuestClockV1, KvmClockV1, LapicV1};
@@ -11,7 +13,7 @@ use super::machine::{ArenaV1, BootV1, BridgeV1, MachineV1, ModuleV1, PcpuV1, Reg
 use super::management::{FaultV1, ManagementV1, TotalsV1};
 use super::memory::{ExtentV1, ObjectV1, ReservedV1, SpaceObjectV1, SpaceV1};
 use super::platform::{IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE, UartInputV1, UartV1};
-use super::report::ReportV1;
+use super::report::{ReportV1, StoppedV1};
 use super::stream::{EndV1, MarkV1};
 use super::trial;
 use super::trust::{KeyV1, TrustV1};
@@ -292,6 +294,8 @@ state! {
     physical_functions: PhysicalFunctionV1,
     /// What the operator wants of devices: at most one.
     device_policy: DevicePolicyV1,
+    /// Requester ids of devices that are not preserved.
+    leaving: LeavingV1,
     /// BARs.
     bars: BarV1,
     /// At most one.
@@ -304,6 +308,8 @@ state! {
     faults: FaultV1,
     /// Reports.
     reports: ReportV1,
+    /// Guests that upgrades stopped.
+    stopped: StoppedV1,
     /// Queues and fault registers of units.
     unit_rests: UnitRestV1,
     /// Remapping entries.

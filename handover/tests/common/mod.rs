@@ -144,7 +144,7 @@ pub const NESTED_DOMAIN: u64 = 0x4004;
 pub const PHYSICAL: u32 = 0x0200;
 
 /// The sample machine with what format 1 can't say: a unit in scalable mode, two PASIDs on the NVMe function, one of them
-/// nested, a pass-through domain, memory reserved for a device, virtual functions, posted interrupts, a quarantined device.
+/// nested, a pass-through domain, memory reserved for a device, virtual functions, posted interrupts, a quarantined device, a device and a guest that leave.
 pub fn modern() -> State {
     let mut state = sample();
     // TTM 01b (VT-d 11.4.5), 256-bit descriptors (11.4.9.3).
@@ -188,6 +188,9 @@ pub fn modern() -> State {
     state.device_policy.push(DevicePolicyV1 { fault_limit: 25, flags: 0 });
     state.reserved.push(ReservedV1 { space: SPACE, base: 0x4800_0000, bytes: 0x3_f000 });
     state.posted.push(PostedV1 { frame: 0x180c_0000, used: 5 });
+    state.leaving.push(LeavingV1 { requester: 0x0420, reserved: [0; 4] });
+    let name = handover::state::name_field("batch").unwrap();
+    state.stopped.push(StoppedV1 { sequence: 3, name, number: 2, reserved: [0; 4] });
     state.set_planned();
     state
 }

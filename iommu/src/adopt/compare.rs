@@ -22,7 +22,7 @@ use machine::pci::Bdf;
 
 impl<R: Registers> Iommu<R> {
     /// Compares root, context and PASID tables with the recorded devices: each of them is
-    /// there, and nobody else.
+    /// there, and nobody else but those who leave.
     pub(crate) fn compare_tables(&self, mem: &dyn TableMemory, ledger: &mut Ledger<'_>) -> Result<(), Error> {
         for unit in &self.units {
             let wrong = |what, index, found| {
@@ -36,8 +36,9 @@ impl<R: Registers> Iommu<R> {
                 ledger.claim("a context table", link.table)?;
                 for source in unit.tables.sources(&link) {
                     let found = unit.tables.context(mem, source);
-                    let owner = self.owner(Bdf::from_requester_id(unit.segment, source));
-                    if found & 1 != 0 && owner.is_none() {
+                    let device = Bdf::from_requester_id(unit.segment, source);
+                    let known = || self.owner(device).is_some() || self.leaving.contains(&device);
+                    if found & 1 != 0 && !known() {
                         return wrong("context entry", source, pair(found));
                     }
                     let upper = unit.tables.context_upper(mem, source);
@@ -118,6 +119,18 @@ impl<R: Registers> Iommu<R> {
                     compare_entry(&unit.window, "PASID entry", pasid, expected, found)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Nobody who leaves has an entry any more.
+    pub(super) fn compare_left(&self, mem: &dyn TableMemory) -> Result<(), Error> {
+        for device in &self.leaving {
+            // Where no unit translates there is no entry either.
+            let Some(unit) = self.unit_of(*device).and_then(|index| self.units.get(index.0)) else { continue };
+            let source = device.requester_id();
+            let found = unit.tables.context(mem, source);
+            compare_entry(&unit.window, "context entry", u32::from(source), 0, found)?;
         }
         Ok(())
     }

@@ -90,6 +90,7 @@ impl<R: Registers> Iommu<R> {
             iommu.adopt_pasid(state)?;
         }
         iommu.check_references(snapshot)?;
+        iommu.adopt_leaving(snapshot)?;
         iommu.compare_tables(mem, &mut ledger)?;
         iommu.faults.reserve();
         for table in iommu.units.iter_mut().filter_map(|unit| unit.interrupts.as_mut()) {
@@ -109,6 +110,7 @@ impl<R: Registers> Iommu<R> {
         self.compare_live(snapshot, mem)?;
         self.same_structure(snapshot)?;
         self.compare_contexts(mem)?;
+        self.compare_left(mem)?;
         self.take_interrupts(snapshot, mem)?;
         for unit in &mut self.units {
             let state = snapshot.units.iter().find(|state| state.base == unit.base().0);
@@ -123,6 +125,7 @@ impl<R: Registers> Iommu<R> {
         snapshot.domains.iter_mut().for_each(|state| state.consumed = true);
         snapshot.devices.iter_mut().for_each(|state| state.consumed = true);
         snapshot.pasids.iter_mut().for_each(|state| state.consumed = true);
+        self.leaving = Vec::new();
         self.live = true;
         Ok(())
     }

@@ -163,6 +163,18 @@ impl<R: Registers> Iommu<R> {
         Ok(())
     }
 
+    /// Notes who leaves: nobody that stays.
+    pub(super) fn adopt_leaving(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
+        for state in &snapshot.leaving {
+            let one = Bdf::from_requester_id(state.segment, state.source);
+            if self.owner(one).is_some() {
+                return Err(Error::Duplicate { what: "requester id", name: u64::from(state.source) });
+            }
+            self.leaving.push(one);
+        }
+        Ok(())
+    }
+
     /// Nothing in the record is left over.
     pub(super) fn check_references(&self, snapshot: &Snapshot) -> Result<(), Error> {
         for domain in self.domains.values() {

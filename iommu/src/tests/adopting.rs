@@ -30,7 +30,7 @@ pub(super) fn machine() -> Rig {
     rig
 }
 
-fn regs(rig: &Rig) -> Vec<(HostPhys, ModelUnit)> {
+pub(super) fn regs(rig: &Rig) -> Vec<(HostPhys, ModelUnit)> {
     rig.units.iter().enumerate().map(|(index, unit)| (config(index).base, unit.clone())).collect()
 }
 

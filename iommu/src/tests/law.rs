@@ -1,11 +1,11 @@
 //! HANDOVER.md's behaviours on units and domains, by their numbers; others are where their subject is (`grep law_`).
 
 use super::SHAPE;
-use super::adopting::{adopt, machine, writes};
+use super::adopting::{adopt, machine, regs, writes};
 use crate::model::{Failures, ModelUnit};
-use crate::state::{DeviceState, DidState, DomainState, PASS_THROUGH, Snapshot};
-use crate::tests::rig::{BASE, DISK, GUEST, MANAGEMENT, NIC, Rig, platform};
-use crate::{Bdf, Error, InterruptRegion, InterruptTarget, Platform, Token, UnitIndex};
+use crate::state::{DeviceState, DidState, DomainState, LeavingState, PASS_THROUGH, Snapshot};
+use crate::tests::rig::{BASE, DISK, GUEST, MANAGEMENT, NIC, Rig, platform, routes};
+use crate::{Bdf, Error, InterruptRegion, InterruptTarget, Iommu, Platform, Token, UnitIndex};
 use alloc::vec;
 use alloc::vec::Vec;
 use machine::access::{Registers, TableMemory};
@@ -144,6 +144,69 @@ fn law_9_devices_that_are_not_preserved_are_blocked_under_every_id() {
     rig.iommu = adopt(&rig, &mut snapshot).unwrap();
     assert_eq!(rig.read(ALIASED, GIB), Err(0x02));
     rig.assert_clean();
+}
+
+/// Who is not preserved may have entries while the next image gets ready, if it is named; when it takes over there are none.
+#[test]
+fn law_9_who_leaves_is_named_first_and_gone_at_last() {
+    let named: Vec<_> =
+        [ALIASED, ALIAS].map(|id| LeavingState { segment: id.segment(), source: id.requester_id() }).into();
+    let mut rig = machine();
+    let other = Token(0x600e);
+    rig.detach(ALIASED).unwrap();
+    rig.create(other);
+    rig.map(other, GIB, 0x1000, 0x5000).unwrap();
+    rig.iommu.attach(platform!(rig), ALIASED, &[ALIAS.requester_id()], other, None).unwrap();
+    rig.iommu.drain(platform!(rig)).unwrap();
+    // As the caller leaves out what it does not preserve.
+    let without = |rig: &Rig| {
+        let mut snapshot = rig.iommu.snapshot().unwrap();
+        snapshot.domains.retain(|domain| domain.token != other.0);
+        snapshot.dids.retain(|id| id.token != other.0);
+        snapshot.devices.retain(|device| device.token != other.0);
+        snapshot.aliases.clear();
+        snapshot
+    };
+    let prepare = |rig: &Rig, snapshot: &Snapshot| {
+        Iommu::prepare(snapshot, regs(rig), routes(2), &rig.mem, &|frame| rig.mem.holds(frame))
+    };
+    let there = |error: &Error, id: Bdf| matches!(error, Error::Entry { what: "context entry", index, .. } if *index == id.requester_id().into());
+    let mut snapshot = without(&rig);
+    assert!(there(&prepare(&rig, &snapshot).unwrap_err(), ALIASED), "nobody is named");
+    snapshot.leaving = named[..1].to_vec();
+    assert!(there(&prepare(&rig, &snapshot).unwrap_err(), ALIAS), "its other id is not named");
+    snapshot.leaving = named.clone();
+    let before = writes(&rig);
+    let mut next = prepare(&rig, &snapshot).unwrap();
+    // It is still there in the end.
+    let mut rest = without(&rig);
+    assert!(there(&next.finish(&mut rest, &rig.mem).unwrap_err(), ALIASED));
+    assert_eq!(
+        (writes(&rig), next.attach(platform!(rig), ALIASED, &[], GUEST, None)),
+        (before, Err(Error::NotAdopted))
+    );
+
+    rig.detach(ALIASED).unwrap();
+    rig.iommu.destroy_domain(platform!(rig), other).unwrap();
+    rig.iommu.forget_all(platform!(rig)).unwrap();
+    rig.iommu.drain(platform!(rig)).unwrap();
+    let before = writes(&rig);
+    next.finish(&mut without(&rig), &rig.mem).unwrap();
+    assert_eq!(writes(&rig), before, "an adoption writes nothing");
+    rig.iommu = next;
+    for source in [ALIASED, ALIAS] {
+        assert_eq!(rig.read(source, GIB), Err(0x02));
+    }
+    assert_eq!(rig.access(1, DISK, 0x1234, true), Ok(GIB + 0x1234));
+    // Afterwards it is a device like any other.
+    rig.iommu.attach(platform!(rig), ALIASED, &[ALIAS.requester_id()], GUEST, None).unwrap();
+    assert_eq!(rig.read(ALIAS, GIB), Ok(0x1000));
+    rig.assert_clean();
+
+    // Nobody leaves and stays.
+    let mut snapshot = rig.iommu.snapshot().unwrap();
+    snapshot.leaving = named;
+    assert!(matches!(prepare(&rig, &snapshot), Err(Error::Duplicate { what: "requester id", .. })));
 }
 
 /// Through a device's whole life, an upgrade and a failure included; the model tells of any that comes while GSTS.TES is 0.

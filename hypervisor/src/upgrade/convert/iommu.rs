@@ -3,7 +3,9 @@
 use alloc::vec::Vec;
 
 use handover::State;
-use handover::state::device::{AliasV1, DEVICE_ATS, DEVICE_RESETTABLE, DeviceV1, PasidV1, STATE_QUARANTINED};
+use handover::state::device::{
+    AliasV1, DEVICE_ATS, DEVICE_RESETTABLE, DeviceV1, LeavingV1, PasidV1, STATE_QUARANTINED,
+};
 use handover::state::interrupt::{IRTE_OWN, IrteV1, PostedV1};
 use handover::state::management::{
     FAULT_ATOMIC, FAULT_INTERRUPT, FAULT_PAGE_REQUEST, FAULT_READ, FAULT_WRITE, FaultV1, NO_PASID,
@@ -14,8 +16,8 @@ use handover::state::unit::{
 };
 use iommu::intel::spec::faults::{Qualifiers, Reason};
 use iommu::state::{
-    AliasState, DeviceState, DidState, DomainState, FIRST_STAGE, IrteState, NESTED, PASS_THROUGH, PasidState,
-    PostedState, SECOND_STAGE, Snapshot, UnitState,
+    AliasState, DeviceState, DidState, DomainState, FIRST_STAGE, IrteState, LeavingState, NESTED, PASS_THROUGH,
+    PasidState, PostedState, SECOND_STAGE, Snapshot, UnitState,
 };
 use iommu::{Access, Fault, FaultLine};
 use machine::addr::{HostPhys, Iova, PAGE_SIZE};
@@ -148,6 +150,10 @@ pub fn save_plan(state: &mut State, snapshot: &Snapshot, space_of: impl Fn(u64) 
         let segment = u32::from(alias.segment) << 16;
         AliasV1 { device: segment | u32::from(alias.source), requester: segment | u32::from(alias.alias) }
     }));
+    state.leaving.extend(snapshot.leaving.iter().map(|leaving| LeavingV1 {
+        requester: u32::from(leaving.segment) << 16 | u32::from(leaving.source),
+        reserved: [0; 4],
+    }));
     Ok(())
 }
 
@@ -275,6 +281,8 @@ pub fn load_into(state: &State, snapshot: &mut Snapshot) -> Converted<()> {
             alias: record.requester as u16,
         })
     };
+    let leaving =
+        |record: &LeavingV1| LeavingState { segment: (record.requester >> 16) as u16, source: record.requester as u16 };
     let irte = |record: &IrteV1| {
         require(record.flags & !IRTE_OWN == 0, record, "flags", record.flags)?;
         Ok(IrteState {
@@ -291,6 +299,7 @@ pub fn load_into(state: &State, snapshot: &mut Snapshot) -> Converted<()> {
     refill(&mut snapshot.devices, &state.devices, device)?;
     refill(&mut snapshot.pasids, &state.pasids, pasid)?;
     refill(&mut snapshot.aliases, &state.aliases, alias)?;
+    refill(&mut snapshot.leaving, &state.leaving, leaving)?;
     refill(&mut snapshot.irtes, &state.irtes, irte)?;
     refill(&mut snapshot.posted, &state.posted, |record| Ok(PostedState { frame: record.frame, used: record.used }))?;
     refill(&mut snapshot.faults, &state.faults, |record| load_fault(state, record))

@@ -334,6 +334,7 @@ fn snapshot() -> Snapshot {
         dids: [(GUEST_DOMAIN, 2), (OWN_DOMAIN, 1)].map(|(token, did)| DidState { unit: UNIT, token, did }).to_vec(),
         pasids: Vec::new(),
         devices: vec![device(NIC, OWN_DOMAIN, 0), device(NVME, GUEST_DOMAIN, 32)],
+        leaving: Vec::new(),
         aliases: vec![AliasState { segment: 0, source: NVME.requester_id(), alias: 0x0301 }],
         // The first is the I/O APIC's.
         irtes: vec![irte(0, 0xff), irte(4, 0x300), irte(6, 0x301)],
