@@ -335,6 +335,8 @@ pub struct Report {
     pub interrupts_pending: u64,
     /// Of these, delivered after RUN.
     pub interrupts_delivered: u64,
+    /// Guests that it stopped.
+    pub stopped: Vec<String>,
     /// Anything else worth knowing.
     pub notes: Vec<String>,
 }

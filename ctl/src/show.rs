@@ -235,6 +235,9 @@ pub fn report(report: &Report) -> String {
         ("faults", report.iommu_faults.to_string()),
         ("interrupts", format!("{} pending, {} delivered", report.interrupts_pending, report.interrupts_delivered)),
     ]);
+    if !report.stopped.is_empty() {
+        lines.push(("stopped", report.stopped.join(", ")));
+    }
     lines.extend(report.notes.iter().map(|note| ("note", note.clone())));
     pairs(&lines)
 }

@@ -25,6 +25,8 @@ pub struct Guest {
     pub initrd: Option<String>,
     /// What its kernel is told.
     pub command_line: String,
+    /// What an upgrade does with it.
+    pub on_upgrade: String,
     /// The machine's port that its console is on.
     pub console: String,
 }
@@ -43,6 +45,7 @@ impl Guest {
             kernel: format!("{kernel}.elf"),
             initrd: None,
             command_line: String::new(),
+            on_upgrade: "preserve".into(),
             console: "com2".into(),
         }
     }
@@ -50,7 +53,19 @@ impl Guest {
 
 impl fmt::Display for Guest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, memory_mib, vcpus, pcpu, page_size, devices, kernel, initrd, command_line, console } = self;
+        let Self {
+            name,
+            memory_mib,
+            vcpus,
+            pcpu,
+            page_size,
+            devices,
+            kernel,
+            initrd,
+            command_line,
+            on_upgrade,
+            console,
+        } = self;
         let pcpus = vec![pcpu.to_string(); *vcpus].join(", ");
         // A table stands as it is, a name in quotes.
         let quoted = |device: &String| if device.starts_with('{') { device.clone() } else { format!("\"{device}\"") };
@@ -68,7 +83,7 @@ pcpus = [{pcpus}]
 kernel = "{kernel}"
 {initrd}command_line = "{command_line}"
 devices = [{devices}]
-on_upgrade = "preserve"
+on_upgrade = "{on_upgrade}"
 console = "{console}"
 {pages}"#
         )
@@ -143,6 +158,7 @@ impl fmt::Display for Config {
                 kernel: self.kernel.clone(),
                 initrd: Some("initrd.cpio".into()),
                 command_line: format!("console=ttyS0 panic=-1 mode={}", self.mode),
+                on_upgrade: "preserve".into(),
                 console: "com2".into(),
             }],
         ))

@@ -109,7 +109,7 @@ fn totals(text: &str) -> (usize, usize) {
 }
 
 /// Cases that plant faults.
-const WITH_FAULTS: [&str; 5] = ["faults", "triple-fault", "rollback-fault", "untouched", "soak"];
+const WITH_FAULTS: [&str; 7] = ["faults", "triple-fault", "rollback-fault", "untouched", "soak", "cancel", "stop"];
 
 fn end_to_end(count: &mut Count, wanted: Option<&str>, build: bool) -> Result<()> {
     let chosen: Vec<_> = cases::ALL.iter().filter(|case| wanted.is_none_or(|name| name == case.name)).collect();

@@ -119,6 +119,7 @@ fn report() -> Report {
         iommu_faults: 0,
         interrupts_pending: 2,
         interrupts_delivered: 2,
+        stopped: vec!["batch".into()],
         notes: vec!["note".into()],
     }
 }
@@ -157,7 +158,7 @@ fn upgrade_body() {
     };
     assert_eq!(
         json(&upgrade),
-        r#"{"state":"staging","progress":{"received":5,"total":10},"id":5,"last":{"id":4,"from":"aa","to":"bb","from_version":"0.1.0","to_version":"0.1.1","generation":3,"outcome":"rolled_back","reason":"deadline","blame":"baton","pause_ticks":1000,"phases":{"stage":1,"plan":2,"warm":3,"freeze":4,"switch":5,"verify":6,"commit":7,"run":8,"retire":9},"pause_allocations":3,"iommu_faults":0,"interrupts_pending":2,"interrupts_delivered":2,"notes":["note"]},"history":[]}"#
+        r#"{"state":"staging","progress":{"received":5,"total":10},"id":5,"last":{"id":4,"from":"aa","to":"bb","from_version":"0.1.0","to_version":"0.1.1","generation":3,"outcome":"rolled_back","reason":"deadline","blame":"baton","pause_ticks":1000,"phases":{"stage":1,"plan":2,"warm":3,"freeze":4,"switch":5,"verify":6,"commit":7,"run":8,"retire":9},"pause_allocations":3,"iommu_faults":0,"interrupts_pending":2,"interrupts_delivered":2,"stopped":["batch"],"notes":["note"]},"history":[]}"#
     );
     use UpgradeState as S;
     let states =

@@ -396,6 +396,8 @@ pub struct Report {
     pub interrupts_pending: u64,
     /// Of these, delivered after RUN.
     pub interrupts_delivered: u64,
+    /// Guests that it stopped, as their `on_upgrade` says.
+    pub stopped: Vec<String>,
     /// Anything else worth knowing.
     pub notes: Vec<String>,
 }
@@ -406,7 +408,7 @@ pub struct Report {
 pub enum Outcome {
     /// The new image runs.
     Committed,
-    /// The old image runs again after FREEZE or WARM.
+    /// The old image runs again after WARM or later.
     RolledBack,
     /// Refused at STAGE or PLAN.
     Refused,

@@ -39,7 +39,7 @@ use crate::upgrade::convert::management::ManagementState;
 use crate::upgrade::plan::Planned;
 use crate::upgrade::stage::Staged;
 use crate::upgrade::warm::{Course, Warming};
-use crate::upgrade::{self, plan, report, retire, switch};
+use crate::upgrade::{self, leave, plan, retire, switch};
 use crate::{cpu, time};
 
 /// Faults are collected at least so often, in milliseconds; a unit in a storm of them tells of none.
@@ -54,7 +54,7 @@ struct Manager {
     planned: Option<(Box<Planned>, u64)>,
 }
 
-/// How long an upgrade can be withdrawn after PLAN, in milliseconds: the management card is away from WARM on.
+/// How long an upgrade rests after PLAN, in milliseconds: so long it can be withdrawn even where WARM takes no time.
 const GRACE_MS: u64 = 100;
 /// Between two looks whether RETIRE is due, in milliseconds.
 const RETIRE_MS: u64 = 1;
@@ -163,7 +163,6 @@ impl Manager {
             self.planned = Some((planned, until));
             return None;
         }
-        self.machine.uploads.close();
         Some((planned, withdrawn))
     }
 }
@@ -218,30 +217,35 @@ fn plan(staged: Staged) {
 }
 
 /// Back to before PLAN.
-fn withdraw(mut planned: Planned) {
-    planned.undo();
-    let report = report::end(planned.report, Outcome::Cancelled, None, BLAME_OPERATOR, uploads::OPERATOR);
-    log::info!("upgrade {} is cancelled: {}", report.sequence, uploads::OPERATOR);
+fn withdraw(planned: Planned) {
+    tell_cancelled(&planned.give_up(Outcome::Cancelled, None, BLAME_OPERATOR, uploads::OPERATOR));
     ended();
 }
 
 /// From PLAN to WARM.
 fn run(core: &mut Core, mut planned: Planned) {
-    match stop_nic().and_then(|()| core.virtualize()) {
+    let early = !leave::is_said_in(planned.staged.format);
+    match core.virtualize().and_then(|()| if early { depart(&mut planned) } else { Ok(()) }) {
         Ok(()) => match Warming::begin(planned) {
             Ok(warming) => {
                 core.warming = Some(Box::new(warming));
+                MANAGER.lock().machine.uploads.warming();
                 return;
             }
             Err(none) => tell_refused(&none.refuse()),
         },
         Err(reason) => {
-            planned.undo();
-            let phase = Some(Phase::Plan);
-            tell_refused(&report::end(planned.report, Outcome::Refused, phase, BLAME_MACHINE, &reason));
+            tell_refused(&planned.give_up(Outcome::Refused, Some(Phase::Plan), BLAME_MACHINE, &reason));
         }
     }
     ended();
+}
+
+/// Nobody can cancel any more, and whoever is not preserved leaves: the card, whose standing still costs nobody anything, then guests.
+fn depart(planned: &mut Planned) -> Result<(), String> {
+    MANAGER.lock().machine.uploads.close();
+    stop_nic()?;
+    leave::stop(planned.report.sequence, &core::mem::take(&mut planned.leaving))
 }
 
 /// This image goes on.
@@ -253,32 +257,49 @@ fn ended() {
 /// A slice of the sandbox, and when the new image is ready, the jump. Returns only when this image goes on.
 pub fn warm(core: &mut Core) {
     let Some(mut warming) = core.warming.take() else { return };
+    if MANAGER.lock().machine.uploads.is_withdrawn() {
+        tell_cancelled(&warming.cancel(uploads::OPERATOR));
+        return ended();
+    }
     match warming.slice() {
         Course::Goes => {
             core.warming = Some(warming);
             return;
         }
-        // It tells of its end itself.
         Course::Ready(entry) => {
-            let _report = switch::execute(core, warming.end(), entry);
+            let mut planned = warming.end();
+            let left = if leave::is_said_in(planned.staged.format) { depart(&mut planned) } else { Ok(()) };
+            match left {
+                // It tells of its end itself.
+                Ok(()) => {
+                    let _report = switch::execute(core, planned, entry);
+                }
+                Err(reason) => {
+                    tell_refused(&planned.give_up(Outcome::RolledBack, Some(Phase::Warm), BLAME_MACHINE, &reason));
+                }
+            }
         }
         Course::Ends(outcome, reason) => tell_refused(&warming.refuse(outcome, &reason)),
     }
     ended();
 }
 
+fn tell_cancelled(report: &ReportV1) {
+    log::info!("upgrade {} is cancelled: {}", report.sequence, uploads::OPERATOR);
+}
+
 fn tell_refused(report: &ReportV1) {
     let reason = text(&report.reason).unwrap_or_default();
-    // What failed in the sandbox has not been refused by anybody, and no guest has noticed it.
-    let how = if report.outcome == Outcome::RolledBack.code() { "failed in the sandbox" } else { "is refused" };
+    // What failed in WARM has not been refused by anybody, and no guest has paused for it.
+    let how = if report.outcome == Outcome::RolledBack.code() { "failed before the pause" } else { "is refused" };
     log::warn!("upgrade {} {how}: {reason}", report.sequence);
 }
 
-/// Stops the card, so that neither context entry nor remapping entry of it is left: before WARM.
+/// Stops the card, so that neither context entry nor remapping entry of it is left: before FREEZE.
 ///
 /// # Errors
 /// It can't be made sure that it stands still.
-pub fn stop_nic() -> Result<(), String> {
+fn stop_nic() -> Result<(), String> {
     let mut guard = MANAGER.lock();
     let Manager { link, machine, .. } = &mut *guard;
     machine.uploads.withdraw("the management NIC was stopped");
@@ -286,7 +307,7 @@ pub fn stop_nic() -> Result<(), String> {
 }
 
 /// Starts the card again, if it was stopped.
-pub fn restart_nic() {
+fn restart_nic() {
     if let Some(link) = &mut MANAGER.lock().link
         && !link.is_up()
     {

@@ -51,8 +51,8 @@ enum State<U: Upload> {
     Accepted(UploadId, Progress, Box<U::Whole>),
     /// The client was told: to be taken by the main loop.
     Due(UploadId, Progress, Box<U::Whole>),
-    /// The main loop has it.
-    Under(UploadId, Progress, Withdrawal),
+    /// The main loop has it, and is there with it.
+    Under(UploadId, Progress, Withdrawal, UpgradeState),
 }
 
 /// Whether what is under way can still be taken back.
@@ -95,7 +95,8 @@ impl<U: Upload> Uploads<U> {
         match &self.state {
             State::Idle => UpgradeState::Idle,
             State::Arriving(_) => UpgradeState::Staging,
-            State::Accepted(..) | State::Due(..) | State::Under(..) => UpgradeState::Planning,
+            State::Accepted(..) | State::Due(..) => UpgradeState::Planning,
+            State::Under(.., state) => *state,
         }
     }
 
@@ -104,7 +105,7 @@ impl<U: Upload> Uploads<U> {
         match &self.state {
             State::Idle => Progress::default(),
             State::Arriving(upload) => upload.progress(),
-            State::Accepted(_, progress, _) | State::Due(_, progress, _) | State::Under(_, progress, _) => *progress,
+            State::Accepted(_, progress, _) | State::Due(_, progress, _) | State::Under(_, progress, ..) => *progress,
         }
     }
 
@@ -194,12 +195,12 @@ impl<U: Upload> Uploads<U> {
                 U::withdraw(*whole, OPERATOR);
                 Ok(id)
             }
-            State::Under(id, progress, Withdrawal::Possible | Withdrawal::Asked) => {
-                self.state = State::Under(id, progress, Withdrawal::Asked);
+            State::Under(id, progress, Withdrawal::Possible | Withdrawal::Asked, at) => {
+                self.state = State::Under(id, progress, Withdrawal::Asked, at);
                 Ok(id)
             }
-            State::Under(id, progress, Withdrawal::Over) => {
-                self.state = State::Under(id, progress, Withdrawal::Over);
+            State::Under(id, progress, Withdrawal::Over, at) => {
+                self.state = State::Under(id, progress, Withdrawal::Over, at);
                 Err(ApiError::operator(
                     Code::TooLate,
                     format!("upgrade {} can't be cancelled any more: wait for its report", id.0),
@@ -212,7 +213,7 @@ impl<U: Upload> Uploads<U> {
     pub fn take_due(&mut self) -> Option<U::Whole> {
         match core::mem::replace(&mut self.state, State::Idle) {
             State::Due(id, progress, whole) => {
-                self.state = State::Under(id, progress, Withdrawal::Possible);
+                self.state = State::Under(id, progress, Withdrawal::Possible, UpgradeState::Planning);
                 Some(*whole)
             }
             other => {
@@ -224,12 +225,19 @@ impl<U: Upload> Uploads<U> {
 
     /// Whether what the main loop has shall be taken back.
     pub fn is_withdrawn(&self) -> bool {
-        matches!(self.state, State::Under(_, _, Withdrawal::Asked))
+        matches!(self.state, State::Under(_, _, Withdrawal::Asked, _))
+    }
+
+    /// What the main loop has gets ready in its sandbox.
+    pub fn warming(&mut self) {
+        if let State::Under(.., at) = &mut self.state {
+            *at = UpgradeState::Warming;
+        }
     }
 
     /// From here on what the main loop has can't be taken back.
     pub fn close(&mut self) {
-        if let State::Under(_, _, withdrawal) = &mut self.state {
+        if let State::Under(_, _, withdrawal, _) = &mut self.state {
             *withdrawal = Withdrawal::Over;
         }
     }

@@ -210,6 +210,8 @@ fn law_8_what_is_under_way_can_be_withdrawn_until_it_is_closed() {
     assert_eq!(uploads.take_due(), Some(3));
     assert_eq!(uploads.cancel(), Ok(ID));
     assert!(uploads.is_withdrawn());
+    uploads.warming();
+    assert_eq!((uploads.state(), uploads.is_withdrawn()), (UpgradeState::Warming, true));
     assert_eq!(uploads.cancel(), Ok(ID), "asking again changes nothing");
     assert_eq!(code(uploads.begin(3, false)), Code::Busy, "it has not ended yet");
     // Whoever takes it back keeps the report.
@@ -217,4 +219,12 @@ fn law_8_what_is_under_way_can_be_withdrawn_until_it_is_closed() {
     uploads.ended();
     assert!(!uploads.is_withdrawn());
     assert_eq!((uploads.id(), uploads.state()), (None, UpgradeState::Idle));
+
+    let mut uploads = accepted();
+    uploads.start(ID);
+    uploads.take_due();
+    uploads.warming();
+    uploads.close();
+    assert_eq!(code(uploads.cancel()), Code::TooLate);
+    assert_eq!((uploads.is_withdrawn(), uploads.state()), (false, UpgradeState::Warming));
 }

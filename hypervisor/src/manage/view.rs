@@ -270,6 +270,7 @@ pub fn upgrade(state: UpgradeState, progress: Progress, id: Option<UploadId>, re
 fn finished(record: &ReportV1) -> Option<Report> {
     let mut report = convert::report::shown(record).ok().flatten()?;
     report.notes = report::notes(record.sequence);
+    report.stopped = convert::report::shown_stopped(&report::all_stopped(), record.sequence);
     if report.outcome != Outcome::Committed {
         // The record has the generation that it would have led to.
         report.generation = report.generation.saturating_sub(1);

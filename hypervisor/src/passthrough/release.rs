@@ -3,6 +3,8 @@
 //! Done by pCPU 0's management loop once every virtual CPU of the guest has left it for good. While an upgrade is
 //! under way the guest's domain is immutable: its devices stay as they are until that has ended.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -44,20 +46,30 @@ fn release(vm: &Vm) {
     if frozen == Some(true) {
         return;
     }
-    if vm.vcpus.iter().any(|vcpu| vcpu.entered.load(Ordering::SeqCst)) {
-        for vcpu in &vm.vcpus {
-            pcpu::kick(vcpu.pcpu);
-        }
+    if vm.is_entered() {
+        vm.kick();
         DUE.store(true, Ordering::Release);
         return;
     }
+    if let Err(error) = take(vm) {
+        // Tried again by the next call.
+        log::error!("guest {}: {error}", vm.name);
+    }
+}
+
+/// Takes its devices away from a guest that has ended and was left by every virtual CPU for good. What was done before is not done
+/// again.
+///
+/// # Errors
+/// A unit does not obey: the devices are quiet, but what a unit may still hold leads to the guest's memory.
+pub fn take(vm: &Vm) -> Result<(), String> {
+    if vm.devices().is_empty() {
+        return Ok(());
+    }
     // Out of the domain while the translation caches of trusted devices still answer; a reset switches them off.
     vm.platform.with_pci(PciBus::quiesce);
-    if let Err(error) = detach(&vm.devices().iter().map(|device| device.bdf).collect::<Vec<_>>(), domain) {
-        // Bus mastering is off; what a unit may still hold is tried again by the next call.
-        log::error!("guest {}: its devices are quiet, but not all of them blocked: {error}", vm.name);
-        return;
-    }
+    detach(&vm.devices().iter().map(|device| device.bdf).collect::<Vec<_>>(), Token(vm::tokens::domain(vm.token)))
+        .map_err(|error| format!("its devices are quiet, but not all of them blocked: {error}"))?;
     let broken = vm.platform.with_pci(PciBus::retire);
     for device in vm.devices() {
         match broken.iter().find(|(bdf, _)| *bdf == device.bdf) {
@@ -70,6 +82,7 @@ fn release(vm: &Vm) {
         }
     }
     vm.forget_devices();
+    Ok(())
 }
 
 /// Takes devices out of their domain, and the domain away. What was done before is not done again.

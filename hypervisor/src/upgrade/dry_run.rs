@@ -73,13 +73,14 @@ fn objects() -> Vec<PlanObject> {
             objects.push(object("unit", base.to_string(), None));
         }
     });
-    let gone = "it is no guest's: it stops before the pause, and the next image starts it again";
+    let gone = "it is no guest's: it stops right before the pause, and the next image starts it again";
     objects.push(object("management", nic::OWNER.into(), Some(gone.into())));
     objects
 }
 
 fn guest(objects: &mut Vec<PlanObject>, vm: &Vm) {
-    let left = (vm.on_upgrade == OnUpgrade::Stop).then(|| format!("guest {} says on_upgrade = \"stop\"", vm.name));
+    let left = (vm.on_upgrade == OnUpgrade::Stop)
+        .then(|| format!("it will be stopped: guest {} says on_upgrade = \"stop\"", vm.name));
     let mut add = |kind: &str, name: String| objects.push(object(kind, name, left.clone()));
     add("guest", vm.name.clone());
     add("memory object", format!("{} MiB of {}", vm.ram.bytes() >> 20, vm.name));

@@ -4,6 +4,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::block::{self, Block};
+use crate::config::OnUpgrade;
 use crate::cpu;
 use crate::mem::guard;
 use crate::sched::Core;
@@ -62,7 +63,9 @@ fn end_silence() {
 /// Takes the state of the virtual CPUs that live here out of hardware.
 pub fn snapshot(core: &mut Core) {
     core.unload();
-    core.runners().iter_mut().for_each(Runner::snapshot);
+    // Who leaves is not asked: nothing of it goes over.
+    let preserved = |runner: &&mut Runner| runner.vm.on_upgrade == OnUpgrade::Preserve;
+    core.runners().iter_mut().filter(preserved).for_each(Runner::snapshot);
 }
 
 /// Stops all other pCPUs; `false` when one of them did not come within `ticks`, and then all run on.

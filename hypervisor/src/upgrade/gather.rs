@@ -16,11 +16,12 @@ use super::convert::guest::{GuestRest, GuestState};
 use super::convert::machine::{ArenaState, BridgeState, MachineState, PcpuState};
 use super::convert::memory::SpaceState;
 use super::convert::pci::{FunctionPlan, RouteState};
-use super::{report, settings, trust, walk};
+use super::{leave, report, settings, trust, walk};
 use crate::guest::pci::access::MSI_ENTRY;
 use crate::guest::pci::{BARS, PciFunctionState};
 use crate::guest::platform::{PlatformState, VcpuPlatform};
 use crate::mem::layout::ARENA_BYTES;
+use crate::mem::regions::Owner;
 use crate::passthrough::{inventory, quarantine, requests, router, sriov, units};
 use crate::smp::pcpu;
 use crate::vcpu::state::ArchState;
@@ -53,10 +54,15 @@ impl Room {
 
     /// Takes what the units know of what is kept.
     fn take_units(&mut self) -> Result<(), String> {
-        let taken = units::with(|units, _| units.snapshot_into(&mut self.units));
-        taken.unwrap_or(Ok(())).map_err(|error| error.to_string())?;
+        self.take_all_units()?;
         self.kept.retain_in(&mut self.units);
         Ok(())
+    }
+
+    /// Takes what the units know.
+    fn take_all_units(&mut self) -> Result<(), String> {
+        let taken = units::with(|units, _| units.snapshot_into(&mut self.units));
+        taken.unwrap_or(Ok(())).map_err(|error| error.to_string())
     }
 }
 
@@ -95,11 +101,11 @@ fn mapped(vm: &Vm) -> Vec<PciFunctionState> {
     vm.platform.save().pci.functions
 }
 
-/// Everything that does not change after PLAN.
+/// Everything that does not change after PLAN. Upgrade `sequence` will preserve `vms` and stop `leaving`.
 ///
 /// # Errors
 /// Something can't be preserved, or has no place in the records.
-pub fn planned(vms: &[Arc<Vm>], reports: &[ReportV1]) -> Result<State, String> {
+pub fn planned(sequence: u64, vms: &[Arc<Vm>], leaving: &[Arc<Vm>], reports: &[ReportV1]) -> Result<State, String> {
     requests::check(vms)?;
     walk::check(vms)?;
     let mut state = State::default();
@@ -122,14 +128,19 @@ pub fn planned(vms: &[Arc<Vm>], reports: &[ReportV1]) -> Result<State, String> {
             ticks_to_guest: host::ticks_to_guest(),
         },
     );
-    convert::machine::save_regions(&mut state, host.regions.lock().iter());
+    // What belongs to guests that leave is nobody's when the next image hands out memory.
+    let mut regions = host.regions.lock().clone();
+    leaving.iter().for_each(|vm| regions.release(Owner::Object(vm.ram.token)));
+    convert::machine::save_regions(&mut state, regions.iter());
     convert::machine::save_arena(
         &mut state,
         ArenaState { base: host.arena, bytes: ARENA_BYTES, frame_table: host.arena },
     );
     convert::machine::save_bridges(&mut state, &bridges(vms));
     let mut room = Room::of(vms);
-    room.take_units()?;
+    room.take_all_units()?;
+    room.units.leaving = leave::requesters(&room.units, &room.kept.tokens);
+    room.kept.retain_in(&mut room.units);
     let space_of = |domain| {
         vms.iter().find(|vm| vm::tokens::domain(vm.token) == domain).map_or(0, |vm| vm::tokens::space(vm.token))
     };
@@ -144,6 +155,8 @@ pub fn planned(vms: &[Arc<Vm>], reports: &[ReportV1]) -> Result<State, String> {
     }
     convert::trust::save(&mut state, &trust::state(&host.note));
     convert::report::save(&mut state, reports);
+    state.stopped = report::all_stopped();
+    state.stopped.extend(leave::records(sequence, leaving));
     state.set_planned();
     state.sort();
     Ok(state)
@@ -294,23 +307,6 @@ fn rest_of_guest(state: &mut State, vm: &Vm, room: &mut GuestRoom, moment: Momen
         convert::lapic::save(state, vm.token, index, &taken.platform);
     }
     Ok(())
-}
-
-/// The guests that are preserved.
-///
-/// # Errors
-/// One of them can't be, by name.
-pub fn preserved() -> Result<Vec<Arc<Vm>>, String> {
-    let vms = vm::all();
-    for vm in &vms {
-        if vm.on_upgrade == crate::config::OnUpgrade::Stop {
-            return Err(format!(
-                "guest {} says on_upgrade = \"stop\", and stopping a guest for an upgrade is not supported yet: power it off first",
-                vm.name
-            ));
-        }
-    }
-    Ok(vms)
 }
 
 /// Reports kept, as records.

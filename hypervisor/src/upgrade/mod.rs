@@ -7,6 +7,7 @@
 //! - `dry_run`: what PLAN would say, object by object
 //! - `plan`: every preserved object says yes or no; the records that can be written before the pause
 //! - `warm`: the sandbox
+//! - `leave`: who is not preserved, and its end
 //! - `freeze`: every pCPU takes its virtual CPUs out of their guests
 //! - `switch`: the rest of the records, the jump, and what happens when it comes back
 //!
@@ -38,6 +39,7 @@ pub mod freeze;
 pub mod gather;
 pub mod jump;
 pub mod last_words;
+pub mod leave;
 pub mod plan;
 pub mod ready;
 pub mod report;

@@ -19,9 +19,10 @@ use iommu::Token;
 use machine::addr::{HostPhys, PAGE_SIZE};
 use zerocopy::FromBytes;
 
+use super::block::Block;
 use super::gather::{self, Room};
-use super::report;
 use super::stage::Staged;
+use super::{leave, report};
 use crate::host;
 use crate::mem::frames;
 use crate::passthrough::units;
@@ -73,6 +74,8 @@ pub struct Planned {
     pub report: ReportV1,
     /// The guests that are preserved.
     pub vms: Vec<Arc<Vm>>,
+    /// Those that are not, and still run.
+    pub leaving: Vec<Arc<Vm>>,
     /// The planned records.
     pub state: State,
     /// Their place in the region, sealed.
@@ -135,6 +138,13 @@ impl Planned {
         Ok(header.len() as u64 + payload)
     }
 
+    /// The upgrade ends here, before FREEZE: everything is as before PLAN. The report, which is kept.
+    pub fn give_up(mut self, outcome: Outcome, failed: Option<Phase>, blame: u32, reason: &str) -> ReportV1 {
+        Block::forget();
+        self.undo();
+        report::end(self.report, outcome, failed, blame, reason)
+    }
+
     /// Takes back exactly what PLAN set.
     pub fn undo(&mut self) {
         thaw(&self.frozen);
@@ -169,8 +179,8 @@ fn freeze(vms: &[Arc<Vm>]) -> Result<Vec<Token>, String> {
 }
 
 /// The planned records of the machine as it is now, judged.
-fn records(vms: &[Arc<Vm>]) -> Result<State, String> {
-    let state = gather::planned(vms, &gather::reports())?;
+fn records(sequence: u64, vms: &[Arc<Vm>], leaving: &[Arc<Vm>]) -> Result<State, String> {
+    let state = gather::planned(sequence, vms, leaving, &gather::reports())?;
     graph::validate_plan(&state).map_err(|error| error.to_string())?;
     Ok(state)
 }
@@ -192,19 +202,19 @@ pub fn plan(staged: Staged) -> Result<Planned, Box<ReportV1>> {
 /// # Errors
 /// Why an object can't be preserved; everything is as before.
 pub fn prepare(staged: Staged) -> Result<Planned, String> {
-    let vms = gather::preserved()?;
+    let (vms, leaving) = leave::split();
     let frozen = freeze(&vms)?;
     let undone = |reason: String| {
         thaw(&frozen);
         reason
     };
-    let state = records(&vms).map_err(undone)?;
+    let state = records(staged.report.sequence, &vms, &leaving).map_err(undone)?;
     let mut region =
         Region::allocate().ok_or_else(|| undone("the arena has no room for the handover records".into()))?;
     match write(&mut region, &state, staged.format) {
         Ok(draft) => {
             let room = Room::of(&vms);
-            Ok(Planned { report: staged.report, staged, vms, state, draft, region, room, frozen })
+            Ok(Planned { report: staged.report, staged, vms, leaving, state, draft, region, room, frozen })
         }
         Err(reason) => {
             region.free();

@@ -24,7 +24,7 @@ use super::convert::management::ManagementState;
 #[cfg(feature = "fault")]
 use super::fault;
 use super::restore::Restored;
-use super::{convert, jump, last_words, restore, trust};
+use super::{convert, jump, last_words, report, restore, trust};
 use crate::boot_info::BootInfo;
 use crate::mem::layout::ARENA_BYTES;
 use crate::mem::regions::{Owner, RegionMap};
@@ -158,10 +158,11 @@ fn prepare(boot: &BootInfo, block: Block, jump: &JumpBlock) -> Result<Ready, Str
         sched::reserve(*target, 1);
     }
     account(&state, &guests)?;
-    let unowned = unowned(&guests);
+    let unowned = unowned(&state, &guests);
     if unowned != 0 {
         log::warn!("{unowned} frames of the arena belong to nobody; they will be kept");
     }
+    report::adopt_stopped(convert::report::load_stopped(&state).map_err(|error| error.to_string())?);
     trust::restore(convert::trust::load(&state).map_err(|error| error.to_string())?);
     let management = convert::management::load(&state).map_err(|error| error.to_string())?;
     let (prefix, pcpus) = (stream.prefix(), machine.pcpus.len() as u32);
@@ -275,11 +276,12 @@ pub fn account(state: &State, guests: &[Restored]) -> Result<(), String> {
     all("memory extents", state.extents.len(), guests.iter().map(|guest| guest.vm.ram.extents.len()).sum())
 }
 
-/// Frames of the arena that belong to nobody this image knows, but for the stream's.
-pub fn unowned(guests: &[Restored]) -> usize {
+/// Frames of the arena that belong to nobody this image knows, but for the stream's, and those that go with guests that leave.
+fn unowned(state: &State, guests: &[Restored]) -> usize {
     let known = |tag: FrameTag| {
         tag == units::TAG
             || tag.kind() == FrameTag::STREAM
+            || state.stopped.iter().any(|one| tag == FrameTag::new(FrameTag::SPACE_TABLE, one.number as u16))
             || guests.iter().any(|guest| tag == FrameTag::new(FrameTag::SPACE_TABLE, guest.vm.id))
     };
     frames::with(|arena| arena.unclaimed().filter(|(_, tag)| !known(*tag)).count()).unwrap_or(0)

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use handover::note::Note;
 use handover::phase::{END, Outcome, Phase};
 use handover::state::name_field;
-use handover::state::report::ReportV1;
+use handover::state::report::{ReportV1, StoppedV1};
 use hermit_sync::SpinMutex;
 use zerocopy::FromZeros;
 
@@ -29,10 +29,12 @@ struct Reports {
     /// The new image's last words, by the number of the attempt: of this image's attempts only. They come before the report is
     /// kept, and leave with it.
     notes: Vec<(u64, Vec<String>)>,
+    /// Guests that upgrades stopped. Likewise, but for all of them.
+    stopped: Vec<StoppedV1>,
 }
 
 impl Reports {
-    const NONE: Self = Self { kept: Vec::new(), notes: Vec::new() };
+    const NONE: Self = Self { kept: Vec::new(), notes: Vec::new(), stopped: Vec::new() };
 
     fn keep(&mut self, report: ReportV1) {
         match self.kept.iter_mut().find(|kept| kept.sequence == report.sequence) {
@@ -42,6 +44,7 @@ impl Reports {
         if self.kept.len() > KEPT {
             let gone = self.kept.remove(0).sequence;
             self.notes.retain(|(sequence, _)| *sequence != gone);
+            self.stopped.retain(|stopped| stopped.sequence != gone);
         }
     }
 }
@@ -57,6 +60,21 @@ pub fn set_notes(sequence: u64, notes: Vec<String>) {
 pub fn notes(sequence: u64) -> Vec<String> {
     let reports = REPORTS.lock();
     reports.notes.iter().find(|(kept, _)| *kept == sequence).map(|(_, notes)| notes.clone()).unwrap_or_default()
+}
+
+/// Notes guests that an upgrade has stopped.
+pub fn add_stopped(stopped: Vec<StoppedV1>) {
+    REPORTS.lock().stopped.extend(stopped);
+}
+
+/// Takes over what the image before this one noted.
+pub fn adopt_stopped(stopped: Vec<StoppedV1>) {
+    REPORTS.lock().stopped = stopped;
+}
+
+/// All that is noted.
+pub fn all_stopped() -> Vec<StoppedV1> {
+    REPORTS.lock().stopped.clone()
 }
 
 /// Upgrades by outcome, since power-on.

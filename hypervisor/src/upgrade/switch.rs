@@ -26,7 +26,7 @@ use crate::{console, cpu, host, manage, time};
 const PARK_MS: u64 = 1_000;
 
 /// Freezes and jumps. Returns only when this image has taken over again: the guests run on, and the report,
-/// which is kept, says why. The management NIC is stopped and detached before, and is the caller's to start again.
+/// which is kept, says why. Who leaves has left: the management NIC is stopped and detached before, and is the caller's to start again.
 pub fn execute(core: &mut Core, mut planned: Planned, entry: u64) -> ReportV1 {
     log::info!("upgrade {}: freezing for {}", planned.report.sequence, report::version(&planned.staged.note));
     console::set_quiet(true);

@@ -67,8 +67,9 @@ pub fn check(vms: &[Arc<Vm>]) -> Result<(), String> {
     for (vm, holding) in vms.iter().zip(&holdings) {
         let tag = FrameTag::new(FrameTag::SPACE_TABLE, vm.id);
         let space = vm.space.lock();
-        let (table, mem) = space.tables();
-        processors(table, mem, &owned(tag), holding)?;
+        if let Some((table, mem)) = space.tables() {
+            processors(table, mem, &owned(tag), holding)?;
+        }
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use alloc::string::{String, ToString};
 use handover::jump::{WARM_READY, WARM_REFUSED, WARM_TABLES_OFFSET};
 use handover::phase::{Outcome, Phase};
 use handover::state::machine::FrameTag;
-use handover::state::report::{BLAME_NEW_IMAGE, BLAME_OLD_IMAGE, ReportV1};
+use handover::state::report::{BLAME_NEW_IMAGE, BLAME_OLD_IMAGE, BLAME_OPERATOR, ReportV1};
 use machine::addr::{HostPhys, PAGE_SIZE};
 use machine::paging::{Caching, NPT, PageTable, PagingError, Permissions};
 
@@ -122,21 +122,21 @@ impl Warming {
     /// The upgrade ends here: everything is as before PLAN. The report, which is kept.
     pub fn refuse(self, outcome: Outcome, reason: &str) -> ReportV1 {
         let block = self.block;
-        let mut planned = self.end();
+        let planned = self.end();
         report::set_notes(planned.report.sequence, last_words::read(block));
-        Block::forget();
-        planned.undo();
-        let blame = BLAME_NEW_IMAGE;
-        report::end(planned.report, outcome, Some(Phase::Warm), blame, reason)
+        planned.give_up(outcome, Some(Phase::Warm), BLAME_NEW_IMAGE, reason)
+    }
+
+    /// Likewise, because somebody wants it so.
+    pub fn cancel(self, reason: &str) -> ReportV1 {
+        self.end().give_up(Outcome::Cancelled, None, BLAME_OPERATOR, reason)
     }
 }
 
 impl NoSandbox {
     /// The upgrade ends here: everything is as before PLAN. The report, which is kept.
-    pub fn refuse(mut self) -> ReportV1 {
-        Block::forget();
-        self.planned.undo();
-        report::end(self.planned.report, Outcome::Refused, Some(Phase::Warm), BLAME_OLD_IMAGE, &self.reason)
+    pub fn refuse(self) -> ReportV1 {
+        self.planned.give_up(Outcome::Refused, Some(Phase::Warm), BLAME_OLD_IMAGE, &self.reason)
     }
 }
 

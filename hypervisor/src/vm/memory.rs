@@ -46,6 +46,8 @@ pub enum MemoryError {
     Region(RegionError),
     /// No page tables.
     Paging(PagingError),
+    /// The guest has ended, and its tables are gone.
+    Gone,
 }
 
 impl fmt::Display for MemoryError {
@@ -54,6 +56,7 @@ impl fmt::Display for MemoryError {
             Self::Map(error) => error.fmt(f),
             Self::Region(error) => write!(f, "too little memory: {error}; lower memory_mib"),
             Self::Paging(error) => error.fmt(f),
+            Self::Gone => f.write_str("the guest's tables are gone"),
         }
     }
 }
@@ -133,7 +136,8 @@ impl guest_loader::GuestMemory for &GuestRam {
 pub struct AddressSpace {
     /// Its name across images.
     pub token: u64,
-    table: PageTable,
+    /// `None` after [`destroy`](Self::destroy).
+    table: Option<PageTable>,
     frames: ArenaFrames,
 }
 
@@ -152,7 +156,7 @@ impl AddressSpace {
     pub fn new(token: u64, id: u16, leaves: LeafSizes) -> Result<Self, MemoryError> {
         let mut frames = Self::frames(id);
         let table = PageTable::new(&mut frames, &NPT, LEVELS, leaves).map_err(MemoryError::Paging)?;
-        Ok(Self { token, table, frames })
+        Ok(Self { token, table: Some(table), frames })
     }
 
     /// Takes over the tables of the image before this one.
@@ -161,31 +165,39 @@ impl AddressSpace {
     /// The record's root or levels can't be.
     pub fn adopt(token: u64, id: u16, root: HostPhys, levels: u8, leaves: LeafSizes) -> Result<Self, MemoryError> {
         let table = PageTable::adopt(&NPT, root, levels, leaves).map_err(MemoryError::Paging)?;
-        Ok(Self { token, table, frames: Self::frames(id) })
+        Ok(Self { token, table: Some(table), frames: Self::frames(id) })
     }
 
-    /// The physical address of the root table, for nCR3.
+    /// The physical address of the root table, for nCR3; zero when the tables are gone.
     #[must_use]
     pub fn root(&self) -> HostPhys {
-        self.table.root()
+        self.table.as_ref().map_or(HostPhys(0), PageTable::root)
     }
 
     /// Levels of the tree.
     #[must_use]
     pub fn levels(&self) -> u8 {
-        self.table.levels()
+        self.table.as_ref().map_or(0, PageTable::levels)
     }
 
     /// Leaf sizes used.
     #[must_use]
     pub fn leaf_sizes(&self) -> LeafSizes {
-        self.table.leaf_sizes()
+        self.table.as_ref().map_or(LeafSizes { two_mib: false, one_gib: false }, PageTable::leaf_sizes)
     }
 
-    /// The tables, and the memory they are read in.
+    /// The tables, if they are not gone, and the memory they are read in.
     #[must_use]
-    pub fn tables(&self) -> (&PageTable, &dyn TableMemory) {
-        (&self.table, &self.frames)
+    pub fn tables(&self) -> Option<(&PageTable, &dyn TableMemory)> {
+        Some((self.table.as_ref()?, &self.frames))
+    }
+
+    /// Gives the tables' frames back: for a guest that has ended, once each of its virtual CPUs has left it for good. Nothing is
+    /// mapped afterwards, and nothing can be.
+    pub fn destroy(&mut self) {
+        if let Some(table) = self.table.take() {
+            table.destroy(&mut self.frames);
+        }
     }
 
     /// Maps all of a guest's RAM.
@@ -215,8 +227,8 @@ impl AddressSpace {
         rights: Permissions,
         caching: Caching,
     ) -> Result<(), MemoryError> {
-        let flush =
-            self.table.map(&mut self.frames, at.get(), to, bytes, rights, caching).map_err(MemoryError::Paging)?;
+        let table = self.table.as_mut().ok_or(MemoryError::Gone)?;
+        let flush = table.map(&mut self.frames, at.get(), to, bytes, rights, caching).map_err(MemoryError::Paging)?;
         flush.complete(&mut self.frames);
         Ok(())
     }
@@ -227,8 +239,8 @@ impl AddressSpace {
     /// # Errors
     /// The range is malformed, or the arena is exhausted.
     pub fn unmap(&mut self, at: GuestPhys, bytes: u64, invalidated: impl FnOnce()) -> Result<(), MemoryError> {
-        let flush =
-            self.table.unmap(&mut self.frames, at.get(), bytes, Holes::Tolerate).map_err(MemoryError::Paging)?;
+        let table = self.table.as_mut().ok_or(MemoryError::Gone)?;
+        let flush = table.unmap(&mut self.frames, at.get(), bytes, Holes::Tolerate).map_err(MemoryError::Paging)?;
         if flush.must_invalidate() {
             invalidated();
         }

@@ -23,6 +23,7 @@ use crate::config::OnUpgrade;
 use crate::guest::message::InterruptFabric;
 use crate::guest::platform::GuestPlatform;
 use crate::passthrough::{Assigned, release};
+use crate::smp::pcpu;
 use crate::vcpu::counters::ExitCounters;
 use memory::{AddressSpace, GuestRam};
 
@@ -107,6 +108,16 @@ impl Vm {
     /// Its devices; none once they were taken away after its end.
     pub fn devices(&self) -> &[Assigned] {
         if self.released.load(Ordering::Acquire) { &[] } else { &self.devices }
+    }
+
+    /// Whether a pCPU is in it, or about to enter it. Once it is not, after the guest's end, none ever is again.
+    pub fn is_entered(&self) -> bool {
+        self.vcpus.iter().any(|vcpu| vcpu.entered.load(Ordering::SeqCst))
+    }
+
+    /// Has its virtual CPUs look at what has changed.
+    pub fn kick(&self) {
+        self.vcpus.iter().for_each(|vcpu| pcpu::kick(vcpu.pcpu));
     }
 
     /// The devices are its own no more.

@@ -5,6 +5,7 @@ mod attack;
 mod bad_input;
 mod boot;
 mod busy;
+mod cancel;
 pub(crate) mod faults;
 mod foreign;
 mod interrupts;
@@ -15,6 +16,7 @@ mod refused;
 mod running_faults;
 mod signatures;
 mod soak;
+mod stop;
 mod switch;
 mod untouched;
 mod upgrade;
@@ -89,6 +91,16 @@ pub const ALL: &[Case] = &[
         name: "plans",
         about: "a thousand dry runs and cancels leave everything as it was, to the frame",
         run: plans::run,
+    },
+    Case {
+        name: "cancel",
+        about: "upgrades are cancelled while their image gets ready in the sandbox, and everything is as before",
+        run: cancel::run,
+    },
+    Case {
+        name: "stop",
+        about: "a guest that is not preserved is stopped last, its devices blocked, while another's I/O goes on",
+        run: stop::run,
     },
     Case {
         name: "interrupts",

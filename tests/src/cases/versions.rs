@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use batonctl::api::Report;
 
-use super::{Bed, upgrade};
+use super::{Bed, stop, upgrade};
 use crate::config::{self, DEADLINE_MS, Guest};
 use crate::guest_log::{complaints, samples};
 use crate::machine::Machine;
@@ -56,7 +56,9 @@ pub fn run(bed: &mut Bed) -> Result<()> {
     ensure!(report.outcome == "refused" && report.pause_ticks == 0, "{report:?}");
     ensure!(report.reason.contains("signing key") && report.reason.contains("format 1"), "{report:?}");
     upgrade::to(&machine, "baton-next1")?;
-    unharmed(&machine)
+    unharmed(&machine)?;
+    drop(machine);
+    stop::downgraded(bed)
 }
 
 /// An upgrade, however it ends.

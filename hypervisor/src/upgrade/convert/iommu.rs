@@ -281,8 +281,9 @@ pub fn load_into(state: &State, snapshot: &mut Snapshot) -> Converted<()> {
             alias: record.requester as u16,
         })
     };
-    let leaving =
-        |record: &LeavingV1| LeavingState { segment: (record.requester >> 16) as u16, source: record.requester as u16 };
+    let leaving = |record: &LeavingV1| {
+        Ok(LeavingState { segment: (record.requester >> 16) as u16, source: record.requester as u16 })
+    };
     let irte = |record: &IrteV1| {
         require(record.flags & !IRTE_OWN == 0, record, "flags", record.flags)?;
         Ok(IrteState {

@@ -8,8 +8,9 @@ use handover::State;
 use handover::phase::{self, END, PHASES, Phase};
 use handover::state::is_zero;
 use handover::state::report::{
-    BLAME_GUEST, BLAME_MACHINE, BLAME_NEW_IMAGE, BLAME_NONE, BLAME_OLD_IMAGE, BLAME_OPERATOR, ReportV1,
+    BLAME_GUEST, BLAME_MACHINE, BLAME_NEW_IMAGE, BLAME_NONE, BLAME_OLD_IMAGE, BLAME_OPERATOR, ReportV1, StoppedV1,
 };
+use handover::state::{name_field, text};
 
 use super::{ConvertError, Converted, check_text, read_text, refuse, require};
 use crate::api::error::Blame;
@@ -36,6 +37,31 @@ pub fn load_own(state: &State) -> Converted<ReportV1> {
     let missing = ConvertError::Missing { record: super::name_of::<ReportV1>([u64::MAX, 0]) };
     let own = state.reports.last().filter(|report| report.outcome == 0).ok_or(missing)?;
     check(own).map(|()| *own)
+}
+
+/// A guest that upgrade `sequence` stops, as a record; `None` when its name can't be one.
+#[must_use]
+pub fn stopped(sequence: u64, number: u16, name: &str) -> Option<StoppedV1> {
+    Some(StoppedV1 { sequence, name: name_field(name)?, number: number.into(), reserved: [0; 4] })
+}
+
+/// The guests in a set that upgrades have stopped.
+///
+/// # Errors
+/// A name that is none.
+pub fn load_stopped(state: &State) -> Converted<Vec<StoppedV1>> {
+    let stopped = |record: &StoppedV1| {
+        read_text(record, "name", &record.name)?;
+        Ok(*record)
+    };
+    state.stopped.iter().map(stopped).collect()
+}
+
+/// The names of the guests that upgrade `sequence` stopped.
+#[must_use]
+pub fn shown_stopped(stopped: &[StoppedV1], sequence: u64) -> Vec<String> {
+    let of = stopped.iter().filter(|record| record.sequence == sequence);
+    of.filter_map(|record| text(&record.name).map(String::from)).collect()
 }
 
 fn check(record: &ReportV1) -> Converted<()> {
@@ -111,6 +137,7 @@ pub fn shown(record: &ReportV1) -> Converted<Option<Report>> {
         iommu_faults: record.faults,
         interrupts_pending: record.interrupts_pending,
         interrupts_delivered: record.interrupts_delivered,
+        stopped: Vec::new(),
         notes: Vec::new(),
     }))
 }

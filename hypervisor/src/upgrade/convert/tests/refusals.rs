@@ -8,13 +8,14 @@ use handover::State;
 use handover::state::guest::{ON_UPGRADE_STOP, POWER_RESET};
 use handover::state::interrupt::NO_IRTE;
 use handover::state::unit::FORMAT_PASS_THROUGH;
+use iommu::state::AliasState;
 use proptest::prelude::*;
 use std::string::{String, ToString};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::sample::{Everything, GUEST, GUEST_DOMAIN, NIC, NVME, everything, load_functions};
 use crate::upgrade::convert::{report, vcpu};
-use crate::upgrade::gather;
+use crate::upgrade::{gather, leave};
 
 /// The sample with `change` is refused with a message that contains `name`.
 fn refused(change: fn(&mut State), name: &str) {
@@ -31,6 +32,20 @@ fn refused(change: fn(&mut State), name: &str) {
 }
 
 /// The guest's objects are kept, Baton's own are not; a guest's device in a domain that is not is refused by name.
+#[test]
+fn law_9_who_is_left_out_is_named_under_every_id() {
+    let mut all = everything();
+    let tokens = BTreeSet::from([GUEST_DOMAIN]);
+    let alias = AliasState { segment: NIC.segment(), source: NIC.requester_id(), alias: 0x0777 };
+    all.snapshot.aliases.push(alias);
+    let named = leave::requesters(&all.snapshot, &tokens).into_iter().map(|one| one.source);
+    assert_eq!(named.collect::<BTreeSet<_>>(), BTreeSet::from([NIC.requester_id(), alias.alias]));
+    let all_stay = all.snapshot.domains.iter().map(|domain| domain.token).collect();
+    assert!(leave::requesters(&all.snapshot, &all_stay).is_empty());
+    // A reader of format 1 is told of nobody.
+    assert_eq!([1, 2, 3].map(leave::is_said_in), [false, true, true]);
+}
+
 #[test]
 fn law_1_only_what_is_marked_is_gathered() {
     let mut all = everything();

@@ -4,12 +4,14 @@ use alloc::string::ToString;
 
 use handover::graph;
 use handover::state::device::PasidV1;
-use iommu::state::{DidState, DomainState, FIRST_STAGE, NESTED, PASS_THROUGH, PasidState, PostedState, SECOND_STAGE};
+use iommu::state::{
+    DidState, DomainState, FIRST_STAGE, LeavingState, NESTED, PASS_THROUGH, PasidState, PostedState, SECOND_STAGE,
+};
 use machine::pci::Bdf;
 
 use super::sample::{Everything, everything};
 use crate::passthrough::sriov;
-use crate::upgrade::convert::{iommu as units, pci};
+use crate::upgrade::convert::{iommu as units, pci, report};
 
 /// The sample with its unit in scalable mode, and two PASIDs on the guest's device.
 fn scalable() -> Everything {
@@ -81,6 +83,25 @@ fn a_quarantine_and_posted_interrupts_come_back() {
     let mut state = everything().save();
     pci::save_policy(&mut state, 25);
     assert_eq!((pci::load_policy(&state), pci::load_policy(&everything().save())), (Some(25), None));
+}
+
+#[test]
+fn who_leaves_and_who_was_stopped_come_back() {
+    let mut all = everything();
+    all.snapshot.leaving = [0x0108, 0x0420].map(|source| LeavingState { segment: 0, source }).into();
+    let mut state = all.save();
+    assert_eq!(units::load(&state).as_ref(), Ok(&all.snapshot));
+    state.stopped = [(3, "batch"), (4, "scratch"), (4, "web")]
+        .iter()
+        .zip(1..)
+        .map(|((sequence, name), number)| report::stopped(*sequence, number, name).expect("a name"))
+        .collect();
+    assert_eq!(graph::validate_plan(&state), Ok(()));
+    let stopped = report::load_stopped(&state).expect("names");
+    assert_eq!(report::shown_stopped(&stopped, 4), ["scratch", "web"]);
+    assert!(report::shown_stopped(&stopped, 5).is_empty());
+    state.stopped[0].name[0] = 0xff;
+    assert!(report::load_stopped(&state).is_err());
 }
 
 #[test]
