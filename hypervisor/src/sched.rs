@@ -127,9 +127,9 @@ impl Core {
         (0..count).map(|step| (first + step) % count).find(|index| self.runners[*index].wants_to_run())
     }
 
-    fn alarm(&self, management: Option<u64>, running: bool) -> Option<u64> {
-        let timers = self.runners.iter().filter_map(Runner::next_deadline);
+    fn alarm(&mut self, management: Option<u64>, running: bool) -> Option<u64> {
         let others = running && (self.runners.len() > 1 || self.warming.is_some());
+        let timers = self.runners.iter_mut().filter_map(Runner::arm);
         let slice = others.then(|| cpu::tsc() + time::ms_to_ticks(SLICE_MS));
         timers.chain(management).chain(slice).min()
     }

@@ -49,7 +49,7 @@ pub fn initrd() -> PathBuf {
 }
 
 /// The guests of our own, by the names of their programs.
-pub const BARE_GUESTS: [&str; 7] = ["disk", "attacker", "functions", "wire", "pulse", "still", "watch"];
+pub const BARE_GUESTS: [&str; 8] = ["disk", "attacker", "functions", "wire", "pulse", "still", "watch", "exits"];
 
 /// A guest of our own.
 #[must_use]

@@ -60,8 +60,8 @@ pub trait Bus {
     /// The task priority as CR8 shows it.
     fn task_priority(&mut self) -> u8;
 
-    /// Whether something waits that only the caller of the run loop can do (a BAR was moved, the guest
-    /// powers itself off): asked before every entry.
+    /// Whether something waits that only the caller of the run loop can do (a BAR was moved, the timer was set to fire before the
+    /// caller would look, the guest powers itself off): asked before every entry.
     fn needs_attention(&self) -> bool {
         false
     }

@@ -75,12 +75,12 @@ impl Runner {
         self.platform.restore(platform).map_err(|error| error.to_string())
     }
 
-    /// When its timer fires next, in ticks of the host's TSC.
-    pub fn next_deadline(&self) -> Option<u64> {
+    /// When its timer fires next, in ticks of the host's TSC: [`wants_to_run`](Self::wants_to_run) is to be called then.
+    pub fn arm(&mut self) -> Option<u64> {
         if self.vm.state() != VmState::Running {
             return None;
         }
-        self.platform.next_deadline().map(|guest| guest.wrapping_sub(self.cpu.tsc_offset()))
+        self.platform.arm().map(|guest| guest.wrapping_sub(self.cpu.tsc_offset()))
     }
 
     /// Whether there is something to do for it: lets its timer fire, takes start-up messages.
@@ -160,8 +160,11 @@ impl Runner {
         why
     }
 
-    /// Does what the platform can't do itself.
+    /// Does what the platform can't do itself. That the guest has set its timer is the pCPU's affair.
     fn attend(&mut self) {
+        if !self.vm.platform.has_events() {
+            return;
+        }
         let events = self.vm.platform.take_events();
         for change in events.bars {
             self.vm.move_bar(&change);

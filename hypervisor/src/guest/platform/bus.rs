@@ -208,6 +208,6 @@ impl Bus for VcpuBus<'_> {
     }
 
     fn needs_attention(&self) -> bool {
-        self.guest.has_events() || self.vcpu.lapic.mailbox().startup_waits()
+        self.guest.has_events() || self.vcpu.lapic.mailbox().startup_waits() || self.vcpu.fires_unseen()
     }
 }

@@ -134,6 +134,7 @@ impl GuestPlatform {
             lapic: Lapic::new(index, shortest_period, mailbox),
             clock: VcpuClock::default(),
             msrs: Msrs::new(self.microcode),
+            armed: None,
         })
     }
 
@@ -253,6 +254,8 @@ pub struct VcpuPlatform {
     pub lapic: Lapic,
     clock: VcpuClock,
     msrs: Msrs,
+    /// Until when somebody looks at the timer.
+    armed: Option<u64>,
 }
 
 impl VcpuPlatform {
@@ -260,13 +263,25 @@ impl VcpuPlatform {
     #[must_use]
     pub fn initial(index: u32) -> VcpuPlatformState {
         let mailbox = Arc::new(super::lapic::PendingVectors::new());
-        VcpuPlatform { lapic: Lapic::new(index, 1, mailbox), clock: VcpuClock::default(), msrs: Msrs::new(0) }.save()
+        VcpuPlatform {
+            lapic: Lapic::new(index, 1, mailbox),
+            clock: VcpuClock::default(),
+            msrs: Msrs::new(0),
+            armed: None,
+        }
+        .save()
     }
 
-    /// When the vCPU's timer fires next, in its TSC ticks.
-    #[must_use]
-    pub const fn next_deadline(&self) -> Option<u64> {
-        self.lapic.next_deadline()
+    /// When the vCPU's timer fires next, in its TSC ticks. The caller promises to call [`expire`](Self::expire) then, whatever the vCPU
+    /// does; it is told when the guest wants it earlier ([`Bus::needs_attention`](crate::vcpu::bus::Bus::needs_attention)).
+    pub const fn arm(&mut self) -> Option<u64> {
+        self.armed = self.lapic.next_deadline();
+        self.armed
+    }
+
+    /// Whether the timer fires before somebody looks.
+    fn fires_unseen(&self) -> bool {
+        self.lapic.next_deadline().is_some_and(|next| self.armed.is_none_or(|armed| next < armed))
     }
 
     /// Lets the timer fire if it is due. To be called before every entry and when a halt ends.

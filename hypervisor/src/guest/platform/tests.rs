@@ -194,6 +194,27 @@ fn level_interrupts_end_at_the_ioapic() {
     });
 }
 
+/// A guest that sets its timer and goes on without a halt: whoever runs it must hear of it, or nobody looks in time.
+#[test]
+fn a_timer_that_is_set_asks_for_attention() {
+    let mut bed = bed();
+    let set = |bed: &mut Bed, count: u64| {
+        bed.on(0, |bus| assert_eq!(bus.msr_write(0x838, count), Ok(())));
+        bed.on(0, |bus| bus.needs_attention())
+    };
+    bed.on(0, |bus| {
+        assert_eq!(bus.msr_write(0x80F, 0x1FF), Ok(()));
+        assert_eq!(bus.msr_write(0x83E, 0xB), Ok(()));
+        assert_eq!(bus.msr_write(0x832, 0x40), Ok(()));
+    });
+    assert!(set(&mut bed, 1_000));
+    let due = bed.vcpus[0].arm();
+    assert!(due.is_some() && !bed.on(0, |bus| bus.needs_attention()));
+    assert!(!set(&mut bed, 2_000), "somebody looks earlier anyway");
+    assert!(set(&mut bed, 500));
+    assert!(!set(&mut bed, 0), "it is off");
+}
+
 #[test]
 fn power_events() {
     let mut bed = bed();
@@ -244,7 +265,7 @@ fn deadline_timer_through_the_bus() {
     for (msr, value) in [(0x80F, 0x1FF), (0x832, 0x4_00EC), (0x6E0, 9_000)] {
         assert_eq!(bed.on(0, |bus| bus.msr_write(msr, value)), Ok(()));
     }
-    assert_eq!(bed.vcpus[0].next_deadline(), Some(9_000));
+    assert_eq!(bed.vcpus[0].arm(), Some(9_000));
     assert!(bed.vcpus[0].expire(9_000));
     assert_eq!(bed.on(0, |bus| bus.pending_interrupt()), Some(0xEC));
 }

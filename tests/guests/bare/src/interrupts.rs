@@ -79,6 +79,20 @@ pub fn wait_unless(ready: impl Fn() -> bool) {
     }
 }
 
+/// Sets the timer to `ticks` and is busy until its interrupt has come.
+pub fn one_shot(ticks: u64) {
+    let before = count(TIMER);
+    // SAFETY: the handler takes no lock; the timer raises its own vector only.
+    unsafe {
+        interrupts::enable();
+        msr::write(apic::TIMER_COUNT, ticks);
+    }
+    while count(TIMER) == before {
+        core::hint::spin_loop();
+    }
+    interrupts::disable();
+}
+
 /// Sleeps until `ready`, which an interrupt makes true, or for `ms`.
 pub fn sleep_unless(ms: u64, ready: impl Fn() -> bool) {
     let before = count(TIMER);

@@ -7,6 +7,7 @@
 //! - `clock`: time since power-on
 //! - `devices`: the PCI functions that the guest was given
 //! - `nvme`, `virtio`, `edu`, `igb`: drivers, which do what a guest's owner tells them, however wrong
+//! - `exits`: instructions that leave the guest
 //! - `load`: the disk kept busy and checked, in the words of the Linux guest's program
 //!
 //! A guest trusts Baton: what does not work ends it with a line on its console. On the host the crate only
@@ -21,6 +22,7 @@ pub mod devices;
 pub mod edu;
 #[cfg(target_os = "none")]
 mod entry;
+pub mod exits;
 pub mod igb;
 pub mod interrupts;
 pub mod load;
