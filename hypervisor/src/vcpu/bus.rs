@@ -3,6 +3,8 @@
 
 use machine::addr::GuestPhys;
 
+use super::emulate::decode::Lengths;
+
 /// The access raises #GP(0) in the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GeneralProtection;
@@ -48,6 +50,11 @@ pub trait Bus {
     fn read_memory(&mut self, address: GuestPhys, buffer: &mut [u8]) -> Result<(), NotMemory>;
     /// Copies into guest RAM.
     fn write_memory(&mut self, address: GuestPhys, bytes: &[u8]) -> Result<(), NotMemory>;
+
+    /// What is known of instructions that have exited before; `None` where nothing is kept.
+    fn lengths(&mut self) -> Option<&mut Lengths> {
+        None
+    }
 
     /// The highest-priority interrupt vector the LAPIC would deliver now, given the task priority; does not accept it.
     fn pending_interrupt(&mut self) -> Option<u8>;

@@ -10,6 +10,7 @@ use machine::addr::GuestPhys;
 
 use super::bus::{Bus, CpuView, CpuidResult, GeneralProtection, NotMemory};
 use super::cpu::{Control, CpuMsr, VirtualCpu};
+use super::emulate::decode::Lengths;
 use super::event::{Combined, Event, combine};
 use super::exit::Exit;
 use super::limits::{InvalidState, Limits};
@@ -239,6 +240,9 @@ pub struct RecorderBus {
     pub nmi: bool,
     pub priority: u8,
     pub xcr0_announced: u32,
+    pub lengths: Lengths,
+    /// How often memory was read.
+    pub reads: u32,
 }
 
 impl RecorderBus {
@@ -292,8 +296,12 @@ impl Bus for RecorderBus {
     }
     fn read_memory(&mut self, address: GuestPhys, buffer: &mut [u8]) -> Result<(), NotMemory> {
         let length = buffer.len();
+        self.reads += 1;
         buffer.copy_from_slice(self.slice(address, length)?);
         Ok(())
+    }
+    fn lengths(&mut self) -> Option<&mut Lengths> {
+        Some(&mut self.lengths)
     }
     fn write_memory(&mut self, address: GuestPhys, bytes: &[u8]) -> Result<(), NotMemory> {
         self.slice(address, bytes.len())?.copy_from_slice(bytes);

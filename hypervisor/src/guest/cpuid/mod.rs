@@ -8,6 +8,7 @@ mod table;
 mod tests;
 
 use alloc::vec::Vec;
+use core::num::NonZeroU8;
 
 use crate::vcpu::bus::{CpuView, CpuidResult};
 
@@ -66,13 +67,18 @@ impl core::fmt::Display for CpuidStateError {
 pub struct CpuidTable {
     /// Ascending by leaf and sub-leaf.
     entries: Vec<CpuidEntry>,
+    /// Where the first basic leaves are among them, sub-leaf 0.
+    first: [Option<NonZeroU8>; FIRST],
 }
+
+/// How many basic leaves are found without a search.
+const FIRST: usize = 32;
 
 impl CpuidTable {
     /// The table for a new guest. `host` is CPUID of this machine: leaf and sub-leaf.
     #[must_use]
     pub fn new(config: &CpuidConfig, host: &dyn Fn(u32, u32) -> CpuidResult) -> Self {
-        Self { entries: table::build(config, host) }
+        Self::of(table::build(config, host))
     }
 
     /// The table of a guest from an earlier image.
@@ -82,8 +88,19 @@ impl CpuidTable {
     pub fn restore(entries: Vec<CpuidEntry>) -> Result<Self, CpuidStateError> {
         match entries.windows(2).find(|pair| matches!(pair, [a, b] if key(a) >= key(b))) {
             Some(pair) => Err(CpuidStateError { leaf: pair.last().map_or(0, |entry| entry.leaf) }),
-            None => Ok(Self { entries }),
+            None => Ok(Self::of(entries)),
         }
+    }
+
+    fn of(entries: Vec<CpuidEntry>) -> Self {
+        let mut first = [None; FIRST];
+        // Places count from 1.
+        for (entry, place) in entries.iter().zip(1..=u8::MAX).filter(|(entry, _)| entry.subleaf == 0) {
+            if let Some(known) = first.get_mut(entry.leaf as usize) {
+                *known = NonZeroU8::new(place);
+            }
+        }
+        Self { entries, first }
     }
 
     /// All entries, for saving.
@@ -93,7 +110,11 @@ impl CpuidTable {
     }
 
     fn get(&self, leaf: u32, subleaf: u32) -> Option<CpuidResult> {
-        let at = self.entries.binary_search_by_key(&(leaf, subleaf), key).ok()?;
+        let known = self.first.get(leaf as usize).copied().flatten().filter(|_| subleaf == 0);
+        let at = match known {
+            Some(place) => usize::from(place.get()) - 1,
+            None => self.entries.binary_search_by_key(&(leaf, subleaf), key).ok()?,
+        };
         self.entries.get(at).map(|entry| entry.values)
     }
 

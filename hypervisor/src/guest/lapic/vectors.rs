@@ -28,6 +28,11 @@ impl VectorSet {
     /// The highest vector of the set.
     #[must_use]
     pub fn highest(&self) -> Option<u8> {
+        // Asked at every entry, and mostly there is none.
+        let [a, b, c, d, e, f, g, h] = self.0;
+        if a | b | c | d | e | f | g | h == 0 {
+            return None;
+        }
         let (index, word) = self.0.iter().enumerate().rfind(|(_, word)| **word != 0)?;
         u8::try_from(index as u32 * 32 + (31 - word.leading_zeros())).ok()
     }

@@ -8,6 +8,7 @@ use crate::guest::clock::VcpuClock;
 use crate::guest::lapic::{Effect, Lapic};
 use crate::guest::legacy::Legacy;
 use crate::vcpu::bus::{Bus, CpuView, CpuidResult, GeneralProtection, NotMemory};
+use crate::vcpu::emulate::decode::Lengths;
 
 /// -KVM_ENOSYS: what a hypercall nobody knows returns.
 const NO_SUCH_HYPERCALL: u64 = (-1000i64) as u64;
@@ -185,6 +186,10 @@ impl Bus for VcpuBus<'_> {
 
     fn write_memory(&mut self, address: GuestPhys, bytes: &[u8]) -> Result<(), NotMemory> {
         self.guest.ram.write(address, bytes)
+    }
+
+    fn lengths(&mut self) -> Option<&mut Lengths> {
+        Some(&mut self.vcpu.lengths)
     }
 
     fn pending_interrupt(&mut self) -> Option<u8> {

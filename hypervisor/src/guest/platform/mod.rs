@@ -28,6 +28,7 @@ use super::msr::Msrs;
 use super::pci::{BarChange, PciBus, PciCounters};
 use super::uart::{ConsoleSink, Uart};
 use crate::vcpu::bus::NotMemory;
+use crate::vcpu::emulate::decode::Lengths;
 
 /// A periodic LAPIC timer fires at most this often per millisecond of the guest's TSC.
 const TIMER_RATE_PER_MS: u64 = 20;
@@ -135,6 +136,7 @@ impl GuestPlatform {
             clock: VcpuClock::default(),
             msrs: Msrs::new(self.microcode),
             armed: None,
+            lengths: Lengths::default(),
         })
     }
 
@@ -256,6 +258,7 @@ pub struct VcpuPlatform {
     msrs: Msrs,
     /// Until when somebody looks at the timer.
     armed: Option<u64>,
+    lengths: Lengths,
 }
 
 impl VcpuPlatform {
@@ -268,6 +271,7 @@ impl VcpuPlatform {
             clock: VcpuClock::default(),
             msrs: Msrs::new(0),
             armed: None,
+            lengths: Lengths::default(),
         }
         .save()
     }

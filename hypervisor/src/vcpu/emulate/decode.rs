@@ -1,10 +1,10 @@
 //! Fetching and decoding the instruction at RIP.
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Register};
-use machine::addr::PAGE_SIZE;
+use machine::addr::{GuestPhys, PAGE_SIZE};
 
 use super::super::bus::Bus;
-use super::super::cpu::VirtualCpu;
+use super::super::cpu::{Control, VirtualCpu};
 use super::super::state::SegmentName;
 use super::walk::{Access, Paging, walk};
 use super::{InstructionBytes, MAX_INSTRUCTION, Stop};
@@ -14,13 +14,21 @@ use super::{InstructionBytes, MAX_INSTRUCTION, Stop};
 /// # Errors
 /// The first byte cannot be fetched.
 pub fn fetch<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &C, bus: &mut B) -> Result<InstructionBytes, Stop> {
+    fetch_at(cpu, bus, linear_rip(cpu)).map(|(bytes, _)| bytes)
+}
+
+fn linear_rip<C: VirtualCpu + ?Sized>(cpu: &C) -> u64 {
+    if cpu.is_64bit() { cpu.rip() } else { cpu.segment(SegmentName::Cs).base.wrapping_add(cpu.rip()) & 0xffff_ffff }
+}
+
+/// Likewise, with the address of the first byte in the guest's memory.
+fn fetch_at<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
+    cpu: &C,
+    bus: &mut B,
+    linear: u64,
+) -> Result<(InstructionBytes, GuestPhys), Stop> {
     let paging = Paging::of(cpu);
     let access = Access { write: false, fetch: true, user: cpu.cpl() == 3 };
-    let linear = if cpu.is_64bit() {
-        cpu.rip()
-    } else {
-        cpu.segment(SegmentName::Cs).base.wrapping_add(cpu.rip()) & 0xffff_ffff
-    };
     let mut out = InstructionBytes::default();
     let room = ((PAGE_SIZE - linear % PAGE_SIZE) as usize).min(MAX_INSTRUCTION);
     let first = walk(bus, paging, linear, access)?;
@@ -33,7 +41,7 @@ pub fn fetch<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &C, bus: &mut B) -> R
     {
         out.length = MAX_INSTRUCTION;
     }
-    Ok(out)
+    Ok((out, first))
 }
 
 /// Fetches and decodes the instruction at RIP.
@@ -55,16 +63,61 @@ fn decode_bytes(bytes: &InstructionBytes, bits: u32, rip: u64) -> Option<Instruc
     (instruction.code() != Code::INVALID).then_some(instruction)
 }
 
+/// Where instructions that exit again and again lie in the guest's memory, so that their length is known without a walk of the guest's
+/// page tables. Only for CPUs that don't tell the next RIP. An instruction counts as the one known while the bytes there are the same;
+/// a guest that moves a page under RIP to a copy which differs in meaningless prefixes only could tell.
+#[derive(Clone, Debug, Default)]
+pub struct Lengths([Known; 8]);
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    linear: u64,
+    cr3: u64,
+    at: GuestPhys,
+    /// 0: none is known.
+    length: u8,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { linear: 0, cr3: 0, at: GuestPhys(0), length: 0 }
+    }
+}
+
+impl Lengths {
+    fn place(&mut self, linear: u64) -> &mut Known {
+        // Neighbours in a loop fall on different places.
+        &mut self.0[(linear ^ linear >> 3) as usize % 8]
+    }
+}
+
 /// The length of the instruction at RIP.
 ///
 /// # Errors
 /// As for [`decode`].
 pub fn length<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &C, bus: &mut B) -> Result<u8, Stop> {
-    let bytes = fetch(cpu, bus)?;
+    let (linear, cr3) = (linear_rip(cpu), cpu.control(Control::Cr3));
+    if let Some(known) = bus.lengths().map(|lengths| *lengths.place(linear))
+        && (known.linear, known.cr3) == (linear, cr3)
+        && is_still_there(bus, known)
+    {
+        return Ok(known.length);
+    }
+    let (bytes, at) = fetch_at(cpu, bus, linear)?;
     if let Some(length) = common_length(bytes.get()) {
+        let whole = linear % PAGE_SIZE + u64::from(length) <= PAGE_SIZE;
+        if let Some(lengths) = bus.lengths().filter(|_| whole) {
+            *lengths.place(linear) = Known { linear, cr3, at, length };
+        }
         return Ok(length);
     }
     decode_bytes(&bytes, cpu.code_bits(), cpu.rip()).map(|i| i.len() as u8).ok_or(Stop::NotEmulated(bytes))
+}
+
+fn is_still_there<B: Bus + ?Sized>(bus: &mut B, known: Known) -> bool {
+    let mut bytes = [0; 3];
+    let wanted = bytes.get_mut(..usize::from(known.length)).unwrap_or_default();
+    !wanted.is_empty() && bus.read_memory(known.at, wanted).is_ok() && common_length(&bytes) == Some(known.length)
 }
 
 /// The lengths of what exits most, without prefixes, without the decoder.
@@ -130,6 +183,32 @@ mod tests {
             bus.put(0x1000, bytes);
             assert_eq!(super::length(&cpu, &mut bus), Ok(length), "{bytes:x?}");
         }
+    }
+
+    #[test]
+    fn what_is_known_of_an_instruction_is_looked_at_again() {
+        let mut bus = RecorderBus::with_ram(0x4000);
+        let mut cpu = FakeCpu::long_mode_flat(&mut bus);
+        cpu.state.rip = 0x1000;
+        let looks = |bus: &mut RecorderBus, bytes: &[u8], length| {
+            bus.put(0x1000, bytes);
+            for _ in 0..2 {
+                assert_eq!(super::length(&cpu, bus), Ok(length), "{bytes:x?}");
+            }
+        };
+        looks(&mut bus, &[0x0f, 0xa2, 0x90], 2);
+        // Other code in its place, with a prefix and without.
+        looks(&mut bus, &[0x2e, 0x0f, 0xa2], 3);
+        looks(&mut bus, &[0x0f, 0x01, 0xd9], 3);
+        looks(&mut bus, &[0xf4, 0x90, 0x90], 1);
+        let reads = bus.reads;
+        assert_eq!(super::length(&cpu, &mut bus), Ok(1));
+        assert_eq!(bus.reads - reads, 1, "no walk");
+        // The same place in another address space is another instruction.
+        cpu.state.cr3 ^= 1 << 3;
+        let reads = bus.reads;
+        assert_eq!(super::length(&cpu, &mut bus), Ok(1));
+        assert!(bus.reads - reads > 1, "a walk");
     }
 
     #[test]
