@@ -14,7 +14,7 @@ use machine::paging::LeafSizes;
 use machine::pci::Bdf;
 
 use super::memory::{AddressSpace, GuestRam};
-use super::runner::{Runner, Snapshot};
+use super::runner::{Engine, Runner, Snapshot};
 use super::services::{HeapFrameSource, Kicks, PlatformRam, SerialConsole};
 use super::{VcpuShared, Vm, VmState, tokens};
 use crate::config;
@@ -25,7 +25,6 @@ use crate::guest::pci::PciBus;
 use crate::guest::platform::{GuestParts, GuestPlatform};
 use crate::mem::regions::Owner;
 use crate::passthrough::{self, Assigned, Candidate, router::Router};
-use crate::vcpu::cpu::VirtualCpu;
 use crate::vcpu::state::{Activity, ArchState};
 use crate::vcpu::svm::cpu::{SvmConfig, SvmCpu};
 use crate::{cpu, host, machine_cpus, sched, time};
@@ -133,7 +132,7 @@ pub fn assemble(
 ///
 /// # Errors
 /// No memory.
-pub fn hardware_cpu(vm: &Vm) -> Result<Box<dyn VirtualCpu + Send>, String> {
+pub fn hardware_cpu(vm: &Vm) -> Result<Box<dyn Engine>, String> {
     let common = machine_cpus::common();
     let config = SvmConfig {
         info: common.info,

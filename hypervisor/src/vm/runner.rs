@@ -31,13 +31,25 @@ pub struct Snapshot {
     pub platform: VcpuPlatformState,
 }
 
+/// A vendor's virtual CPU with a run loop of its own: what an exit calls is known when Baton is compiled.
+pub trait Engine: VirtualCpu + Send {
+    /// [`run_until_event`].
+    fn run(&mut self, bus: &mut VcpuBus<'_>, statistics: &mut RunStatistics) -> Why;
+}
+
+impl<C: VirtualCpu + Send> Engine for C {
+    fn run(&mut self, bus: &mut VcpuBus<'_>, statistics: &mut RunStatistics) -> Why {
+        run_until_event(self, bus, statistics)
+    }
+}
+
 /// A virtual CPU.
 pub struct Runner {
     /// Its guest.
     pub vm: Arc<Vm>,
     /// Its number in the guest.
     pub index: u32,
-    cpu: Box<dyn VirtualCpu + Send>,
+    cpu: Box<dyn Engine>,
     platform: VcpuPlatform,
     statistics: RunStatistics,
     entered: bool,
@@ -58,7 +70,7 @@ impl Snapshot {
 
 impl Runner {
     /// Puts one together.
-    pub fn new(vm: Arc<Vm>, index: u32, cpu: Box<dyn VirtualCpu + Send>, platform: VcpuPlatform) -> Self {
+    pub fn new(vm: Arc<Vm>, index: u32, cpu: Box<dyn Engine>, platform: VcpuPlatform) -> Self {
         if let Some(shared) = vm.vcpus.get(index as usize) {
             shared.snapshot.lock().extended.reserve(cpu.extended_state_size());
         }
@@ -146,7 +158,7 @@ impl Runner {
         }
         let time = VcpuTime { tsc_offset: self.cpu.tsc_offset() };
         let mut bus = VcpuBus::new(&self.vm.platform, &mut self.platform, &time);
-        let why = run_until_event(&mut *self.cpu, &mut bus, &mut self.statistics);
+        let why = self.cpu.run(&mut bus, &mut self.statistics);
         if let Some(shared) = shared {
             *shared.exits.lock() = self.statistics.exits;
             shared.halted.store(why == Why::Halted, Ordering::Relaxed);

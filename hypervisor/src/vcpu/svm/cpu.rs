@@ -169,6 +169,9 @@ impl SvmCpu {
     /// Fills the fields of the VMCB that are decided anew at each entry.
     fn prepare(&mut self) {
         let generation = self.config.tlb_generation.load(Ordering::Acquire);
+        if self.is_as_left(generation) {
+            return;
+        }
         let flush = self.flush || generation != self.flushed;
         self.flush = false;
         self.flushed = generation;
@@ -207,6 +210,20 @@ impl SvmCpu {
         control.intercept_misc1 = misc1;
         control.intercept_cr = cr;
         control.clean = if features.contains(SvmFeatures::CLEAN_BITS) { clean::ALL & !(dirty | changed) } else { 0 };
+    }
+
+    /// Whether the VMCB is as the last entry wanted it and as this one does: most exits change nothing but registers.
+    fn is_as_left(&self, generation: u64) -> bool {
+        let control = &self.vmcb().control;
+        let raised = control.int_ctl & int_ctl::V_TPR != 0;
+        let unchanged = self.dirty == 0 && !self.flush && generation == self.flushed;
+        unchanged
+            && self.pending.is_none()
+            && !self.nmi_blocked
+            && control.tlb_control == 0
+            && control.intercept_misc1 & misc1::IRET == 0
+            && raised == (control.intercept_cr == INTERCEPT_CR8_WRITE)
+            && (control.clean == clean::ALL || !self.config.info.features.contains(SvmFeatures::CLEAN_BITS))
     }
 
     /// Takes over what hardware left in the VMCB.
