@@ -17,21 +17,27 @@ use crate::spec::Spec;
 use crate::witness::{self, Witness};
 
 const CANCELS: usize = 10;
-/// An image that hangs with interrupts on, in the sandbox: it is there until somebody ends it, or its 5 s are over.
-const HANGS: (u8, u8) = (4, 1);
+/// An image that hangs in the sandbox, with interrupts on and off: it is there until somebody ends it, or its 5 s are over.
+const HANGS: [(u8, u8); 2] = [(4, 1), (5, 1)];
 
 pub fn run(bed: &mut Bed) -> Result<()> {
-    let guest = Guest::bare("disk", "disk", &["1b36:0010"]);
-    let machine = bed.start("cancel", &Spec { memory_mib: 256, ..Spec::bare(&["disk"], &[guest]) })?;
+    cancelled(bed, "cancel", 2)?;
+    // The guest, the sandbox and management share the only one.
+    cancelled(bed, "cancel-1", 1)
+}
+
+fn cancelled(bed: &mut Bed, name: &str, cpus: u32) -> Result<()> {
+    let guest = Guest { pcpu: cpus - 1, ..Guest::bare("disk", "disk", &["1b36:0010"]) };
+    let machine = bed.start(name, &Spec { cpus, memory_mib: 256, ..Spec::bare(&["disk"], &[guest]) })?;
     machine.wait_guest("ioload t=", 60)?;
     let api = machine.wait_api(30)?;
-    let image = hanging()?;
+    let images = [hanging(0)?, hanging(1)?];
     // From an image that has been handed a machine, not from power-on.
     upgrade::to(&machine, "baton-next1")?;
     let watch = Witness::begin(&machine)?;
     let before = resources(&api)?;
     for number in 0..CANCELS {
-        in_the_sandbox(&machine, &image).with_context(|| format!("cancel {number}"))?;
+        in_the_sandbox(&machine, &images[number % 2]).with_context(|| format!("cancel {number}"))?;
     }
     let after = resources(&api)?;
     // The heap serves the request that asks for it.
@@ -52,9 +58,9 @@ fn resources(api: &Client) -> Result<Resources> {
 }
 
 /// An image that stays in the sandbox.
-pub(super) fn hanging() -> Result<Vec<u8>> {
+pub(super) fn hanging(how: usize) -> Result<Vec<u8>> {
     let mut image = std::fs::read(paths::image("baton-fault")).context("./x test e2e cancel builds it")?;
-    images::set_fault(&mut image, HANGS.0, HANGS.1)?;
+    images::set_fault(&mut image, HANGS[how].0, HANGS[how].1)?;
     Ok(image)
 }
 

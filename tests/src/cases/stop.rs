@@ -29,27 +29,30 @@ const DEVICES: [&str; 3] = ["03:00.0", "05:00.0", "06:00.0"];
 const IN_THE_SANDBOX: (u8, u8) = (1, 1);
 const AFTER_SWITCH: (u8, u8) = (1, 2);
 
-fn guests() -> [Guest; 2] {
-    let leaves = Guest { on_upgrade: "stop".into(), ..Guest::bare(LEAVES, "attacker", &DEVICES) };
+/// Who leaves runs on `pcpu`.
+fn guests(pcpu: u32) -> [Guest; 2] {
+    let leaves = Guest { pcpu, on_upgrade: "stop".into(), ..Guest::bare(LEAVES, "attacker", &DEVICES) };
     let stays = Guest { pcpu: 2, console: "com1".into(), ..Guest::bare(STAYS, "disk", &["04:00.0"]) };
     [leaves, stays]
 }
 
-fn spec() -> Spec {
-    let mut spec = Spec::bare(&["attacker", "disk"], &guests());
+fn spec(pcpu: u32) -> Spec {
+    let mut spec = Spec::bare(&["attacker", "disk"], &guests(pcpu));
     (spec.devices, spec.cpus, spec.memory_mib, spec.typed) = (vec![Device::DISK; 3], 3, 256, true);
     spec.devices.push(Device { kind: Kind::Edu, place: Place::RootPort });
     spec
 }
 
 pub fn run(bed: &mut Bed) -> Result<()> {
-    let machine = bed.start("stop", &spec())?;
+    // On pCPU 0, which stops it, what its devices sent last waits where the jump begins.
+    let machine = bed.start("stop", &spec(0))?;
     attack::ready(&machine)?;
     nobody_is_stopped_before(&machine)?;
     committed(&machine)?;
-    let machine = bed.start("stop-back", &spec())?;
+    let machine = bed.start("stop-back", &spec(1))?;
     attack::ready(&machine)?;
-    rolled_back(&machine)
+    rolled_back(&machine)?;
+    alone(bed)
 }
 
 fn fault(numbers: (u8, u8)) -> Result<Vec<u8>> {
@@ -80,7 +83,7 @@ fn nobody_is_stopped_before(machine: &Machine) -> Result<()> {
     let stays = plan.objects.iter().filter(|object| object.preserved).any(|object| object.name == STAYS);
     ensure!(stays && leaving.iter().all(|(_, name)| !name.contains(STAYS)), "{plan:?}");
 
-    cancel::in_the_sandbox(machine, &cancel::hanging()?)?;
+    cancel::in_the_sandbox(machine, &cancel::hanging(0)?)?;
     let report = send(machine, &fault(IN_THE_SANDBOX)?)?;
     ensure!(report.outcome == "refused" && report.stopped.is_empty(), "{report:?}");
     let watched = watch.end()?;
@@ -171,11 +174,29 @@ fn rolled_back(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
+/// Where every guest leaves, nobody pauses, and the machine goes on without any.
+fn alone(bed: &mut Bed) -> Result<()> {
+    let leaves = Guest { on_upgrade: "stop".into(), ..Guest::bare("disk", "disk", &["1b36:0010"]) };
+    let machine = bed.start("stop-alone", &Spec { memory_mib: 256, ..Spec::bare(&["disk"], &[leaves]) })?;
+    machine.wait_guest("ioload t=", 60)?;
+    for (name, stopped) in [("baton-next1", &["disk"][..]), ("baton-next2", &[])] {
+        let report = upgrade::perform(&machine, name)?;
+        ensure!(report.outcome == "committed" && report.stopped == stopped, "{report:?}");
+        let api = machine.wait_api(30)?;
+        ensure!(api.guests()?.guests.is_empty(), "{:?}", api.guests()?);
+        let (memory, resources) = (api.status()?.memory, api.status()?.resources);
+        ensure!((memory.guest_bytes, resources.arena_unclaimed) == (0, 0), "{memory:?}, {resources:?}");
+    }
+    let trace = Trace::read(&machine.trace);
+    ensure!(trace.faults.is_empty(), "{:?}", trace.faults);
+    Ok(())
+}
+
 /// An image that speaks only the format before is told of nobody who leaves: they have left before it looks.
 pub(super) fn downgraded(bed: &mut Bed) -> Result<()> {
     // That format can't say that signatures are demanded.
-    let text = config::with_policy(DEADLINE_MS, "unsigned = \"allow\"", &guests());
-    let machine = &bed.start("stop-downgrade", &Spec { texts: vec![("baton.toml".into(), text)], ..spec() })?;
+    let text = config::with_policy(DEADLINE_MS, "unsigned = \"allow\"", &guests(1));
+    let machine = &bed.start("stop-downgrade", &Spec { texts: vec![("baton.toml".into(), text)], ..spec(1) })?;
     attack::ready(machine)?;
     let resets = Trace::read(&machine.trace).disk_resets;
     let watch = Witness::begin(machine)?.leaving(LEAVES);
