@@ -4,6 +4,7 @@
 
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
 
 use machine::addr::{HostPhys, PAGE_SIZE};
 
@@ -144,6 +145,21 @@ impl RegionMap {
     #[must_use]
     pub fn owner(&self, address: u64) -> Option<Owner> {
         self.regions.iter().find(|region| region.base <= address && address < region.end()).map(|region| region.owner)
+    }
+
+    /// What of `range` no region has, lowest first: base and end.
+    pub fn gaps(&self, range: Range<u64>) -> impl Iterator<Item = (u64, u64)> {
+        let behind = Region { base: range.end, bytes: 0, owner: Owner::Free };
+        let inside =
+            self.regions.iter().copied().filter(move |region| region.end() > range.start && region.base < range.end);
+        inside
+            .chain([behind])
+            .scan(range.start, |at, region| {
+                let gap = (*at, region.base.max(*at));
+                *at = region.end().max(*at);
+                Some(gap)
+            })
+            .filter(|(base, end)| base < end)
     }
 
     /// Bytes of memory objects whose token `claimed` does not know. They stay taken: who has gone may have left a device there.
@@ -303,6 +319,16 @@ mod tests {
             Err(RegionError::NotFree)
         );
         assert_eq!(RegionMap::from_saved([region(u64::MAX - 0xfff, 0x1000)].into_iter()), Err(RegionError::Malformed));
+    }
+
+    #[test]
+    fn gaps_are_what_no_region_has() {
+        let map = map();
+        let gaps = |range| map.gaps(range).collect::<Vec<_>>();
+        assert_eq!(gaps(0x9_f000..0x10_1000), [(0xa_0000, 0xf_0000)]);
+        assert_eq!(gaps(0xafff_f000..0xc000_1000), [(0xafff_f000, 0xb000_0000), (0xc000_0000, 0xc000_1000)]);
+        assert_eq!(gaps(0xb000_1000..0xb000_2000), []);
+        assert_eq!(gaps(0xd000_0000..0xd000_1000), [(0xd000_0000, 0xd000_1000)]);
     }
 
     /// Saved memory objects are nobody's to hand out, whoever claims them or does not.

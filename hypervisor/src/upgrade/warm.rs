@@ -6,6 +6,7 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use handover::jump::{WARM_READY, WARM_REFUSED, WARM_TABLES_OFFSET};
 use handover::phase::{Outcome, Phase};
@@ -213,16 +214,19 @@ fn fill(space: &mut PageTable, slot: u64, host: &host::Host) -> Result<(), Pagin
         };
         map(region.base, region.bytes, rights)?;
     }
-    // What the firmware's map has of them is there already: then in small steps.
+    // What the firmware's map has of them is there already; of the rest, two can lie in one page.
     let mut readable = |base: u64, bytes: u64| -> Result<(), PagingError> {
-        let (mut page, end) = (base & !(PAGE_SIZE - 1), (base + bytes).next_multiple_of(PAGE_SIZE));
-        let mut step = end - page;
-        while page < end {
-            match map(page, step.min(end - page), Permissions::READ) {
-                Ok(()) => page += step,
-                Err(PagingError::AlreadyMapped { .. }) if step == PAGE_SIZE => page += step,
-                Err(PagingError::AlreadyMapped { .. }) => step = PAGE_SIZE,
-                Err(error) => return Err(error),
+        let range = base & !(PAGE_SIZE - 1)..(base + bytes).next_multiple_of(PAGE_SIZE);
+        let gaps: Vec<_> = host.regions.lock().gaps(range).collect();
+        for (mut page, end) in gaps {
+            let mut step = end - page;
+            while page < end {
+                match map(page, step.min(end - page), Permissions::READ) {
+                    Ok(()) => page += step,
+                    Err(PagingError::AlreadyMapped { .. }) if step == PAGE_SIZE => page += step,
+                    Err(PagingError::AlreadyMapped { .. }) => step = PAGE_SIZE,
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())
