@@ -67,7 +67,8 @@ impl Client {
     }
 
     /// For a `host:port` whose answers begin within `answer`, or are asked for anew.
-    pub(crate) fn within(host: &str, answer: Duration) -> Self {
+    #[must_use]
+    pub fn within(host: &str, answer: Duration) -> Self {
         let agent = Agent::config_builder()
             // Errors carry JSON that is worth reading.
             .http_status_as_error(false)

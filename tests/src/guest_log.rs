@@ -116,10 +116,10 @@ impl Pulses {
 /// One line of the guest that watches its clock (`tests/guests/bare/src/bin/watch.rs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Look {
-    /// The guest's clock in ns.
+    /// The guest's clock, in ticks of its TSC.
     pub t: u64,
-    /// The longest gap between two looks since the line before, in ns.
-    pub longest_ns: u64,
+    /// The longest gap between two looks since the line before, likewise.
+    pub longest: u64,
 }
 
 /// All lines of the guest that watches its clock.
@@ -127,7 +127,7 @@ pub struct Look {
 pub fn looks(console: &Log) -> Vec<Look> {
     let look = |line: &String| {
         let fields = line.trim().strip_prefix("watch ")?;
-        Some(Look { t: value(fields, "t")?, longest_ns: value(fields, "longest_ns")? })
+        Some(Look { t: value(fields, "t")?, longest: value(fields, "longest")? })
     };
     console.lines().iter().filter_map(look).collect()
 }

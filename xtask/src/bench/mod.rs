@@ -2,19 +2,17 @@
 //!
 //! - `iommu`: the IOMMU driver, in the emulator and on the host
 //! - `throughput`: a disk's DMA with and without translation; the only one in wall-clock time, so with its spread
+//! - `upgrades`: the pause, what it grows with, and what a rollback takes
 //! - `plot`: the pause as SVG
 
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use baton_tests::config::Config;
 use baton_tests::machine::Machine;
 use baton_tests::paths;
 use baton_tests::spec::Spec;
-use batonctl::api::Report;
-use batonctl::show::{PHASES, grouped, table};
-use batonctl::upgrade;
+use batonctl::show::{grouped, table};
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -23,6 +21,7 @@ use crate::image;
 mod iommu;
 mod plot;
 mod throughput;
+mod upgrades;
 
 const TICKS: &str = "ticks";
 const BYTES: &str = "bytes";
@@ -32,10 +31,6 @@ const PERMILLE: &str = "permille";
 
 /// What others reach in the same emulator, from the table of baselines: Linux 7.3-rc7 with KHO and LUO on one CPU.
 mod baseline {
-    /// kexec to user space with 1 GiB preserved, then retrieving it: 2,693 + 361 million.
-    pub const PAUSE_1G: u64 = 3_054_000_000;
-    /// Without guest memory 2,190 million, 860 million more per GiB.
-    pub const PAUSE_4G: u64 = 2_190_000_000 + 4 * 860_000_000;
     pub const CPUID: u64 = 3_210;
     pub const PORT_READ: u64 = 4_857;
     /// Of the host kernel to its init; a VMM would have to start yet.
@@ -54,7 +49,6 @@ mod aim {
     pub const CPUID: u64 = 400;
     pub const PORT_READ: u64 = 600;
     pub const TO_GUEST: u64 = 100_000_000;
-    pub const PAUSE: u64 = 100_000;
 }
 
 /// One line of bench.json.
@@ -123,20 +117,9 @@ pub fn run(only: Option<Part>) -> Result<()> {
     }
     let mut plots = Vec::new();
     if wanted(Part::Upgrade) {
-        let mut pauses = Vec::new();
-        for (name, gib, baseline) in
-            [("upgrade.pause", 1, baseline::PAUSE_1G), ("upgrade.pause_4g", 4, baseline::PAUSE_4G)]
-        {
-            eprintln!("x: an upgrade with a guest of {gib} GiB");
-            let report = pause(name, gib * 1024).with_context(|| format!("an upgrade with a guest of {gib} GiB"))?;
-            figures.push(Figure::new(name, report.pause_ticks, TICKS, baseline).aim(aim::PAUSE));
-            let phases = PHASES.iter().filter_map(|phase| Some(((*phase).to_owned(), *report.phases.get(*phase)?)));
-            let title = format!("Phases of an upgrade, guest of {gib} GiB");
-            plots.push((format!("{name}.svg"), plot::bars(&title, TICKS, &phases.collect::<Vec<_>>())));
-            pauses.push((u64::from(gib), report.pause_ticks));
-        }
-        let title = "Pause by the guest's memory";
-        plots.push(("upgrade.growth.svg".into(), plot::line(title, "GiB", TICKS, &pauses)));
+        let (measured, drawn) = upgrades::measure()?;
+        figures.extend(measured);
+        plots.extend(drawn);
     }
     show(&figures);
     fs::create_dir_all(paths::target("reports"))?;
@@ -180,11 +163,18 @@ fn machine(name: &str, guest_mib: u32, mode: &str) -> Result<Machine> {
 }
 
 fn spec(guest_mib: u32, mode: &str) -> Spec {
-    let config = Config { memory_mib: guest_mib, pcpu: 0, mode: mode.into(), ..Config::default() };
+    spec_of(&Config { memory_mib: guest_mib, pcpu: 0, mode: mode.into(), ..Config::default() })
+}
+
+/// More than the guest's: it lies in two pieces, as its own memory does, and q35 cuts at 2 GiB, the guest at 3.
+const fn machine_mib(guest_mib: u32) -> u32 {
+    guest_mib * 3 / 2 + 256
+}
+
+fn spec_of(config: &Config) -> Spec {
     Spec {
         texts: vec![("baton.toml".into(), config.to_string())],
-        // More than the guest's: it lies in two pieces, as its own memory does, and q35 cuts at 2 GiB, the guest at 3.
-        memory_mib: guest_mib * 3 / 2 + 256,
+        memory_mib: machine_mib(config.memory_mib),
         cpus: 1,
         deterministic: true,
         ..Spec::default()
@@ -208,15 +198,4 @@ fn exits() -> Result<Vec<Figure>> {
         Figure::new("boot.to_guest", status.boot.ticks_to_guest, TICKS, baseline::TO_GUEST).aim(aim::TO_GUEST),
         Figure::new("memory.overhead", memory.hypervisor_bytes, BYTES, baseline::overhead(memory.guest_bytes)),
     ])
-}
-
-fn pause(name: &str, guest_mib: u32) -> Result<Report> {
-    let machine = machine(name, guest_mib, "load")?;
-    machine.wait_guest("ioload t=", 600)?;
-    let api = machine.wait_api(120)?;
-    let image = fs::read(paths::image(image::NEXT[0].name))?;
-    let accepted = upgrade::send(&api, &mut image.as_slice(), image.len() as u64)?;
-    let report = upgrade::wait(&api, accepted.id, Duration::from_secs(300), &mut |_| ())?;
-    ensure!(report.outcome == "committed", "{}: {}", report.outcome, report.reason);
-    Ok(report)
 }
