@@ -8,7 +8,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use baton_tests::config::Config;
+use baton_tests::config::{Config, Guest};
 use baton_tests::machine::Machine;
 use baton_tests::paths;
 use baton_tests::spec::Spec;
@@ -33,6 +33,9 @@ const PERMILLE: &str = "permille";
 mod baseline {
     pub const CPUID: u64 = 3_210;
     pub const PORT_READ: u64 = 4_857;
+    pub const HYPERCALL: u64 = 9_574;
+    /// Program, expire, interrupt in the guest.
+    pub const ONE_SHOT: u64 = 12_821;
     /// Of the host kernel to its init; a VMM would have to start yet.
     pub const TO_GUEST: u64 = 1_090_000_000;
     /// The kernel alone; user space and VMM are some 50 MB more.
@@ -48,6 +51,8 @@ mod aim {
     pub const IMAGE: u64 = 1 << 20;
     pub const CPUID: u64 = 400;
     pub const PORT_READ: u64 = 600;
+    pub const HYPERCALL: u64 = 400;
+    pub const ONE_SHOT: u64 = 2_000;
     pub const TO_GUEST: u64 = 100_000_000;
 }
 
@@ -181,20 +186,31 @@ fn spec_of(config: &Config) -> Spec {
     }
 }
 
+/// What the guest's line `bench NAME TICKS` says.
+fn measured(machine: &Machine, name: &str) -> Result<u64> {
+    let line = machine.wait_guest(&format!("bench {name} "), 1)?;
+    let ticks = line.split_whitespace().next_back().and_then(|word| word.parse().ok());
+    ticks.with_context(|| format!("no figure in {line:?}"))
+}
+
 fn exits() -> Result<Vec<Figure>> {
+    // What takes kernel mode, a guest of our own measures.
+    let guest = Guest { pcpu: 0, ..Guest::bare("exits", "exits", &[]) };
+    let spec = Spec { cpus: 1, deterministic: true, memory_mib: 256, ..Spec::bare(&["exits"], &[guest]) };
+    let bare = Machine::start(&spec, &paths::target("runs").join("bench-exits-bare"))?;
+    bare.wait_guest("bench done", 300)?;
     let machine = machine("exits", 512, "bench")?;
     machine.wait_guest("bench done", 300)?;
-    let measured = |name: &str| -> Result<u64> {
-        let line = machine.wait_guest(&format!("bench {name} "), 1)?;
-        let ticks = line.split_whitespace().next_back().and_then(|word| word.parse().ok());
-        ticks.with_context(|| format!("no figure in {line:?}"))
-    };
     let status = machine.wait_api(120)?.status()?;
     let memory = status.memory;
     ensure!(memory.hypervisor_bytes > 0 && status.boot.ticks_to_guest > 0, "{status:?}");
     Ok(vec![
-        Figure::new("exit.cpuid", measured("exit.cpuid")?, TICKS, baseline::CPUID).aim(aim::CPUID),
-        Figure::new("exit.port_read", measured("exit.port_read")?, TICKS, baseline::PORT_READ).aim(aim::PORT_READ),
+        Figure::new("exit.cpuid", measured(&machine, "exit.cpuid")?, TICKS, baseline::CPUID).aim(aim::CPUID),
+        Figure::new("exit.port_read", measured(&machine, "exit.port_read")?, TICKS, baseline::PORT_READ)
+            .aim(aim::PORT_READ),
+        Figure::new("exit.hypercall", measured(&bare, "exit.hypercall")?, TICKS, baseline::HYPERCALL)
+            .aim(aim::HYPERCALL),
+        Figure::new("timer.oneshot", measured(&bare, "timer.oneshot")?, TICKS, baseline::ONE_SHOT).aim(aim::ONE_SHOT),
         Figure::new("boot.to_guest", status.boot.ticks_to_guest, TICKS, baseline::TO_GUEST).aim(aim::TO_GUEST),
         Figure::new("memory.overhead", memory.hypervisor_bytes, BYTES, baseline::overhead(memory.guest_bytes)),
     ])
