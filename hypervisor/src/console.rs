@@ -135,6 +135,11 @@ pub fn init(cold: bool) {
     }
 }
 
+/// A byte that was typed on COM1.
+pub fn received() -> Option<u8> {
+    COM1.lock().receive()
+}
+
 /// Silences the log for the pause of an upgrade.
 pub fn set_quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);

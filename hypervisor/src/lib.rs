@@ -2,7 +2,7 @@
 //!
 //! - `boot_info`, `start`: what the entries found; power-on, step by step
 //! - `cpu`, `trap`, `smp`, `time`, `console`: this machine's CPUs, interrupts, clocks, log
-//! - `mem`: who owns which memory, and how it is reached
+//! - `mem`: who owns which memory, and how it is reached; `modules`: what is kept of what the loader brought
 //! - `vcpu`, `guest`: virtual CPUs and the platform around them
 //! - `passthrough`: devices given to guests
 //! - `sched`: what each pCPU does all day
@@ -27,6 +27,7 @@ pub mod host;
 pub mod machine_cpus;
 pub mod manage;
 pub mod mem;
+pub mod modules;
 pub mod net;
 pub mod passthrough;
 pub mod sched;

@@ -12,17 +12,17 @@ use machine::paging::Permissions;
 use machine::pci::Ecam;
 use zerocopy::FromBytes;
 
-use crate::boot_info::{BootInfo, ColdBoot, MemoryRange, Module};
+use crate::boot_info::{BootInfo, ColdBoot, MemoryRange};
 use crate::config::{self, Config};
 use crate::firmware::Firmware;
 use crate::mem::layout::{ARENA_BYTES, SCRATCH_BYTES, SLOT_BYTES};
 use crate::mem::regions::{Owner, RegionMap};
 use crate::mem::{frames, heap, host_map};
 use crate::passthrough::{inventory, quarantine, sriov, units};
-use crate::smp::{lapic, pcpu, start as processors};
+use crate::smp::{apic_registers, pcpu, start as processors};
 use crate::time::{calibrate, rtc};
 use crate::upgrade::{trust, watchdog};
-use crate::{console, cpu, firmware, host, machine_cpus, manage, sched, time, vm};
+use crate::{console, cpu, firmware, host, machine_cpus, manage, modules, sched, time, vm};
 
 /// Slots, arena and scratch lie below 4 GiB: the boot tables and the SIPI's CR3 reach no further.
 const LIMIT: u64 = 1 << 32;
@@ -51,8 +51,8 @@ pub fn cold(boot: &BootInfo, cold: &ColdBoot) -> ! {
     }
     // SAFETY: nothing but the image is in use yet.
     unsafe { host_map::activate() };
-    if !lapic::supported() {
-        refuse(format_args!("this CPU has no x2APIC: enable it in the firmware"));
+    if let Err(error) = apic_registers::find() {
+        refuse(format_args!("no page tables: {error}"));
     }
     let own = pcpu::enlist(0);
     match calibrate::measure(power_on) {
@@ -142,7 +142,7 @@ fn memory(boot: &BootInfo, cold: &ColdBoot) -> RegionMap {
         ));
     }
     for (index, module) in cold.modules.as_slice().iter().enumerate() {
-        let (start, bytes) = pages(module);
+        let (start, bytes) = modules::pages(module);
         match regions.claim(start, bytes, Owner::Module(index as u8)) {
             Ok(()) => log::info!("module {} with {} KiB at {start:#x}", module.base_name(), module.bytes >> 10),
             Err(error) => {
@@ -152,12 +152,6 @@ fn memory(boot: &BootInfo, cold: &ColdBoot) -> RegionMap {
     }
     log::info!("{} MiB of memory", total >> 20);
     regions
-}
-
-/// The pages a module lies in.
-fn pages(module: &Module) -> (u64, u64) {
-    let start = module.start & !0xfff;
-    (start, (module.start + module.bytes).next_multiple_of(4096) - start)
 }
 
 /// Maps configuration space.
@@ -180,7 +174,7 @@ impl Modules {
         let regions = host::get().regions.lock();
         let mut modules = Vec::new();
         for (index, module) in cold.modules.as_slice().iter().enumerate() {
-            let (start, bytes) = pages(module);
+            let (start, bytes) = modules::pages(module);
             if regions.owner(start) != Some(Owner::Module(index as u8)) {
                 continue;
             }
@@ -218,9 +212,12 @@ fn guests(cold: &ColdBoot, firmware: &Firmware, apic_id: u32) {
     crate::bench::run();
     trust::init(&config.upgrade, &|name| modules.get(name));
     manage::init(&config);
-    if let Err(error) = machine_cpus::detect() {
-        log::error!("no guest can run: {error}");
-        return;
+    match machine_cpus::detect() {
+        Ok(extension) => log::info!("guests run by {extension}"),
+        Err(error) => {
+            log::error!("no guest can run: {error}");
+            return;
+        }
     }
     for (id, guest) in config.guests.iter().enumerate() {
         match vm::build::start(guest, id as u16 + 1, &|name| modules.get(name)) {
@@ -234,8 +231,12 @@ fn guests(cold: &ColdBoot, firmware: &Firmware, apic_id: u32) {
             }
         }
     }
-    for index in 0..cold.modules.as_slice().len() {
-        host::get().regions.lock().release(Owner::Module(index as u8));
+    for (index, module) in (0..).zip(cold.modules.as_slice()) {
+        if config.upgrade.images.iter().any(|name| name == module.base_name()) {
+            crate::modules::keep(index, *module);
+        } else {
+            host::get().regions.lock().release(Owner::Module(index));
+        }
     }
 }
 
@@ -271,6 +272,12 @@ fn iommu(config: &Config, firmware: &Firmware, apic_id: u32) {
             return;
         }
     };
+    if !apic_registers::is_x2apic() {
+        log::warn!(
+            "this CPU has no x2APIC (enable it in the firmware), so the IOMMU is not used; guests with devices are refused"
+        );
+        return;
+    }
     if firmware.units.is_empty() {
         log::warn!("the firmware describes no IOMMU (no DMAR table): enable VT-d; guests with devices are refused");
         return;

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::file::{self, Placed};
 use super::message::line_of;
 use super::values::{self, Complaint};
-use super::{Config, ConfigWarning, Console, Guest, GuestDevice};
+use super::{Config, ConfigWarning, Console, Guest, GuestDevice, IommuMode};
 
 /// Adds the guests that can be started; a warning names each of the others. The
 /// management network goes before the guests, an earlier guest before a later one.
@@ -48,6 +48,11 @@ fn conflict(guest: &Guest, config: &Config) -> Option<String> {
         return Some("another guest has this name; give it one of its own".into());
     }
     for GuestDevice { selector: device, .. } in &guest.devices {
+        if config.iommu.mode == IommuMode::None {
+            return Some(format!(
+                "device {device} would reach all memory, since iommu.mode is \"none\"; remove it from devices, or the line from [iommu]"
+            ));
+        }
         if config.management.as_ref().is_some_and(|management| management.nic == *device) {
             return Some(format!("device {device} is the management network's; remove it from devices"));
         }

@@ -61,7 +61,7 @@ fields!(
 );
 fields!(
     /// `[upgrade]`
-    Upgrade { deadline_ms, keys, unsigned }
+    Upgrade { deadline_ms, keys, images, unsigned }
 );
 fields!(
     /// `[iommu]`

@@ -94,6 +94,8 @@ pub struct Upgrade {
     pub deadline_ms: u32,
     /// The modules with the public keys by which images are signed.
     pub keys: Vec<String>,
+    /// The modules that are kept as images to upgrade to, by a command on COM1.
+    pub images: Vec<String>,
     /// Images without a signature may be staged as well.
     pub unsigned: bool,
 }

@@ -145,7 +145,7 @@ fn unknown_keys_and_syntax_errors_refuse_the_file() {
     let refusal = |text: &str| parse(text).unwrap_err().to_string();
     assert_eq!(
         refusal("[upgrade]\n\ndeadline = 5\n"),
-        "baton.toml line 3: unknown field `deadline`, expected one of `deadline_ms`, `keys`, `unsigned`; correct the key or remove it"
+        "baton.toml line 3: unknown field `deadline`, expected one of `deadline_ms`, `keys`, `images`, `unsigned`; correct the key or remove it"
     );
     let text = refusal(&guest("a", "memory = 5"));
     assert!(
@@ -341,6 +341,18 @@ fn a_bad_choice_falls_back_to_the_safe_one() {
     assert!(warnings[0].to_string().contains("line 5: the deadline of upgrades is 50 ms"));
     assert!(warnings[1].to_string().contains("line 7: the IOMMU is used if there is one: iommu.mode = \"off\""));
     assert_eq!(parse("[iommu]\nmode = \"none\"\n").unwrap().0.iommu.mode, IommuMode::None);
+}
+
+#[test]
+fn without_an_iommu_no_guest_has_devices() {
+    let text = |mode: &str| {
+        format!("[iommu]\nmode = \"{mode}\"\n{}{}", guest("bare", ""), guest("disk", "devices = [\"01:00.0\"]"))
+    };
+    let (names, warnings) = outcome(&text("none"));
+    assert_eq!(names, ["bare"]);
+    let line = warnings.iter().find(|line| line.contains("guest 'disk' is not started")).unwrap();
+    assert!(line.contains("0000:01:00.0") && line.contains("iommu.mode"), "{line}");
+    assert_eq!(outcome(&text("auto")).0, ["bare", "disk"]);
 }
 
 #[test]

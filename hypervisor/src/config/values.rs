@@ -21,8 +21,8 @@ use super::{
 const MIB: u64 = 1 << 20;
 /// The longest guest name in bytes.
 const MAX_NAME: usize = 31;
-/// The most signing keys.
-const MAX_KEYS: usize = 16;
+/// The most signing keys, and images that are kept.
+const MAX_NAMES: usize = 16;
 /// The longest upgrade deadline in milliseconds.
 const MAX_DEADLINE_MS: i64 = 60_000;
 
@@ -207,17 +207,23 @@ pub fn upgrade(text: &str, table: Option<&Placed<file::Upgrade<'_>>>, warnings: 
             message: format!("{consequence}: upgrade.{why}"),
         });
     };
-    let (deadline, keys, unsigned) = match table {
-        Some(Placed { table, .. }) => (table.deadline_ms, table.keys, table.unsigned),
-        None => (None, None, None),
+    let (deadline, keys, images, unsigned) = match table {
+        Some(Placed { table, .. }) => (table.deadline_ms, table.keys, table.images, table.unsigned),
+        None => (None, None, None, None),
     };
     let most = u32::try_from(MAX_DEADLINE_MS).unwrap_or(u32::MAX);
     let deadline_ms = number(deadline, "deadline_ms", 1, most, DEFAULT_DEADLINE_MS).unwrap_or_else(|complaint| {
         warn(&format!("the deadline of upgrades is {DEFAULT_DEADLINE_MS} ms"), complaint);
         DEFAULT_DEADLINE_MS
     });
-    let keys = read_keys(keys).unwrap_or_else(|complaint| {
+    let keys = module_names(keys, "keys", "write the names of modules with public keys like [\"ops.pub\"]");
+    let keys = keys.unwrap_or_else(|complaint| {
         warn("no signing key is taken", complaint);
+        Vec::new()
+    });
+    let images = module_names(images, "images", "write the names of modules like [\"baton-next.img\"]");
+    let images = images.unwrap_or_else(|complaint| {
+        warn("no image is kept", complaint);
         Vec::new()
     });
     let unsigned =
@@ -225,20 +231,19 @@ pub fn upgrade(text: &str, table: Option<&Placed<file::Upgrade<'_>>>, warnings: 
             warn("unsigned images are refused", complaint);
             false
         });
-    Upgrade { deadline_ms, keys, unsigned }
+    Upgrade { deadline_ms, keys, images, unsigned }
 }
 
 /// Names of modules.
-fn read_keys(field: Field<'_>) -> Result<Vec<String>, Complaint> {
-    const REMEDY: &str = "write the names of modules with public keys like [\"ops.pub\"]";
+fn module_names(field: Field<'_>, key: &str, remedy: &str) -> Result<Vec<String>, Complaint> {
     let Some(value) = field else {
         return Ok(Vec::new());
     };
     let DeValue::Array(names) = value.get_ref() else {
-        return Err(wrong(value, "keys", REMEDY));
+        return Err(wrong(value, key, remedy));
     };
     let names: Option<Vec<String>> = names.iter().map(|name| name.get_ref().as_str().map(ToOwned::to_owned)).collect();
-    names.filter(|names| names.len() <= MAX_KEYS).ok_or_else(|| wrong(value, "keys", REMEDY))
+    names.filter(|names| names.len() <= MAX_NAMES).ok_or_else(|| wrong(value, key, remedy))
 }
 
 /// The name of a `[[guest]]`, if it has a good one.

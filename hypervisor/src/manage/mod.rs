@@ -4,7 +4,7 @@
 //! - `settings`: how Baton is reached; `link`: the server and its card; `nic`: the card's place in the machine
 //! - `control`: what the API can ask for; `uploads`: the one upload and the upgrade it becomes
 //! - `view`: the machine as the API shows it; `devices`: what is on its buses
-//! - `keyboard`: COM2's way to a guest
+//! - `keyboard`: COM2's way to a guest; `operator`: commands on COM1
 //!
 //! All of it runs on pCPU 0 with interrupts off. Interrupts only leave marks (`trap::dispatch`).
 
@@ -13,6 +13,7 @@ mod devices;
 mod keyboard;
 mod link;
 pub mod nic;
+mod operator;
 pub mod settings;
 mod uploads;
 mod view;
@@ -30,6 +31,7 @@ use hermit_sync::SpinMutex;
 use self::control::Machine;
 use self::keyboard::Keyboard;
 use self::link::Link;
+use self::operator::Operator;
 pub use self::settings::Settings;
 use crate::config::{Config, DEFAULT_DEADLINE_MS};
 use crate::passthrough::{quarantine, release, units};
@@ -49,6 +51,7 @@ struct Manager {
     link: Option<Link>,
     machine: Machine,
     keyboard: Keyboard,
+    operator: Operator,
     faults_due: u64,
     /// What every object has said yes to, while it can still be withdrawn.
     planned: Option<(Box<Planned>, u64)>,
@@ -64,6 +67,7 @@ static MANAGER: SpinMutex<Manager> = SpinMutex::new(Manager {
     link: None,
     machine: Machine::new(),
     keyboard: Keyboard::new(),
+    operator: Operator::new(),
     faults_due: 0,
     planned: None,
 });
@@ -139,7 +143,7 @@ impl Manager {
             release::run();
         }
         let told = MANAGEMENT.swap(false, Ordering::AcqRel);
-        let mut next = self.faults_due.min(self.keyboard.poll(now));
+        let mut next = self.faults_due.min(self.keyboard.poll(now)).min(self.operator.poll(now, &mut self.machine));
         if let Some((_, until)) = &self.planned {
             next = next.min(*until);
         }

@@ -131,14 +131,15 @@ fn last_table(memory: &HeapFrames, root: HostPhys, address: u64) -> HostPhys {
 }
 
 /// Control registers as the hypervisor wants them on every pCPU: write protection for itself, NX, XSAVE for
-/// the guests' state, no emulation or lazy switching of the FPU.
+/// the guests' state, no emulation or lazy switching of the FPU, caches on (CD and NW off: Bochs's BIOS leaves them as at reset).
 pub fn adopt_control_registers() {
     let xsave = cpu::cpuid(1, 0)[2] & 1 << 26 != 0;
     let cr4_bits: u64 = 1 << 5 | 1 << 7 | 1 << 9 | 1 << 10 | if xsave { 1 << 18 } else { 0 };
     // SAFETY: PAE and NXE are on already in long mode with these tables; WP, PGE, OSFXSR, OSXMMEXCPT exist on every
-    // x86-64, OSXSAVE when CPUID says XSAVE; EM and TS off and NE, MP on change nothing for code that uses no FPU.
+    // x86-64, OSXSAVE when CPUID says XSAVE; EM and TS off and NE, MP on change nothing for code that uses no FPU; with CD and NW off
+    // memory is cached as the MTRRs say.
     unsafe {
-        cpu::control::set_cr0((cpu::control::cr0() | 1 << 16 | 1 << 5 | 1 << 1) & !(1 << 2 | 1 << 3));
+        cpu::control::set_cr0((cpu::control::cr0() | 1 << 16 | 1 << 5 | 1 << 1) & !(1 << 2 | 1 << 3 | 3 << 29));
         cpu::control::set_cr4(cpu::control::cr4() | cr4_bits);
         let efer = cpu::msr::read(EFER);
         cpu::msr::write(EFER, efer | 1 << 11);

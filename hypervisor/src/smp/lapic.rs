@@ -1,8 +1,9 @@
-//! The local APIC in x2APIC mode (SDM 3A 10.12): every register is an MSR.
+//! The local APIC: interprocessor interrupts, the timer. In x2APIC mode (SDM 3A 10.12) where the CPUs have that.
 #![expect(unsafe_code, reason = "MSR access")]
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use super::apic_registers::{self, read, write, write_command};
 use crate::{cpu, time};
 
 /// MSR numbers (SDM 3A table 10-6).
@@ -14,7 +15,6 @@ mod msr {
     pub const SVR: u32 = 0x80f;
     pub const IRR: u32 = 0x820;
     pub const ESR: u32 = 0x828;
-    pub const ICR: u32 = 0x830;
     pub const LVT_TIMER: u32 = 0x832;
     pub const LVT_LINT0: u32 = 0x835;
     pub const LVT_LINT1: u32 = 0x836;
@@ -46,28 +46,16 @@ pub mod vector {
     pub const SPURIOUS: u8 = 0xff;
 }
 
-/// Whether this CPU has x2APIC (CPUID 1, ECX 21).
-pub fn supported() -> bool {
-    cpu::cpuid(1, 0)[2] & 1 << 21 != 0
-}
-
-fn read(register: u32) -> u64 {
-    // SAFETY: `enable` has switched this pCPU to x2APIC mode, in which these MSRs exist.
-    unsafe { cpu::msr::read(register) }
-}
-
-fn write(register: u32, value: u64) {
-    // SAFETY: as for `read`; the LAPIC's registers do not touch memory.
-    unsafe { cpu::msr::write(register, value) };
-}
-
-/// Switches this pCPU's LAPIC to x2APIC mode with every local interrupt masked but NMI on LINT1.
+/// Switches this pCPU's LAPIC on, to x2APIC mode if it has that, with every local interrupt masked but NMI on LINT1.
 pub fn enable() {
-    // SAFETY: every x86-64 CPU has IA32_APIC_BASE; EN and EXTD are set one after the other as SDM 3A 10.12.5 asks.
+    // SAFETY: every x86-64 CPU has IA32_APIC_BASE; EN and EXTD are set one after the other as SDM 3A 10.12.5 asks, EXTD only
+    // where CPUID announces it.
     unsafe {
         let base = cpu::msr::read(msr::APIC_BASE);
         cpu::msr::write(msr::APIC_BASE, base | 1 << 11);
-        cpu::msr::write(msr::APIC_BASE, base | 1 << 11 | 1 << 10);
+        if apic_registers::is_x2apic() {
+            cpu::msr::write(msr::APIC_BASE, base | 1 << 11 | 1 << 10);
+        }
     }
     write(msr::TPR, 0);
     write(msr::LVT_TIMER, MASKED | u64::from(vector::TIMER));
@@ -78,9 +66,10 @@ pub fn enable() {
     write(msr::SVR, 1 << 8 | u64::from(vector::SPURIOUS));
 }
 
-/// This pCPU's x2APIC id.
+/// This pCPU's APIC id.
 pub fn id() -> u32 {
-    read(msr::ID) as u32
+    let id = read(msr::ID) as u32;
+    if apic_registers::is_x2apic() { id } else { id >> 24 }
 }
 
 /// The interrupt in service is done.
@@ -88,19 +77,19 @@ pub fn end_of_interrupt() {
     write(msr::EOI, 0);
 }
 
-/// Sends a fixed interrupt to the pCPU with x2APIC id `target`.
+/// Sends a fixed interrupt to the pCPU with APIC id `target`.
 pub fn send(target: u32, vector: u8) {
-    write(msr::ICR, u64::from(target) << 32 | u64::from(vector));
+    write_command(target, u64::from(vector));
 }
 
-/// Sends INIT to the pCPU with x2APIC id `target` (SDM 3A 10.6.1).
+/// Sends INIT to the pCPU with APIC id `target` (SDM 3A 10.6.1).
 pub fn send_init(target: u32) {
-    write(msr::ICR, u64::from(target) << 32 | 0x4500);
+    write_command(target, 0x4500);
 }
 
-/// Sends an NMI to the pCPU with x2APIC id `target`.
+/// Sends an NMI to the pCPU with APIC id `target`.
 pub fn send_nmi(target: u32) {
-    write(msr::ICR, u64::from(target) << 32 | 1 << 14 | DELIVERY_NMI);
+    write_command(target, 1 << 14 | DELIVERY_NMI);
 }
 
 /// Makes LINT0 raise an NMI on this pCPU, or masks it again.
@@ -110,7 +99,7 @@ pub fn set_lint0_nmi(on: bool) {
 
 /// Sends a start-up IPI: the pCPU starts at `page`, which lies below 1 MiB.
 pub fn send_startup(target: u32, page: u64) {
-    write(msr::ICR, u64::from(target) << 32 | 0x4600 | page >> 12);
+    write_command(target, 0x4600 | page >> 12);
 }
 
 /// Interrupts requested and not yet taken, among the vectors of devices: 64 in a word.

@@ -4,10 +4,11 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::{Frame, devices};
+use super::{Frame, devices, probe};
 use crate::cpu;
 use crate::smp::lapic::{self, vector};
 use crate::smp::pcpu;
+use crate::vcpu::event::GP;
 
 /// An IOMMU has a fault to report.
 pub static IOMMU_FAULT: AtomicBool = AtomicBool::new(false);
@@ -24,7 +25,10 @@ pub extern "C" fn dispatch(frame: &mut Frame) {
         2 => {
             NMIS.fetch_add(1, Ordering::Relaxed);
         }
-        exception @ 0..=31 => fatal(exception, frame),
+        exception @ 0..=31 => match probe::recover(frame.rip) {
+            Some(next) if exception == GP => frame.rip = next,
+            _ => fatal(exception, frame),
+        },
         number => interrupt(number),
     }
 }

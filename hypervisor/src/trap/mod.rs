@@ -3,10 +3,12 @@
 //! - `tables`: GDT, TSS and IDT of each pCPU
 //! - `stubs`: 256 entry points that build a [`Frame`]
 //! - `dispatch`: what happens then
+//! - `probe`: reading what may not be there
 //! - `devices`: whom a device's vector belongs to
 
 pub mod devices;
 pub mod dispatch;
+pub mod probe;
 pub mod stubs;
 pub mod tables;
 

@@ -23,10 +23,10 @@ use crate::guest::platform::{PlatformState, VcpuPlatform};
 use crate::mem::layout::ARENA_BYTES;
 use crate::mem::regions::Owner;
 use crate::passthrough::{inventory, quarantine, requests, router, sriov, units};
-use crate::smp::pcpu;
+use crate::smp::{apic_registers, pcpu};
 use crate::vcpu::state::ArchState;
 use crate::vm::{self, Vm};
-use crate::{host, time};
+use crate::{host, modules, time};
 
 /// What FREEZE gathers into. Made at PLAN and filled by the dry run: the pause takes no memory.
 #[derive(Default)]
@@ -122,7 +122,7 @@ pub fn planned(sequence: u64, vms: &[Arc<Vm>], leaving: &[Arc<Vm>], reports: &[R
             epoch_ns: time::epoch_ns(),
             rsdp: host.rsdp,
             console_port: 0x3f8,
-            x2apic: true,
+            x2apic: apic_registers::is_x2apic(),
             pcpus: pcpus.iter().map(|pcpu| PcpuState { apic_id: pcpu.apic_id, acpi_uid: pcpu.index }).collect(),
             via: host.via.clone(),
             ticks_to_guest: host::ticks_to_guest(),
@@ -136,6 +136,7 @@ pub fn planned(sequence: u64, vms: &[Arc<Vm>], leaving: &[Arc<Vm>], reports: &[R
         &mut state,
         ArenaState { base: host.arena, bytes: ARENA_BYTES, frame_table: host.arena },
     );
+    convert::machine::save_modules(&mut state, modules::all().iter().map(|(index, module)| (*index, module)));
     convert::machine::save_bridges(&mut state, &bridges(vms));
     let mut room = Room::of(vms);
     room.take_all_units()?;

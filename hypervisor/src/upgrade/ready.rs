@@ -30,9 +30,9 @@ use crate::mem::layout::ARENA_BYTES;
 use crate::mem::regions::{Owner, RegionMap};
 use crate::mem::{frames, heap, host_map};
 use crate::passthrough::units;
-use crate::smp::pcpu;
 use crate::smp::start::STACK_BYTES;
-use crate::{console, cpu, firmware, host, machine_cpus, sched, start, time, vm};
+use crate::smp::{apic_registers, pcpu};
+use crate::{console, cpu, firmware, host, machine_cpus, modules, sched, start, time, vm};
 
 /// Everything that is ready for SWITCH.
 pub struct Ready {
@@ -137,8 +137,12 @@ fn prepare(boot: &BootInfo, block: Block, jump: &JumpBlock) -> Result<Ready, Str
         return Err(format!("the arena has {:#x} bytes, this release wants {ARENA_BYTES:#x}", arena.bytes));
     }
     map_machine(boot, jump, arena.base)?;
+    if machine.x2apic != apic_registers::is_x2apic() {
+        return Err("this CPU's local APIC is not in the mode that the records say".into());
+    }
     let regions = convert::machine::load_regions(&state).map_err(|error| error.to_string())?;
     let regions = RegionMap::from_saved(regions.into_iter()).map_err(|error| error.to_string())?;
+    modules::restore(convert::machine::load_modules(&state).map_err(|error| error.to_string())?);
     let firmware = firmware::read(HostPhys(machine.rsdp))?;
     set_host(boot, jump, &machine, arena.base, regions, &firmware)?;
     // SAFETY: the arena of the image before this one, mapped; until COMMIT it is only read.
@@ -208,7 +212,7 @@ fn map_machine(boot: &BootInfo, jump: &JumpBlock, arena: u64) -> Result<(), Stri
     host_map::prepare_writable(arena, ARENA_BYTES)?;
     // SAFETY: all that is in use is mapped: this slot, the block, the records, the old image's handlers.
     unsafe { host_map::activate() };
-    Ok(())
+    apic_registers::find().map_err(|error| error.to_string())
 }
 
 fn set_host(

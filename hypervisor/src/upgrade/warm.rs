@@ -13,7 +13,7 @@ use handover::phase::{Outcome, Phase};
 use handover::state::machine::FrameTag;
 use handover::state::report::{BLAME_NEW_IMAGE, BLAME_OLD_IMAGE, BLAME_OPERATOR, ReportV1};
 use machine::addr::{HostPhys, PAGE_SIZE};
-use machine::paging::{Caching, NPT, PageTable, PagingError, Permissions};
+use machine::paging::{Caching, PageTable, PagingError, Permissions};
 
 use super::block::Block;
 use super::plan::Planned;
@@ -23,9 +23,8 @@ use crate::mem::host_map::HeapFrames;
 use crate::mem::layout::SLOT_BYTES;
 use crate::mem::regions::Owner;
 use crate::passthrough::units;
-use crate::vcpu::sandbox::Stop;
-use crate::vcpu::svm::sandbox::{Sandbox, Start};
-use crate::vm::build;
+use crate::smp::apic_registers;
+use crate::vcpu::sandbox::{self, SandboxCpu, Start, Stop};
 use crate::{cpu, firmware, host, machine_cpus, time};
 
 /// The longest that the new image may compute in the sandbox, in milliseconds of its own time.
@@ -41,7 +40,7 @@ const LEAF_2M: u64 = 1 << 7 | LINK;
 pub struct Warming {
     planned: Planned,
     block: Block,
-    sandbox: Sandbox,
+    sandbox: Box<dyn SandboxCpu + Send>,
     space: PageTable,
     /// TSC ticks it has had.
     spent: u64,
@@ -87,7 +86,7 @@ impl Warming {
         let start = cpu::tsc();
         // SAFETY: interrupts are off in the loop of pCPU 0, which has no guest loaded and SVM enabled (the caller's duty); the nested tables are
         // this object's.
-        let stop = unsafe { self.sandbox.run() };
+        let stop = unsafe { sandbox::run(&mut *self.sandbox) };
         self.spent = self.spent.saturating_add(cpu::tsc().wrapping_sub(start));
         match stop {
             Stop::Interrupted if self.spent < time::ms_to_ticks(LIMIT_MS) => Course::Goes,
@@ -141,7 +140,7 @@ impl NoSandbox {
     }
 }
 
-fn build_sandbox(planned: &mut Planned) -> Result<(Block, Sandbox, PageTable), String> {
+fn build_sandbox(planned: &mut Planned) -> Result<(Block, Box<dyn SandboxCpu + Send>, PageTable), String> {
     if !machine_cpus::available() {
         return Err("this machine can't run guests, so it has no sandbox for the new image".into());
     }
@@ -151,14 +150,13 @@ fn build_sandbox(planned: &mut Planned) -> Result<(Block, Sandbox, PageTable), S
     let slot = planned.staged.base.get();
     let tables = first_tables(host::get().scratch);
     let space = machine_space(slot).map_err(|error| error.to_string())?;
-    let common = machine_cpus::common();
     let start = Start {
         rip: slot + u64::from(planned.staged.note.entry_upgrade),
         argument: block.address(),
         tables,
         nested_root: space.root(),
     };
-    match Sandbox::new(&start, common.info, &common.permissions, &mut HeapFrames) {
+    match machine_cpus::common().sandbox(&start, &mut HeapFrames) {
         Ok(sandbox) => Ok((block, sandbox, space)),
         Err(reason) => {
             space.destroy(&mut { FRAMES });
@@ -188,7 +186,7 @@ fn first_tables(scratch: u64) -> u64 {
 /// What the sandbox sees of the machine.
 fn machine_space(slot: u64) -> Result<PageTable, PagingError> {
     let host = host::get();
-    let mut space = PageTable::new(&mut { FRAMES }, &NPT, 4, build::nested_leaves())?;
+    let mut space = PageTable::new(&mut { FRAMES }, machine_cpus::nested_format(), 4, machine_cpus::nested_leaves())?;
     let mapped = fill(&mut space, slot, host);
     match mapped {
         Ok(()) => Ok(space),
@@ -200,8 +198,8 @@ fn machine_space(slot: u64) -> Result<PageTable, PagingError> {
 }
 
 fn fill(space: &mut PageTable, slot: u64, host: &host::Host) -> Result<(), PagingError> {
-    let mut map = |base: u64, bytes: u64, rights| -> Result<(), PagingError> {
-        let flush = space.map(&mut { FRAMES }, base, HostPhys(base), bytes, rights, Caching::WriteBack)?;
+    let mut map = |base: u64, bytes: u64, rights, caching| -> Result<(), PagingError> {
+        let flush = space.map(&mut { FRAMES }, base, HostPhys(base), bytes, rights, caching)?;
         // Nothing runs on these tables yet.
         flush.complete(&mut { FRAMES });
         Ok(())
@@ -212,16 +210,16 @@ fn fill(space: &mut PageTable, slot: u64, host: &host::Host) -> Result<(), Pagin
             Owner::Scratch => Permissions::READ_WRITE,
             _ => Permissions::READ,
         };
-        map(region.base, region.bytes, rights)?;
+        map(region.base, region.bytes, rights, Caching::WriteBack)?;
     }
     // What the firmware's map has of them is there already; of the rest, two can lie in one page.
-    let mut readable = |base: u64, bytes: u64| -> Result<(), PagingError> {
+    let mut readable = |base: u64, bytes: u64, caching| -> Result<(), PagingError> {
         let range = base & !(PAGE_SIZE - 1)..(base + bytes).next_multiple_of(PAGE_SIZE);
         let gaps: Vec<_> = host.regions.lock().gaps(range).collect();
         for (mut page, end) in gaps {
             let mut step = end - page;
             while page < end {
-                match map(page, step.min(end - page), Permissions::READ) {
+                match map(page, step.min(end - page), Permissions::READ, caching) {
                     Ok(()) => page += step,
                     Err(PagingError::AlreadyMapped { .. }) if step == PAGE_SIZE => page += step,
                     Err(PagingError::AlreadyMapped { .. }) => step = PAGE_SIZE,
@@ -232,8 +230,14 @@ fn fill(space: &mut PageTable, slot: u64, host: &host::Host) -> Result<(), Pagin
         Ok(())
     };
     for (start, bytes) in host.ecam.regions().filter_map(|region| region.extent()) {
-        readable(start.get(), bytes)?;
+        readable(start.get(), bytes, Caching::Uncached)?;
     }
-    units::windows().into_iter().try_for_each(|(base, bytes)| readable(base.get(), bytes))?;
-    firmware::ranges(HostPhys(host.rsdp)).into_iter().try_for_each(|(base, bytes)| readable(base, bytes))
+    // The new image asks for its CPU's id; reading the LAPIC's registers changes nothing.
+    if let Some(registers) = apic_registers::window() {
+        readable(registers.get(), PAGE_SIZE, Caching::Uncached)?;
+    }
+    units::windows().into_iter().try_for_each(|(base, bytes)| readable(base.get(), bytes, Caching::Uncached))?;
+    firmware::ranges(HostPhys(host.rsdp))
+        .into_iter()
+        .try_for_each(|(base, bytes)| readable(base, bytes, Caching::WriteBack))
 }

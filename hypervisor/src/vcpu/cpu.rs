@@ -1,10 +1,17 @@
 //! What a vendor module implements: one virtual CPU.
 
+use alloc::sync::Arc;
+use core::sync::atomic::AtomicU64;
+
 use super::event::Event;
 use super::exit::Exit;
 use super::limits::{InvalidState, Limits};
 use super::state::{Activity, ArchState, Segment, SegmentName};
 use super::xstate::InvalidExtendedState;
+
+/// Counts how often the address space of a guest lost translations. Whoever unmaps adds one and kicks the
+/// virtual CPUs; each flushes its TLB before it runs again.
+pub type TlbGeneration = Arc<AtomicU64>;
 
 /// Control registers that hardware switches with the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -37,6 +37,26 @@ pub unsafe fn write_dr(dr: [u64; 4]) {
     };
 }
 
+/// Reads DR6.
+///
+/// # Safety
+/// CPL is 0.
+pub unsafe fn read_dr6() -> u64 {
+    let value;
+    // SAFETY: by contract; the host never sets DR7.GD.
+    unsafe { asm!("mov {}, dr6", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Writes DR6.
+///
+/// # Safety
+/// CPL is 0; the upper half of the value is 0.
+pub unsafe fn write_dr6(value: u64) {
+    // SAFETY: by contract; the register only tells what has happened.
+    unsafe { asm!("mov dr6, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
+}
+
 /// Clears CR0.TS and CR0.EM and sets CR0.MP, so that x87 and SSE state can be saved and loaded.
 ///
 /// # Safety

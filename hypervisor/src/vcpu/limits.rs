@@ -210,6 +210,12 @@ impl Limits {
     }
 }
 
+/// Whether `cpuid(leaf, subleaf)` announces RDTSCP or RDPID, hence TSC_AUX.
+pub fn has_tsc_aux(cpuid: impl Fn(u32, u32) -> [u32; 4]) -> bool {
+    let rdtscp = cpuid(0x8000_0000, 0)[0] > 0x8000_0000 && cpuid(0x8000_0001, 0)[3] >> 27 & 1 == 1;
+    rdtscp || cpuid(0, 0)[0] >= 7 && cpuid(7, 0)[2] >> 22 & 1 == 1
+}
+
 /// Whether every entry of a PAT names a memory type (APM2 7.8.1).
 #[must_use]
 pub fn pat_is_valid(pat: u64) -> bool {

@@ -4,7 +4,7 @@
 //! - [`run`] enters a virtual CPU until something concerns its pCPU;
 //! - [`handle`] answers each exit, once for all vendors, through the [`bus`];
 //! - [`emulate`] decodes and performs what hardware leaves to software;
-//! - [`cpu`] is what a vendor module implements; [`svm`] does it for AMD;
+//! - [`cpu`] is what a vendor module implements: [`svm`] for AMD, [`vmx`] for Intel;
 //! - [`sandbox`]: how a virtual CPU without a platform ends, in which the next image gets ready.
 
 pub mod bus;
@@ -21,6 +21,7 @@ pub mod run;
 pub mod sandbox;
 pub mod state;
 pub mod svm;
+pub mod vmx;
 pub mod xstate;
 
 mod hw;

@@ -103,6 +103,18 @@ impl ExtendedState {
         unsafe { core::slice::from_raw_parts_mut(self.area, self.support.size) }
     }
 
+    /// Copies the area in memory out; the bytes written, 0 if `target` is too small.
+    pub fn copy_to(&self, target: &mut [u8]) -> usize {
+        let bytes = self.bytes();
+        match target.get_mut(..bytes.len()) {
+            Some(target) => {
+                target.copy_from_slice(bytes);
+                bytes.len()
+            }
+            None => 0,
+        }
+    }
+
     /// Replaces the area in memory.
     ///
     /// # Errors

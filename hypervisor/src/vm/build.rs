@@ -10,12 +10,12 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use guest_loader::layout::{ECAM, GuestMap, GuestRange, IOAPIC, LAPIC, PCI_WINDOW_32, PCI_WINDOW_64};
 use guest_loader::{Mode, Module, Plan};
 use hermit_sync::SpinMutex;
-use machine::paging::LeafSizes;
+use machine::addr::GuestPhys;
 use machine::pci::Bdf;
 
 use super::memory::{AddressSpace, GuestRam};
 use super::runner::{Engine, Runner, Snapshot};
-use super::services::{HeapFrameSource, Kicks, PlatformRam, SerialConsole};
+use super::services::{Kicks, PlatformRam, SerialConsole};
 use super::{VcpuShared, Vm, VmState, tokens};
 use crate::config;
 use crate::guest::clock::{ClockState, GuestClock};
@@ -26,7 +26,6 @@ use crate::guest::platform::{GuestParts, GuestPlatform};
 use crate::mem::regions::Owner;
 use crate::passthrough::{self, Assigned, Candidate, router::Router};
 use crate::vcpu::state::{Activity, ArchState};
-use crate::vcpu::svm::cpu::{SvmConfig, SvmCpu};
 use crate::{cpu, host, machine_cpus, sched, time};
 
 /// Bits of a guest physical address, whatever the host has: the 64-bit PCI window ends far below.
@@ -34,11 +33,6 @@ const PHYSICAL_BITS: u8 = 40;
 
 /// A module by its name.
 pub type Modules<'a> = &'a dyn Fn(&str) -> Option<&'a [u8]>;
-
-/// Leaf sizes of nested tables: 1 GiB where the CPU has them (CPUID 8000_0001, EDX 26).
-pub fn nested_leaves() -> LeafSizes {
-    if cpu::cpuid(0x8000_0001, 0)[3] & 1 << 26 != 0 { LeafSizes::UP_TO_1G } else { LeafSizes::UP_TO_2M }
-}
 
 /// Where a guest's BARs must never be.
 fn blocked(ram: &GuestRam) -> Vec<GuestRange> {
@@ -133,17 +127,16 @@ pub fn assemble(
 /// # Errors
 /// No memory.
 pub fn hardware_cpu(vm: &Vm) -> Result<Box<dyn Engine>, String> {
-    let common = machine_cpus::common();
-    let config = SvmConfig {
-        info: common.info,
-        limits: common.limits,
-        xstate: common.xstate,
-        permissions: common.permissions,
-        nested_root: vm.space.lock().root(),
-        tlb_generation: vm.space_generation.clone(),
+    let ram = vm.ram.clone();
+    let read_pdptes = move |at| {
+        let mut bytes = [0; 32];
+        // What is no RAM reads as entries that are not present.
+        let _is_ram = ram.read(GuestPhys(at), &mut bytes);
+        let mut words = bytes.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_le_bytes));
+        core::array::from_fn(|_| words.next().unwrap_or(0))
     };
-    let cpu = SvmCpu::new(config, &mut HeapFrameSource).map_err(|error| error.to_string())?;
-    Ok(Box::new(cpu))
+    let root = vm.space.lock().root();
+    machine_cpus::common().virtual_cpu(root, vm.space_generation.clone(), Box::new(read_pdptes))
 }
 
 /// Builds the guest and gives its virtual CPUs to their pCPUs.
@@ -193,7 +186,7 @@ fn finish(
     let apic_ids: Vec<u32> = (0..guest.vcpus).collect();
     let plan = Plan { map, kernel, initrd, command_line: &guest.command_line, apic_ids: &apic_ids };
     let entry = guest_loader::load(&plan, &mut &**ram).map_err(|error| error.to_string())?;
-    let mut space = AddressSpace::new(tokens::space(token), id, nested_leaves().and(guest.pages))
+    let mut space = AddressSpace::new(tokens::space(token), id, machine_cpus::nested_leaves().and(guest.pages))
         .map_err(|error| error.to_string())?;
     space.map_ram(ram).map_err(|error| error.to_string())?;
     let common = machine_cpus::common();

@@ -9,8 +9,9 @@ use guest_loader::layout::{GuestMap, GuestRange, MapError};
 use handover::state::machine::FrameTag;
 use machine::access::TableMemory;
 use machine::addr::{GuestPhys, HostPhys, PAGE_SIZE_1G, PAGE_SIZE_2M};
-use machine::paging::{Caching, Holes, LeafSizes, NPT, PageTable, PagingError, Permissions};
+use machine::paging::{Caching, Holes, LeafSizes, PageTable, PagingError, Permissions};
 
+use crate::machine_cpus;
 use crate::mem::frames::ArenaFrames;
 use crate::mem::regions::{Owner, RegionError, RegionMap};
 use crate::mem::window;
@@ -155,7 +156,8 @@ impl AddressSpace {
     /// The arena is exhausted.
     pub fn new(token: u64, id: u16, leaves: LeafSizes) -> Result<Self, MemoryError> {
         let mut frames = Self::frames(id);
-        let table = PageTable::new(&mut frames, &NPT, LEVELS, leaves).map_err(MemoryError::Paging)?;
+        let table =
+            PageTable::new(&mut frames, machine_cpus::nested_format(), LEVELS, leaves).map_err(MemoryError::Paging)?;
         Ok(Self { token, table: Some(table), frames })
     }
 
@@ -164,11 +166,12 @@ impl AddressSpace {
     /// # Errors
     /// The record's root or levels can't be.
     pub fn adopt(token: u64, id: u16, root: HostPhys, levels: u8, leaves: LeafSizes) -> Result<Self, MemoryError> {
-        let table = PageTable::adopt(&NPT, root, levels, leaves).map_err(MemoryError::Paging)?;
+        let table =
+            PageTable::adopt(machine_cpus::nested_format(), root, levels, leaves).map_err(MemoryError::Paging)?;
         Ok(Self { token, table: Some(table), frames: Self::frames(id) })
     }
 
-    /// The physical address of the root table, for nCR3; zero when the tables are gone.
+    /// The physical address of the root table, for nCR3 or EPTP; zero when the tables are gone.
     #[must_use]
     pub fn root(&self) -> HostPhys {
         self.table.as_ref().map_or(HostPhys(0), PageTable::root)

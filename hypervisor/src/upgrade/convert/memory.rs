@@ -3,12 +3,13 @@
 use guest_loader::layout::GuestRange;
 use handover::State;
 use handover::record::Record;
-use handover::state::memory::{ExtentV1, NESTED_NPT, ObjectV1, ReservedV1, SpaceObjectV1, SpaceV1};
+use handover::state::memory::{ExtentV1, NESTED_EPT, NESTED_NPT, ObjectV1, ReservedV1, SpaceObjectV1, SpaceV1};
 use handover::state::{name_field, text};
 use machine::addr::{GuestPhys, HostPhys, PAGE_SIZE};
 use machine::paging::LeafSizes;
 
 use super::{ConvertError, Converted, find, group, name_of, narrow, require};
+use crate::machine_cpus;
 use crate::vm::memory::{AddressSpace, Extent, GuestRam};
 
 /// The tag of the object that is a guest's RAM.
@@ -46,6 +47,11 @@ pub(super) fn leaf_sizes(record: &impl Record, mask: u32) -> Converted<LeafSizes
     Ok(LeafSizes { two_mib: mask & 2 != 0, one_gib: mask & 4 != 0 })
 }
 
+/// The format that this machine's CPUs walk.
+fn nested() -> u32 {
+    if machine_cpus::has_ept() { NESTED_EPT } else { NESTED_NPT }
+}
+
 /// Appends what guest `guest` sees as memory. Part of the plan.
 pub fn save(state: &mut State, guest: u64, space: &SpaceState, ram: &GuestRam) {
     state.spaces.push(SpaceV1 {
@@ -53,7 +59,7 @@ pub fn save(state: &mut State, guest: u64, space: &SpaceState, ram: &GuestRam) {
         guest,
         nested_root: space.root.get(),
         levels: space.levels.into(),
-        format: NESTED_NPT,
+        format: nested(),
         leaf_mask: leaf_mask(space.leaves),
         reserved: [0; 4],
     });
@@ -87,7 +93,7 @@ pub fn load(state: &State, guest: u64) -> Converted<(SpaceState, GuestRam)> {
     let token = find(&state.guests, [guest, 0])?.space;
     let space = find(&state.spaces, [token, 0])?;
     require(space.guest == guest, space, "guest", space.guest)?;
-    require(space.format == NESTED_NPT, space, "format", space.format)?;
+    require(space.format == nested(), space, "format", space.format)?;
     let root = HostPhys(space.nested_root);
     require(root.is_aligned(PAGE_SIZE), space, "root", root.get())?;
     let levels = narrow(space, "levels", space.levels)?;

@@ -1,14 +1,13 @@
 //! A virtual CPU under SVM.
 #![expect(unsafe_code, reason = "the VMCB is shared with hardware, and entering the guest is not Rust")]
 
-use alloc::sync::Arc;
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use machine::addr::HostPhys;
 
-use super::super::cpu::{Control, CpuMsr, VirtualCpu};
+use super::super::cpu::{Control, CpuMsr, TlbGeneration, VirtualCpu};
 use super::super::event::{AC, Combined, DB, Event, EventKind, MC, combine};
 use super::super::exit::Exit;
 use super::super::frames::{FrameSource, OutOfFrames};
@@ -26,10 +25,6 @@ use super::vmcb::{
     INTERCEPT_CR8_WRITE, INTERRUPT_SHADOW, NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, Vmcb, clean, code, int_ctl, misc1,
 };
 use super::{entry, exits, save};
-
-/// Counts how often the address space of a guest lost translations. Whoever unmaps adds one and kicks the
-/// virtual CPUs; each flushes its TLB before it runs again.
-pub type TlbGeneration = Arc<AtomicU64>;
 
 /// What a virtual CPU is made from.
 #[derive(Clone, Debug)]
@@ -182,11 +177,12 @@ impl SvmCpu {
             self.iret_at = None;
         }
         let watch_iret = self.nmi_blocked && self.iret_at.is_none();
-        // An interrupt goes in as a virtual one, which the CPU takes before the guest's next instruction (it was asked for when
-        // the guest could take it): QEMU 10 delivers an injected one a second time, as an exception, when its
-        // loop is interrupted before the next exit. Injection is left for when the virtual interrupt is busy as a window.
-        self.virtual_event = inject
-            .filter(|event| event.kind == EventKind::Interrupt && self.vmcb().control.int_ctl & int_ctl::V_IRQ == 0);
+        // On a CPU that saves no next RIP an interrupt goes in as a virtual one, which the CPU takes before the guest's next
+        // instruction (it was asked for when the guest could take it): QEMU 10, which is such a CPU, delivers an injected one a second time,
+        // as an exception, when its loop is interrupted before the next exit. Injection is left for when the virtual interrupt is busy as a
+        // window. Not so elsewhere: Bochs 2.7 takes a virtual one only after the guest has cleared IF and set it again.
+        let virtually = !features.contains(SvmFeatures::NEXT_RIP) && self.vmcb().control.int_ctl & int_ctl::V_IRQ == 0;
+        self.virtual_event = inject.filter(|event| event.kind == EventKind::Interrupt && virtually);
         let mut dirty = core::mem::take(&mut self.dirty);
         let virtual_event = self.virtual_event;
         let control = &mut self.vmcb_mut().control;
@@ -619,14 +615,7 @@ impl VirtualCpu for SvmCpu {
             // SAFETY: CPL 0 on the pCPU where this is loaded (contract of the trait).
             unsafe { self.extended.save_keeping_xcr0() };
         }
-        let bytes = self.extended.bytes();
-        match area.get_mut(..bytes.len()) {
-            Some(target) => {
-                target.copy_from_slice(bytes);
-                bytes.len()
-            }
-            None => 0,
-        }
+        self.extended.copy_to(area)
     }
 
     fn restore_extended(&mut self, area: &[u8]) -> Result<(), InvalidExtendedState> {

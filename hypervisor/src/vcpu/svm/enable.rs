@@ -9,6 +9,7 @@ use super::super::frames::FrameSource;
 use super::super::hw;
 use super::super::state::EFER_SVME;
 use super::features::{SvmFeatures, SvmInfo};
+use crate::trap::probe;
 
 /// VM_CR (APM2 15.30.1).
 const VM_CR: u32 = 0xc001_0114;
@@ -69,8 +70,8 @@ pub unsafe fn enable(frames: &mut dyn FrameSource) -> Result<SvmPcpu, SvmUnavail
     if !info.features.contains(SvmFeatures::NESTED_PAGING) {
         return Err(SvmUnavailable::NoNestedPaging);
     }
-    // SAFETY: CPL 0 by contract, and CPUID announced SVM, hence VM_CR.
-    let vm_cr = unsafe { hw::rdmsr(VM_CR) };
+    // SAFETY: CPL 0 by contract; reading it changes nothing. CPUID announces it with SVM, and Bochs does without.
+    let vm_cr = unsafe { probe::read_msr(VM_CR) }.unwrap_or(0);
     if vm_cr & VM_CR_SVMDIS != 0 {
         return Err(SvmUnavailable::DisabledByFirmware { locked: vm_cr & VM_CR_LOCK != 0 });
     }

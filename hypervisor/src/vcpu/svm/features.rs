@@ -3,6 +3,7 @@
 use bitflags::bitflags;
 
 use super::super::hw;
+use super::super::limits::has_tsc_aux;
 
 bitflags! {
     /// CPUID 8000_000A, EDX.
@@ -45,19 +46,17 @@ impl SvmInfo {
         if max < 0x8000_000a {
             return None;
         }
-        let [_, _, c1, d1] = cpuid(0x8000_0001, 0);
+        let [_, _, c1, _] = cpuid(0x8000_0001, 0);
         if c1 >> 2 & 1 == 0 {
             return None;
         }
         let [_, asids, _, features] = cpuid(0x8000_000a, 0);
         let [_, b8, ..] = cpuid(0x8000_0008, 0);
-        let [max_basic, ..] = cpuid(0, 0);
-        let rdpid = max_basic >= 7 && cpuid(7, 0)[2] >> 22 & 1 == 1;
         Some(Self {
             features: SvmFeatures::from_bits_truncate(features),
             asids,
             invlpgb: b8 >> 3 & 1 == 1,
-            tsc_aux: d1 >> 27 & 1 == 1 || rdpid,
+            tsc_aux: has_tsc_aux(cpuid),
         })
     }
 
