@@ -3,6 +3,7 @@
 //! - `paths`: where everything lies in the work tree
 //! - `spec`: a QEMU machine as TESTBEDS describes it, and its command line
 //! - `machine`: the same when it runs, until it is killed
+//! - `bochs`: the other emulator, where VMX is
 //! - `qmp`: QEMU's monitor
 //! - `bus`: the machine's bus from outside
 //! - `log`: serial logs and traces, waited for by condition
@@ -18,6 +19,7 @@
 //! - `cases`: the end-to-end cases
 #![forbid(unsafe_code)]
 
+pub mod bochs;
 pub mod bus;
 pub mod cases;
 pub mod config;

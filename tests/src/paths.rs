@@ -49,7 +49,8 @@ pub fn initrd() -> PathBuf {
 }
 
 /// The guests of our own, by the names of their programs.
-pub const BARE_GUESTS: [&str; 8] = ["disk", "attacker", "functions", "wire", "pulse", "still", "watch", "exits"];
+pub const BARE_GUESTS: [&str; 9] =
+    ["disk", "attacker", "functions", "wire", "pulse", "still", "watch", "exits", "beat"];
 
 /// A guest of our own.
 #[must_use]

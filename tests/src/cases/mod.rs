@@ -3,6 +3,7 @@
 mod api;
 mod attack;
 mod bad_input;
+mod bochs;
 mod boot;
 mod busy;
 mod cancel;
@@ -31,8 +32,8 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::log::Log;
 use crate::machine::Machine;
-use crate::paths;
 use crate::spec::{Offer, Spec};
+use crate::{bochs as emulator, paths};
 use variants::Variant;
 
 /// One case.
@@ -264,6 +265,17 @@ pub const ALL: &[Case] = &[
         about: "upgrades under I/O of two guests on virtual functions of one NVMe controller, each with its own namespace",
         run: virtual_disks::run,
     },
+    Case {
+        name: "bochs-svm",
+        about: "a guest without devices, and two upgrades under it, on Bochs's SVM",
+        run: bochs::svm,
+    },
+    Case { name: "bochs-vmx", about: "the same on its VMX", run: bochs::vmx },
+    Case {
+        name: "bochs-linux",
+        about: "Debian's kernel to user space on VMX, and an upgrade under it",
+        run: bochs::linux,
+    },
 ];
 
 /// What cases share.
@@ -315,12 +327,22 @@ impl Bed {
         self.used = Some(directory.clone());
         Machine::start(spec, &directory)
     }
+
+    /// A machine of the other emulator, for this case alone.
+    fn start_bochs(&mut self, name: &str, spec: &emulator::Spec) -> Result<emulator::Machine> {
+        self.shared = None;
+        let directory = paths::target("runs").join(name);
+        self.used = Some(directory.clone());
+        emulator::Machine::start(spec, &directory)
+    }
 }
 
 /// What is left of a run, for people.
 fn evidence(directory: &std::path::Path) -> String {
     let mut text = String::new();
-    for (name, lines) in [("command", 1), ("qemu.log", 10), ("baton.log", 40), ("guest.log", 25), ("trace.log", 10)] {
+    for (name, lines) in
+        [("command", 1), ("qemu.log", 10), ("bochs.log", 10), ("baton.log", 40), ("guest.log", 25), ("trace.log", 10)]
+    {
         let tail = Log::new(directory.join(name)).tail(lines);
         if !tail.is_empty() {
             text += &format!("--- {name}\n{tail}\n");

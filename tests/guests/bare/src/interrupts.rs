@@ -12,7 +12,7 @@ use crate::{clock, println};
 /// The first vector that is no exception.
 const FIRST: u8 = 0x20;
 /// The local APIC's timer.
-const TIMER: u8 = 0x20;
+pub const TIMER: u8 = 0x20;
 const SPURIOUS: u8 = 0xff;
 /// The first vector for devices.
 pub const DEVICES: u8 = 0x40;
