@@ -32,7 +32,8 @@ impl Operator {
             return u64::MAX;
         }
         if now >= self.due {
-            while let Some(byte) = console::received() {
+            // Whoever types without end gets no more of this pCPU than a line at a time.
+            for byte in core::iter::from_fn(console::received).take(LONGEST) {
                 if let Some(line) = self.take(byte) {
                     obey(&line, machine);
                 }
