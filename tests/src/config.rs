@@ -15,6 +15,8 @@ pub struct Guest {
     pub vcpus: usize,
     /// The pCPU of all of them.
     pub pcpu: u32,
+    /// The pCPU of each of them, where they are not on one.
+    pub spread: Vec<u32>,
     /// The largest pages of its memory, where that is written down.
     pub page_size: Option<&'static str>,
     /// Its devices: names, or tables in the words of the file.
@@ -40,6 +42,7 @@ impl Guest {
             memory_mib: 2,
             vcpus: 1,
             pcpu: 1,
+            spread: Vec::new(),
             page_size: None,
             devices: devices.iter().map(|device| (*device).into()).collect(),
             kernel: format!("{kernel}.elf"),
@@ -48,6 +51,12 @@ impl Guest {
             on_upgrade: "preserve".into(),
             console: "com2".into(),
         }
+    }
+
+    /// With a virtual CPU on each of these pCPUs.
+    #[must_use]
+    pub fn on(self, pcpus: &[u32]) -> Self {
+        Self { vcpus: pcpus.len(), spread: pcpus.to_vec(), ..self }
     }
 }
 
@@ -58,6 +67,7 @@ impl fmt::Display for Guest {
             memory_mib,
             vcpus,
             pcpu,
+            spread,
             page_size,
             devices,
             kernel,
@@ -66,7 +76,7 @@ impl fmt::Display for Guest {
             on_upgrade,
             console,
         } = self;
-        let pcpus = vec![pcpu.to_string(); *vcpus].join(", ");
+        let pcpus = if spread.is_empty() { vec![*pcpu; *vcpus] } else { spread.clone() };
         // A table stands as it is, a name in quotes.
         let quoted = |device: &String| if device.starts_with('{') { device.clone() } else { format!("\"{device}\"") };
         let devices = devices.iter().map(quoted).collect::<Vec<_>>().join(", ");
@@ -79,7 +89,7 @@ impl fmt::Display for Guest {
 name = "{name}"
 memory_mib = {memory_mib}
 vcpus = {vcpus}
-pcpus = [{pcpus}]
+pcpus = {pcpus:?}
 kernel = "{kernel}"
 {initrd}command_line = "{command_line}"
 devices = [{devices}]
@@ -120,6 +130,8 @@ pub struct Config {
     pub vcpus: usize,
     /// The pCPU of all of them.
     pub pcpu: u32,
+    /// The pCPU of each of them, where they are not on one.
+    pub spread: Vec<u32>,
     /// Its devices.
     pub devices: Vec<String>,
     /// What its init does: `load`, `read`, `bench` or `idle`.
@@ -136,6 +148,7 @@ impl Default for Config {
             memory_mib: 512,
             vcpus: 1,
             pcpu: 1,
+            spread: Vec::new(),
             devices: vec!["1b36:0010".into()],
             mode: "load".into(),
             kernel: "vmlinuz".into(),
@@ -153,6 +166,7 @@ impl fmt::Display for Config {
                 memory_mib: self.memory_mib,
                 vcpus: self.vcpus,
                 pcpu: self.pcpu,
+                spread: self.spread.clone(),
                 page_size: None,
                 devices: self.devices.clone(),
                 kernel: self.kernel.clone(),

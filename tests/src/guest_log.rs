@@ -113,6 +113,28 @@ impl Pulses {
     }
 }
 
+/// One line of a guest whose processors work in rounds: `ipi`, `timers`, `shootdown` (`tests/guests/bare/src/bin/`), on whichever
+/// console.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rounds {
+    /// The guest's clock in ns.
+    pub t: u64,
+    /// Its processors.
+    pub cpus: u64,
+    /// Rounds that each of them has done: the fewest.
+    pub rounds: u64,
+}
+
+impl Rounds {
+    /// Takes a line of `guest` apart; `None` when it is another one.
+    #[must_use]
+    pub fn parse(line: &str, guest: &str) -> Option<Self> {
+        let fields = &line[line.find(&format!("{guest} t="))?..];
+        let value = |name: &str| value(fields, name);
+        Some(Self { t: value("t")?, cpus: value("cpus")?, rounds: value("rounds")? })
+    }
+}
+
 /// One line of the guest that watches its clock (`tests/guests/bare/src/bin/watch.rs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Look {
@@ -208,6 +230,14 @@ mod tests {
         let pulses = Pulses::parse(line).expect("a whole line");
         assert!(pulses.stopped && pulses.trouble == [1, 0, 0] && (pulses.interrupts, pulses.longest_us) == (4, 8));
         assert!(!Pulses::parse(&line.replace("stopped ", "")).expect("a whole line").stopped);
+    }
+
+    #[test]
+    fn rounds_are_read() {
+        let line = "[ 1.0] guest timers: timers t=7 cpus=4 rounds=3 late_us=9";
+        assert_eq!(Rounds::parse(line, "timers"), Some(Rounds { t: 7, cpus: 4, rounds: 3 }));
+        assert_eq!(Rounds::parse(line, "ipi"), None);
+        assert_eq!(Rounds::parse("timers t=7 cpus=4", "timers"), None);
     }
 
     #[test]

@@ -49,8 +49,8 @@ pub fn initrd() -> PathBuf {
 }
 
 /// The guests of our own, by the names of their programs.
-pub const BARE_GUESTS: [&str; 9] =
-    ["disk", "attacker", "functions", "wire", "pulse", "still", "watch", "exits", "beat"];
+pub const BARE_GUESTS: [&str; 10] =
+    ["disk", "attacker", "functions", "wire", "pulse", "still", "watch", "exits", "beat", "ipi"];
 
 /// A guest of our own.
 #[must_use]

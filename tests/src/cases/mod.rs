@@ -16,6 +16,7 @@ mod plans;
 mod refused;
 mod running_faults;
 mod signatures;
+mod smp;
 mod soak;
 mod stop;
 mod switch;
@@ -107,6 +108,11 @@ pub const ALL: &[Case] = &[
         name: "interrupts",
         about: "a disk's interrupts at a steady rate through 100 upgrades: each arrives, once",
         run: interrupts::run,
+    },
+    Case {
+        name: "smp",
+        about: "messages between virtual CPUs, on pCPUs of their own and on one, through upgrades: each arrives, once",
+        run: smp::run,
     },
     Case {
         name: "soak",

@@ -3,6 +3,7 @@
 
 use alloc::string::String;
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use machine::cpu::port;
 
@@ -17,8 +18,22 @@ const TRANSMITTER_EMPTY: u8 = 1 << 5;
 /// Between two looks at the port.
 const POLL_MS: u64 = 5;
 
+/// Whose line it is: processors print one after the other.
+static BUSY: AtomicBool = AtomicBool::new(false);
+/// Looks at it; who has waited that long prints all the same: whoever has it may have ended in the middle of a line.
+const LOOKS: u32 = 10_000_000;
+
 /// Everything goes through here.
-pub struct Console;
+struct Console;
+
+/// Prints a line, when nobody else does.
+pub fn print(text: fmt::Arguments<'_>) {
+    let _mine = (0..LOOKS).any(|_| !BUSY.swap(true, Ordering::Acquire));
+    // The console takes everything.
+    let _ = Console.write_fmt(text);
+    send(b'\n');
+    BUSY.store(false, Ordering::Release);
+}
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -84,9 +99,7 @@ impl Input {
 /// Prints a line.
 #[macro_export]
 macro_rules! println {
-    ($($argument:tt)*) => {{
-        use core::fmt::Write;
-        // The console takes everything.
-        let _ = writeln!($crate::console::Console, $($argument)*);
-    }};
+    ($($argument:tt)*) => {
+        $crate::console::print(format_args!($($argument)*))
+    };
 }

@@ -1,19 +1,19 @@
-//! One handler for all vectors, the local APIC in x2APIC mode, and waiting without spinning.
-#![expect(unsafe_code, reason = "IDT, MSRs, HLT; the entry points are assembly")]
+//! One handler for all vectors, which counts, and waiting without spinning.
+#![expect(unsafe_code, reason = "IDT, HLT; the entry points are assembly")]
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
+use machine::cpu::interrupts;
 use machine::cpu::tables::{Gate, Idt, TablePointer, load_idt};
-use machine::cpu::{interrupts, msr};
 
+pub use crate::apic::TIMER;
+use crate::apic::{self, SPURIOUS};
+use crate::smp::{self, MOST};
 use crate::{clock, println};
 
 /// The first vector that is no exception.
 const FIRST: u8 = 0x20;
-/// The local APIC's timer.
-pub const TIMER: u8 = 0x20;
-const SPURIOUS: u8 = 0xff;
 /// The first vector for devices.
 pub const DEVICES: u8 = 0x40;
 /// The guest's code segment: see `entry`.
@@ -21,52 +21,55 @@ const CODE: u16 = 0x08;
 /// Bytes from one entry point to the next.
 const STRIDE: u64 = 16;
 
-/// Registers of the local APIC in x2APIC mode (SDM 3A table 11-6).
-mod apic {
-    pub const BASE: u32 = 0x1b;
-    pub const ENABLE: u64 = 3 << 10;
-    pub const ID: u32 = 0x802;
-    pub const EOI: u32 = 0x80b;
-    pub const SPURIOUS: u32 = 0x80f;
-    pub const SPURIOUS_ENABLE: u64 = 1 << 8;
-    pub const TIMER: u32 = 0x832;
-    pub const TIMER_COUNT: u32 = 0x838;
-    pub const TIMER_DIVIDE: u32 = 0x83e;
-    pub const DIVIDE_BY_1: u64 = 0b1011;
-}
+/// By processor and vector.
+static COUNTS: [[AtomicU32; 256]; MOST] = [const { [const { AtomicU32::new(0) }; 256] }; MOST];
+static TABLE: AtomicPtr<Idt> = AtomicPtr::new(core::ptr::null_mut());
+static HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
-static COUNTS: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
-
-/// How often the vector has come.
+/// How often the vector has come to this processor.
 #[must_use]
 pub fn count(vector: u8) -> u32 {
-    COUNTS[usize::from(vector)].load(Ordering::Relaxed)
+    count_of(smp::index(), vector)
+}
+
+/// How often the vector has come to processor `cpu`.
+#[must_use]
+pub fn count_of(cpu: usize, vector: u8) -> u32 {
+    COUNTS[cpu][usize::from(vector)].load(Ordering::Acquire)
+}
+
+/// Has `hook` called in every handler after it has counted; an exception for which it says no ends the guest.
+pub fn set_hook(hook: fn(&mut Frame) -> bool) {
+    HOOK.store(hook as *mut (), Ordering::Release);
 }
 
 /// Where a device sends an interrupt with this vector (SDM 3A 11.11): address and data.
 #[must_use]
 pub fn message(vector: u8) -> (u64, u32) {
-    // SAFETY: the register only says who this is.
-    let id = unsafe { msr::read(apic::ID) };
-    (0xfee0_0000 | id << 12, vector.into())
+    (0xfee0_0000 | u64::from(apic::id()) << 12, vector.into())
 }
 
-/// IDT and local APIC; interrupts stay off but while the guest waits.
+/// IDT and local APIC of the first processor; interrupts stay off but while the guest waits.
 pub fn init() {
     let mut idt = Box::new(Idt([Gate::MISSING; 256]));
     for (vector, gate) in idt.0.iter_mut().enumerate() {
         *gate = Gate::interrupt(stubs() + STRIDE * vector as u64, CODE, 0);
     }
-    let idt = Box::leak(idt);
+    TABLE.store(Box::leak(idt), Ordering::Release);
+    enter();
+}
+
+/// Likewise of the processor that executes this, once the first has made the table.
+pub fn enter() {
     // SAFETY: the table is leaked; its handlers save all registers and return, or stop for good.
-    unsafe { load_idt(&TablePointer::new(core::ptr::from_ref(idt) as u64, 4096)) };
-    // SAFETY: the guest runs on this one processor, whose local APIC is its own.
-    unsafe {
-        msr::write(apic::BASE, msr::read(apic::BASE) | apic::ENABLE);
-        msr::write(apic::SPURIOUS, apic::SPURIOUS_ENABLE | u64::from(SPURIOUS));
-        msr::write(apic::TIMER_DIVIDE, apic::DIVIDE_BY_1);
-        msr::write(apic::TIMER, TIMER.into());
-    }
+    unsafe { load_idt(&TablePointer::new(TABLE.load(Ordering::Acquire) as u64, 4096)) };
+    apic::enable();
+}
+
+/// Lets interrupts through.
+pub fn open() {
+    // SAFETY: the handlers take no lock; what they count is atomic.
+    unsafe { interrupts::enable() };
 }
 
 /// Sleeps until an interrupt comes, unless `ready` says that it has come.
@@ -82,11 +85,8 @@ pub fn wait_unless(ready: impl Fn() -> bool) {
 /// Sets the timer to `ticks` and is busy until its interrupt has come.
 pub fn one_shot(ticks: u64) {
     let before = count(TIMER);
-    // SAFETY: the handler takes no lock; the timer raises its own vector only.
-    unsafe {
-        interrupts::enable();
-        msr::write(apic::TIMER_COUNT, ticks);
-    }
+    open();
+    apic::start_timer(ticks);
     while count(TIMER) == before {
         core::hint::spin_loop();
     }
@@ -96,21 +96,18 @@ pub fn one_shot(ticks: u64) {
 /// Sleeps until `ready`, which an interrupt makes true, or for `ms`.
 pub fn sleep_unless(ms: u64, ready: impl Fn() -> bool) {
     let before = count(TIMER);
-    // SAFETY: the timer raises its own vector only.
-    unsafe { msr::write(apic::TIMER_COUNT, ms * clock::khz()) };
+    apic::start_timer(ms * clock::khz());
     let over = || ready() || count(TIMER) != before;
     while !over() {
         wait_unless(over);
     }
-    // SAFETY: as above; zero stops it.
-    unsafe { msr::write(apic::TIMER_COUNT, 0) };
+    apic::start_timer(0);
 }
 
 /// Sleeps.
 pub fn sleep_ms(ms: u64) {
     let before = count(TIMER);
-    // SAFETY: the timer raises its own vector only.
-    unsafe { msr::write(apic::TIMER_COUNT, ms * clock::khz()) };
+    apic::start_timer(ms * clock::khz());
     while count(TIMER) == before {
         wait_unless(|| count(TIMER) != before);
     }
@@ -118,24 +115,33 @@ pub fn sleep_ms(ms: u64) {
 
 /// What the entry points have pushed.
 #[repr(C)]
-struct Frame {
+pub struct Frame {
     registers: [u64; 9],
-    vector: u64,
-    error: u64,
-    rip: u64,
+    /// The vector.
+    pub vector: u64,
+    /// The error code of an exception, or 0.
+    pub error: u64,
+    /// Where it goes on.
+    pub rip: u64,
 }
 
 #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "called by the entry points"))]
-extern "C" fn handle(frame: &Frame) {
+extern "C" fn handle(frame: &mut Frame) {
     let vector = frame.vector as u8;
+    COUNTS[smp::index()][usize::from(vector)].fetch_add(1, Ordering::AcqRel);
+    let hook = HOOK.load(Ordering::Acquire);
+    let answered = !hook.is_null() && {
+        // SAFETY: `set_hook` has stored a function of this type.
+        let hook: fn(&mut Frame) -> bool = unsafe { core::mem::transmute(hook) };
+        hook(frame)
+    };
     if vector < FIRST {
-        println!("guest failed: exception {vector} (error {:#x}) at {:#x}", frame.error, frame.rip);
-        interrupts::stop();
-    }
-    COUNTS[usize::from(vector)].fetch_add(1, Ordering::Relaxed);
-    if vector != SPURIOUS {
-        // SAFETY: the interrupt in service is this one.
-        unsafe { msr::write(apic::EOI, 0) };
+        if !answered {
+            println!("guest failed: exception {vector} (error {:#x}) at {:#x}", frame.error, frame.rip);
+            interrupts::stop();
+        }
+    } else if vector != SPURIOUS {
+        apic::end_of_interrupt();
     }
 }
 

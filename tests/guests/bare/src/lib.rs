@@ -1,9 +1,11 @@
-//! What a guest of our own is made of: freestanding, entered by PVH, on one vCPU, up within milliseconds.
+//! What a guest of our own is made of: freestanding, entered by PVH, on one vCPU or more, up within milliseconds.
 //!
 //! - `entry`: from the loader's 32-bit entry to [`start`]
 //! - `console`: the 16550, lines out and lines in
 //! - `memory`: the heap, and frames for devices
-//! - `interrupts`: IDT, local APIC, waiting
+//! - `apic`: the local APIC: messages to other processors, the timer
+//! - `interrupts`: IDT, handlers that count, waiting
+//! - `smp`: further processors
 //! - `clock`: time since power-on
 //! - `devices`: the PCI functions that the guest was given
 //! - `nvme`, `virtio`, `edu`, `igb`: drivers, which do what a guest's owner tells them, however wrong
@@ -16,6 +18,7 @@
 
 extern crate alloc;
 
+pub mod apic;
 pub mod clock;
 pub mod console;
 pub mod devices;
@@ -28,12 +31,14 @@ pub mod interrupts;
 pub mod load;
 pub mod memory;
 pub mod nvme;
+pub mod smp;
 pub mod virtio;
 
 /// Brings the kit up and runs `main` with the kernel's command line.
 #[cfg(target_os = "none")]
 pub fn start(info: u64, main: fn(&str)) -> ! {
     console::init();
+    smp::enlist(0);
     interrupts::init();
     main(entry::command_line(info));
     machine::cpu::interrupts::stop()

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
 /// All memory that there is.
-const HEAP_BYTES: usize = 512 << 10;
+const HEAP_BYTES: usize = 704 << 10;
 
 #[repr(C, align(4096))]
 struct Heap {
