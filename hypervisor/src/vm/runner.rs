@@ -101,14 +101,17 @@ impl Runner {
             return false;
         }
         self.platform.expire(cpu::tsc().wrapping_add(self.cpu.tsc_offset()));
-        match self.platform.take_startup() {
-            Some(StartupEvent::Init) if self.index != 0 => self.cpu.set_activity(Activity::WaitForSipi),
-            Some(StartupEvent::Startup { page }) if self.cpu.activity() == Activity::WaitForSipi => {
-                if let Err(error) = self.cpu.set_state(&ArchState::startup(page)) {
-                    self.vm.stop(format!("vCPU {} can't start: {error}", self.index));
+        // All of them: who sends INIT and a start-up message at once wakes this pCPU once.
+        while let Some(event) = self.platform.take_startup() {
+            match event {
+                StartupEvent::Init if self.index != 0 => self.cpu.set_activity(Activity::WaitForSipi),
+                StartupEvent::Startup { page } if self.cpu.activity() == Activity::WaitForSipi => {
+                    if let Err(error) = self.cpu.set_state(&ArchState::startup(page)) {
+                        self.vm.stop(format!("vCPU {} can't start: {error}", self.index));
+                    }
                 }
+                _ => {}
             }
-            _ => {}
         }
         match self.cpu.activity() {
             Activity::Active => true,
