@@ -43,6 +43,39 @@ pub enum Problem {
     },
     /// A bzImage without the 64-bit entry point.
     No64BitEntry,
+    /// A kernel whose format does not have the entry that was asked for.
+    WrongEntry {
+        /// What it is.
+        kind: &'static str,
+        /// What was asked for.
+        wanted: &'static str,
+        /// What it has.
+        only: &'static str,
+    },
+    /// The guest has something that kernels of this format can't be told of.
+    NotTaken {
+        /// What the kernel is.
+        kind: &'static str,
+        /// The key of `baton.toml`.
+        key: &'static str,
+    },
+    /// A multiboot header wants what this loader does not have.
+    MultibootFlags {
+        /// The bits of its `flags` that are not understood or can't be done.
+        unknown: u32,
+    },
+    /// A flat image is larger than its place.
+    ImageTooLarge {
+        /// Its size in bytes.
+        bytes: u64,
+        /// The room there is, in bytes.
+        room: u64,
+    },
+    /// The texts, or the lists, of a multiboot guest are longer than their place.
+    ModulesTooMany {
+        /// How many modules there are.
+        modules: usize,
+    },
     /// An ELF without the note that gives the PVH entry point.
     NoPvhNote,
     /// A field of its header makes no sense.
@@ -105,7 +138,7 @@ impl fmt::Display for LoadError {
         match &self.problem {
             Problem::NotAKernel { found } => write!(
                 f,
-                "module '{name}' is no kernel: it is {found}; name a bzImage (vmlinuz) or a 64-bit PVH ELF as the guest's kernel"
+                "module '{name}' is no kernel: it is {found}; name a bzImage (vmlinuz), a PVH or multiboot kernel or a boot sector as the guest's kernel"
             ),
             Problem::Truncated { needs, has } => {
                 write!(f, "module '{name}' is cut off: it has {has} of at least {needs} bytes; copy it again")
@@ -117,11 +150,33 @@ impl fmt::Display for LoadError {
                 version & 0xFF
             ),
             Problem::No64BitEntry => {
-                write!(f, "kernel '{name}' has no 64-bit entry point; use a kernel built for x86-64")
+                write!(
+                    f,
+                    "kernel '{name}' has no 64-bit entry point; use one built for x86-64, or set entry = \"32-bit\""
+                )
+            }
+            Problem::WrongEntry { kind, wanted, only } => write!(
+                f,
+                "kernel '{name}' is {kind}, which has no {wanted} entry; set entry = \"{only}\", or leave it out"
+            ),
+            Problem::NotTaken { kind, key } => {
+                write!(f, "kernel '{name}' is {kind}, which can't be given {key}; remove {key} from the guest")
+            }
+            Problem::MultibootFlags { unknown } => write!(
+                f,
+                "kernel '{name}' wants {unknown:#x} of its multiboot loader (flags), a video mode or what nobody has \
+                 defined; build it without"
+            ),
+            Problem::ImageTooLarge { bytes, room } => write!(
+                f,
+                "module '{name}' has {bytes} bytes, a flat image can have {room}; make it smaller, or name a kernel"
+            ),
+            Problem::ModulesTooMany { modules } => {
+                write!(f, "{modules} modules with their texts are too many for kernel '{name}'; shorten modules")
             }
             Problem::NoPvhNote => write!(
                 f,
-                "module '{name}' is an ELF without a PVH entry note (XEN_ELFNOTE_PHYS32_ENTRY); use the bzImage, or build the kernel with PVH"
+                "module '{name}' is an ELF without a PVH entry note (XEN_ELFNOTE_PHYS32_ENTRY); use the bzImage, or build the kernel with PVH or a multiboot header"
             ),
             Problem::Malformed { field, value } => {
                 write!(f, "module '{name}' is damaged: {field} is {value:#x}; copy or build it again")

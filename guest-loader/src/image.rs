@@ -4,13 +4,14 @@ use alloc::vec::Vec;
 
 use machine::addr::{GuestPhys, PAGE_SIZE};
 
-use crate::acpi;
 use crate::bzimage::{self, BzImage};
 use crate::entry::{Entry, put};
 use crate::error::{LoadError, Problem};
 use crate::layout::{COMMAND_LINE_BYTES, GuestMap, LOW_RAM_END};
 use crate::memory::GuestMemory;
-use crate::pvh::PvhImage;
+use crate::multiboot::{self, MultibootImage};
+use crate::pvh::{self, PvhImage};
+use crate::{acpi, boot_sector};
 
 /// A file that came with the boot.
 #[derive(Clone, Copy, Debug)]
@@ -30,10 +31,41 @@ pub struct Plan<'a> {
     pub kernel: Module<'a>,
     /// The initial RAM disk.
     pub initrd: Option<Module<'a>>,
+    /// What else a multiboot kernel is given, each with its text: its name and what follows it.
+    pub modules: &'a [(Module<'a>, &'a str)],
+    /// In which mode the kernel is entered.
+    pub start: Start,
     /// The kernel's command line.
     pub command_line: &'a str,
     /// The APIC id of each virtual CPU; the first one starts the kernel.
     pub apic_ids: &'a [u32],
+}
+
+/// In which mode a kernel is to be entered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// As its format says; a bzImage in 64-bit mode, or in 32-bit mode where it has no other entry.
+    #[default]
+    Auto,
+    /// 64-bit mode.
+    Bits64,
+    /// 32-bit protected mode without paging.
+    Bits32,
+    /// Real mode.
+    Bits16,
+}
+
+impl Start {
+    /// The mode's name, as `entry` of `baton.toml` has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Bits64 => "64-bit",
+            Self::Bits32 => "32-bit",
+            Self::Bits16 => "16-bit",
+        }
+    }
 }
 
 /// The formats of kernels that can be loaded.
@@ -43,6 +75,27 @@ pub enum Kind {
     BzImage,
     /// A 64-bit ELF, entered by its PVH note.
     PvhElf,
+    /// Anything with a multiboot header: an ELF, or a file that its header says how to load.
+    Multiboot,
+    /// A flat image for real mode.
+    BootSector,
+}
+
+impl Kind {
+    /// Refuses a mode that kernels of this format can't be entered in.
+    fn check(self, plan: &Plan<'_>) -> Result<(), LoadError> {
+        let (kind, only) = match self {
+            Self::BzImage => return Ok(()),
+            Self::PvhElf => ("a PVH kernel", Start::Bits32),
+            Self::Multiboot => ("a multiboot kernel", Start::Bits32),
+            Self::BootSector => ("a boot sector", Start::Bits16),
+        };
+        if [Start::Auto, only].contains(&plan.start) {
+            return Ok(());
+        }
+        let problem = Problem::WrongEntry { kind, wanted: plan.start.name(), only: only.name() };
+        Err(LoadError::new(plan.kernel.name, problem))
+    }
 }
 
 /// Tells what `bytes` are by their marks.
@@ -52,7 +105,7 @@ pub enum Kind {
 pub fn detect(bytes: &[u8]) -> Result<Kind, &'static str> {
     // "MZ" comes last: a bzImage with an EFI stub starts with it, too.
     const OTHERS: &[(&[u8], &str)] = &[
-        (b"\x7fELF\x01", "a 32-bit ELF"),
+        (b"\x7fELF\x01", "a 32-bit ELF without a multiboot header"),
         (b"\x7fELF", "an ELF of an unknown class"),
         (b"\x1f\x8b", "gzip-compressed data"),
         (b"\xfd7zXZ\x00", "xz-compressed data"),
@@ -66,14 +119,22 @@ pub fn detect(bytes: &[u8]) -> Result<Kind, &'static str> {
     if bzimage::detect(bytes) {
         return Ok(Kind::BzImage);
     }
+    let multiboot = multiboot::header::find(bytes).is_some();
     if bytes.starts_with(b"\x7fELF\x02") {
-        return Ok(Kind::PvhElf);
+        // Who has both is entered the younger way, which tells more.
+        return Ok(if multiboot && !pvh::has_entry(bytes) { Kind::Multiboot } else { Kind::PvhElf });
+    }
+    if multiboot {
+        return Ok(Kind::Multiboot);
     }
     if bytes.is_empty() {
         return Err("empty");
     }
     if let Some((_, found)) = OTHERS.iter().find(|(magic, _)| bytes.starts_with(magic)) {
         return Err(found);
+    }
+    if boot_sector::detect(bytes) {
+        return Ok(Kind::BootSector);
     }
     if bytes.iter().take(512).all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
         return Err("text");
@@ -89,10 +150,13 @@ pub fn detect(bytes: &[u8]) -> Result<Kind, &'static str> {
 /// must be zeroed before it is used again.
 pub fn load(plan: &Plan<'_>, memory: &mut dyn GuestMemory) -> Result<Entry, LoadError> {
     let name = plan.kernel.name;
-    let entry = match detect(plan.kernel.bytes) {
-        Ok(Kind::BzImage) => BzImage::parse(plan.kernel)?.load(plan, memory)?,
-        Ok(Kind::PvhElf) => PvhImage::parse(plan.kernel)?.load(plan, memory)?,
-        Err(found) => return Err(LoadError::new(name, Problem::NotAKernel { found })),
+    let kind = detect(plan.kernel.bytes).map_err(|found| LoadError::new(name, Problem::NotAKernel { found }))?;
+    kind.check(plan)?;
+    let entry = match kind {
+        Kind::BzImage => BzImage::parse(plan.kernel)?.load(plan, memory)?,
+        Kind::PvhElf => PvhImage::parse(plan.kernel)?.load(plan, memory)?,
+        Kind::Multiboot => MultibootImage::parse(plan.kernel)?.load(plan, memory)?,
+        Kind::BootSector => boot_sector::load(plan, memory)?,
     };
     let tables = acpi::tables(plan.apic_ids)
         .map_err(|acpi::TooManyCpus { cpus }| LoadError::new(name, Problem::TooManyCpus { cpus }))?;
@@ -100,6 +164,14 @@ pub fn load(plan: &Plan<'_>, memory: &mut dyn GuestMemory) -> Result<Entry, Load
         put(memory, name, table.at, &table.bytes)?;
     }
     Ok(entry)
+}
+
+/// Refuses modules for a kernel that can't be told of them.
+pub(crate) fn no_modules(plan: &Plan<'_>, kind: &'static str) -> Result<(), LoadError> {
+    if plan.modules.is_empty() {
+        return Ok(());
+    }
+    Err(LoadError::new(plan.kernel.name, Problem::NotTaken { kind, key: "modules" }))
 }
 
 /// Checks that what ends at `end` lies in the guest's low RAM.
@@ -155,6 +227,7 @@ mod tests {
         assert_eq!(detect(b"070701000"), Err("a cpio archive (an initrd?)"));
         assert_eq!(detect(b"<html>\n<body>404 Not Found"), Err("text"));
         assert_eq!(detect(&[0x80; 600]), Err("of an unknown format"));
+        assert_eq!(detect(b"\x7fELF\x01"), Err("a 32-bit ELF without a multiboot header"));
         assert_eq!(detect(b"\x7fELF\x02\x01"), Ok(Kind::PvhElf));
     }
 }

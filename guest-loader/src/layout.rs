@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 0000_0000_0000 .. 0000_000A_0000   RAM; boot structures from 0x6000 on
-//! 0000_000E_0000 .. 0000_0010_0000   RAM, reserved: ACPI tables
+//! 0000_000E_0000 .. 0000_0010_0000   RAM, reserved: ACPI tables; BIOS calls, if the guest starts in real mode
 //! 0000_0010_0000 .. 0000_C000_0000   RAM (as much as there is, at most 3 GiB)
 //! 0000_C000_0000 .. 0000_E000_0000   PCI memory window, 32 bits
 //! 0000_E000_0000 .. 0000_E010_0000   PCI configuration space (ECAM) of bus 0
@@ -86,6 +86,10 @@ pub const BOOT_STACK_TOP: GuestPhys = GuestPhys(0x9000);
 pub const BOOT_PAGE_TABLES: GuestPhys = GuestPhys(0x9000);
 /// PVH `hvm_start_info`, followed by its module list and memory map (one page).
 pub const PVH_START_INFO: GuestPhys = GuestPhys(0xF000);
+/// Multiboot's information with all that it points to, but for the command line.
+pub const MULTIBOOT_INFO: GuestRange = GuestRange::between(PVH_START_INFO, COMMAND_LINE);
+/// Linux's real-mode code with its heap and stack: a segment.
+pub const REAL_MODE_KERNEL: GuestPhys = GuestPhys(0x1_0000);
 /// The command line, zero-terminated.
 pub const COMMAND_LINE: GuestPhys = GuestPhys(0x2_0000);
 /// Room for the command line with its terminating zero, in bytes.
@@ -93,7 +97,11 @@ pub const COMMAND_LINE_BYTES: u64 = 0x1_0000;
 /// The end of usable RAM below 1 MiB.
 pub const CONVENTIONAL_END: GuestPhys = GuestPhys(0xA_0000);
 /// ACPI tables; the RSDP is at the start, where a guest that scans for it looks.
-pub const ACPI_TABLES: GuestRange = GuestRange::between(GuestPhys(0xE_0000), GuestPhys(0x10_0000));
+pub const ACPI_TABLES: GuestRange = GuestRange::between(GuestPhys(0xE_0000), GuestPhys(0xF_0000));
+/// BIOS calls of guests that start in real mode.
+pub const BIOS_SERVICES: GuestRange = GuestRange::between(GuestPhys(0xF_0000), GuestPhys(0x10_0000));
+/// All of what firmware would have written, which the guest is told to leave alone.
+pub const FIRMWARE: GuestRange = GuestRange::between(ACPI_TABLES.start, BIOS_SERVICES.end());
 /// Where guest images may start: below are the structures above.
 pub const IMAGE_START: GuestPhys = GuestPhys(0x10_0000);
 

@@ -1,5 +1,5 @@
-//! Puts a guest into its memory: the kernel (Linux bzImage or a PVH ELF), its
-//! initrd and command line, the tables its firmware would have left (ACPI, e820)
+//! Puts a guest into its memory: the kernel (Linux bzImage, PVH ELF, multiboot
+//! or a boot sector), its initrd and command line, the tables its firmware would have left (ACPI, e820)
 //! and the state in which its first virtual CPU starts.
 //!
 //! Principles of this crate:
@@ -15,18 +15,22 @@
 extern crate alloc;
 
 pub mod acpi;
+mod bios;
+pub mod boot_sector;
 pub mod bzimage;
 pub mod cpio;
+mod elf_image;
 pub mod entry;
 pub mod error;
 pub mod image;
 pub mod layout;
 pub mod memory;
+pub mod multiboot;
 pub mod pvh;
 
 pub use entry::{Entry, Mode};
 pub use error::{LoadError, Problem};
-pub use image::{Kind, Module, Plan, detect, load};
+pub use image::{Kind, Module, Plan, Start, detect, load};
 pub use memory::{GuestMemory, OutOfGuestMemory};
 
 #[cfg(test)]

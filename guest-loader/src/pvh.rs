@@ -3,21 +3,17 @@
 
 use alloc::vec::Vec;
 
-use elf::ElfBytes;
-use elf::abi::{EM_X86_64, PT_LOAD, PT_NOTE};
-use elf::endian::LittleEndian;
+use elf::abi::{EM_X86_64, PT_NOTE};
 use elf::note::Note;
 use machine::addr::GuestPhys;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{Immutable, IntoBytes, Unaligned};
 
-use crate::entry::{Entry, Mode, put, write_gdt};
+use crate::elf_image::{self, Segments};
+use crate::entry::{Entry, put};
 use crate::error::{LoadError, Problem};
-use crate::image::{Module, Plan, check_fits, command_line, place_high};
-use crate::layout::{
-    ACPI_TABLES, BOOT_GDT, BOOT_STACK_TOP, COMMAND_LINE, COMMAND_LINE_BYTES, GuestMap, IMAGE_START, LOW_RAM_END,
-    PVH_START_INFO,
-};
+use crate::image::{Module, Plan, check_fits, command_line, no_modules, place_high};
+use crate::layout::{ACPI_TABLES, COMMAND_LINE, COMMAND_LINE_BYTES, GuestMap, PVH_START_INFO};
 use crate::memory::GuestMemory;
 
 /// Owner of the Xen notes.
@@ -28,8 +24,6 @@ const PHYS32_ENTRY: u64 = 18;
 const START_MAGIC: u32 = 0x336E_C578;
 /// Version 1 of the start info has the memory map.
 const START_VERSION: u32 = 1;
-/// A kernel with more segments than this is not taken for a kernel.
-const MAX_SEGMENTS: usize = 64;
 
 /// `struct hvm_start_info`.
 #[derive(IntoBytes, Immutable, Unaligned)]
@@ -73,21 +67,12 @@ const _: () = {
     assert!(size_of::<MemoryMapEntry>() == 24);
 };
 
-/// Bytes of a segment and where they go. The rest of the segment in memory is zero already.
-#[derive(Clone, Copy, Debug)]
-struct Segment<'a> {
-    at: GuestPhys,
-    bytes: &'a [u8],
-    end: u64,
-}
-
 /// A checked PVH kernel.
 #[derive(Clone, Debug)]
 pub struct PvhImage<'a> {
     name: &'a str,
-    segments: Vec<Segment<'a>>,
+    segments: Segments<'a>,
     entry: GuestPhys,
-    end: u64,
 }
 
 impl<'a> PvhImage<'a> {
@@ -96,59 +81,28 @@ impl<'a> PvhImage<'a> {
     /// # Errors
     /// [`LoadError`] with what is wrong.
     pub fn parse(module: Module<'a>) -> Result<Self, LoadError> {
-        let Module { name, bytes } = module;
-        let refuse = |problem| LoadError::new(name, problem);
+        let refuse = |problem| LoadError::new(module.name, problem);
         let malformed = |field, value| refuse(Problem::Malformed { field, value });
-        let elf = ElfBytes::<LittleEndian>::minimal_parse(bytes)
-            .map_err(|_| malformed("the ELF header or a table it points to (file length)", bytes.len() as u64))?;
-        if elf.ehdr.e_machine != EM_X86_64 {
-            return Err(refuse(Problem::NotAKernel { found: "an ELF for another architecture" }));
-        }
-        let headers = elf.segments().ok_or_else(|| malformed("e_phnum", 0))?;
-        if headers.len() > MAX_SEGMENTS {
-            return Err(malformed("e_phnum", headers.len() as u64));
-        }
-
-        let mut segments = Vec::new();
+        let elf = elf_image::open(module, EM_X86_64)?;
+        let mut segments = Segments::default();
         let mut entry = None;
-        for header in headers {
-            match header.p_type {
-                PT_LOAD if header.p_memsz > 0 => {
-                    if header.p_filesz > header.p_memsz {
-                        return Err(malformed("p_filesz", header.p_filesz));
-                    }
-                    let data = elf.segment_data(&header).map_err(|_| {
-                        let needs = header.p_offset.saturating_add(header.p_filesz);
-                        refuse(Problem::Truncated { needs, has: bytes.len() as u64 })
-                    })?;
-                    let end = header.p_paddr.saturating_add(header.p_memsz);
-                    if header.p_paddr < IMAGE_START.get() {
-                        return Err(refuse(Problem::TooLow { address: header.p_paddr }));
-                    }
-                    if end > LOW_RAM_END.get() {
-                        return Err(refuse(Problem::TooHigh { end }));
-                    }
-                    segments.push(Segment { at: GuestPhys(header.p_paddr), bytes: data, end });
-                }
-                PT_NOTE if entry.is_none() => {
-                    // Linkers write 0 or 1 for "does not matter"; notes are aligned to 4 then (gABI).
-                    let mut header = header;
-                    header.p_align = header.p_align.max(4);
-                    let notes = elf
-                        .segment_data_as_notes(&header)
-                        .map_err(|_| malformed("p_align or the extent of PT_NOTE", header.p_align))?;
-                    entry = notes.into_iter().find_map(pvh_entry);
-                }
-                _ => {}
+        for mut header in elf_image::headers(&elf, module.name)? {
+            if header.p_type == PT_NOTE && entry.is_none() {
+                // Linkers write 0 or 1 for "does not matter"; notes are aligned to 4 then (gABI).
+                header.p_align = header.p_align.max(4);
+                let notes = elf
+                    .segment_data_as_notes(&header)
+                    .map_err(|_| malformed("p_align or the extent of PT_NOTE", header.p_align))?;
+                entry = notes.into_iter().find_map(pvh_entry);
+            } else {
+                segments.add(&elf, &header, module)?;
             }
         }
-
         let entry = entry.ok_or_else(|| refuse(Problem::NoPvhNote))?;
-        if !segments.iter().any(|segment| (segment.at.get()..segment.end).contains(&entry)) {
+        if !segments.contains(entry) {
             return Err(malformed("the PVH entry point, in no loaded segment,", entry));
         }
-        let end = segments.iter().map(|segment| segment.end).max().unwrap_or(0);
-        Ok(Self { name, segments, entry: GuestPhys(entry), end })
+        Ok(Self { name: module.name, segments, entry: GuestPhys(entry) })
     }
 
     /// Loads the kernel with its initrd, command line, start info and GDT.
@@ -156,35 +110,30 @@ impl<'a> PvhImage<'a> {
     /// # Errors
     /// [`LoadError`] when something does not fit; the memory is then partly written.
     pub fn load(&self, plan: &Plan<'_>, memory: &mut dyn GuestMemory) -> Result<Entry, LoadError> {
-        check_fits(self.name, self.end, plan.map)?;
+        check_fits(self.name, self.segments.end, plan.map)?;
+        no_modules(plan, "a PVH kernel")?;
         let command_line = command_line(plan, COMMAND_LINE_BYTES - 1)?;
         let limit = plan.map.low_ram().end().get();
         let initrd = match plan.initrd {
-            Some(module) => Some((place_high(module, self.end, limit)?, module)),
+            Some(module) => Some((place_high(module, self.segments.end, limit)?, module)),
             None => None,
         };
 
-        for segment in &self.segments {
-            put(memory, self.name, segment.at, segment.bytes)?;
-        }
+        self.segments.put(self.name, memory)?;
         if let Some((at, module)) = initrd {
             put(memory, module.name, at, module.bytes)?;
         }
         put(memory, self.name, COMMAND_LINE, &command_line)?;
         let start_info = start_info(plan.map, initrd.map(|(at, module)| (at, module.bytes.len() as u64)));
         put(memory, self.name, PVH_START_INFO, &start_info)?;
-        let gdt_limit = write_gdt(Mode::Protected32, self.name, memory)?;
-        Ok(Entry {
-            mode: Mode::Protected32,
-            rip: self.entry,
-            rsp: BOOT_STACK_TOP,
-            rsi: 0,
-            rbx: PVH_START_INFO.get(),
-            cr3: 0,
-            gdt_base: BOOT_GDT,
-            gdt_limit,
-        })
+        Ok(Entry { rbx: PVH_START_INFO.get(), ..Entry::protected32(self.entry, self.name, memory)? })
     }
+}
+
+/// Whether an ELF has a PVH entry point; the rest of it may still be wrong.
+#[must_use]
+pub fn has_entry(bytes: &[u8]) -> bool {
+    !matches!(PvhImage::parse(Module { name: "", bytes }), Err(LoadError { problem: Problem::NoPvhNote, .. }))
 }
 
 /// The entry point, if this is the note that gives it. Its size is that of an

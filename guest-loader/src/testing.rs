@@ -4,8 +4,12 @@ extern crate std;
 
 use std::boxed::Box;
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::vec;
 use std::vec::Vec;
+use std::{env, format, fs, process};
 
 use machine::addr::GuestPhys;
 
@@ -73,4 +77,22 @@ impl GuestMemory for Ram {
 /// Writes `bytes` at `offset` of a hand-made image.
 pub fn poke(image: &mut [u8], offset: usize, bytes: &[u8]) {
     image[offset..offset + bytes.len()].copy_from_slice(bytes);
+}
+
+/// What GNU as and ld make of 32-bit (or, by `.code16`, 16-bit) assembly.
+pub fn assemble(source: &str, link: &[&str]) -> Vec<u8> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let directory = env::temp_dir().join(format!("baton-assembled-{}-{number}", process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let (object, linked) = (directory.join("it.o"), directory.join("it"));
+    let mut assembler = Command::new("as").arg("--32").arg("-o").arg(&object).stdin(Stdio::piped()).spawn().unwrap();
+    assembler.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();
+    assert!(assembler.wait().unwrap().success());
+    let mut linker = Command::new("ld");
+    linker.args(["-m", "elf_i386", "-z", "noexecstack"]).args(link).arg("-o").arg(&linked).arg(&object);
+    assert!(linker.status().unwrap().success());
+    let made = fs::read(&linked).unwrap();
+    fs::remove_dir_all(&directory).unwrap();
+    made
 }

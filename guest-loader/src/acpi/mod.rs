@@ -44,7 +44,7 @@ pub struct TooManyCpus {
 /// the RSDP, at the start of [`ACPI_TABLES`].
 ///
 /// # Errors
-/// [`TooManyCpus`] when they do not fit their area (some 8,000 virtual CPUs do).
+/// [`TooManyCpus`] when they do not fit their area (some 4,000 virtual CPUs do).
 pub fn tables(apic_ids: &[u32]) -> Result<Vec<Table>, TooManyCpus> {
     let too_many = TooManyCpus { cpus: apic_ids.len() };
     // Bounds the work before anything is built: a local APIC takes 8 bytes at least.

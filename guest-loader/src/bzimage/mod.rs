@@ -1,6 +1,7 @@
-//! Linux bzImages, entered by the 64-bit boot protocol (boot.rst, "64-bit Boot Protocol").
+//! Linux bzImages (boot.rst), entered by the 64-bit boot protocol, by the 32-bit one, or in real mode.
 
 pub mod header;
+mod real_mode;
 
 #[cfg(test)]
 mod tests;
@@ -12,7 +13,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::entry::{Entry, Mode, put, write_gdt};
 use crate::error::{LoadError, Problem};
-use crate::image::{Module, Plan};
+use crate::image::{Module, Plan, Start};
 use crate::layout::{
     ACPI_TABLES, BOOT_GDT, BOOT_PAGE_TABLES, BOOT_STACK_TOP, COMMAND_LINE, GuestMap, IMAGE_START, LOW_RAM_END,
     ZERO_PAGE,
@@ -25,6 +26,9 @@ use header::{BootE820Entry, BootParams, SetupHeader};
 pub struct BzImage<'a> {
     name: &'a str,
     header: SetupHeader,
+    /// How much of the header the image has.
+    header_bytes: usize,
+    setup: &'a [u8],
     protected_mode: &'a [u8],
     load_at: GuestPhys,
 }
@@ -67,9 +71,6 @@ impl<'a> BzImage<'a> {
             *to = *from;
         }
 
-        if hdr.xloadflags.get() & header::XLF_KERNEL_64 == 0 {
-            return Err(refuse(Problem::No64BitEntry));
-        }
         if hdr.loadflags & header::LOADED_HIGH == 0 {
             return malformed("loadflags (a zImage)", hdr.loadflags.into());
         }
@@ -88,7 +89,8 @@ impl<'a> BzImage<'a> {
             .ok()
             .zip(usize::try_from(size).ok())
             .and_then(|(start, length)| bytes.get(start..)?.get(..length));
-        let Some(protected_mode) = protected_mode else {
+        let setup = usize::try_from(setup_bytes).ok().and_then(|length| bytes.get(..length));
+        let (Some(setup), Some(protected_mode)) = (setup, protected_mode) else {
             return Err(cut_off(setup_bytes + size));
         };
         let payload_end = u64::from(hdr.payload_offset.get()) + u64::from(hdr.payload_length.get());
@@ -99,7 +101,7 @@ impl<'a> BzImage<'a> {
             return malformed("init_size", hdr.init_size.get().into());
         }
         let load_at = load_address(&hdr).map_err(refuse)?;
-        Ok(Self { name, header: hdr, protected_mode, load_at })
+        Ok(Self { name, header: hdr, header_bytes: end - header::HEADER_OFFSET, setup, protected_mode, load_at })
     }
 
     /// What the kernel needs while it unpacks itself: its image, bss and stack.
@@ -113,13 +115,26 @@ impl<'a> BzImage<'a> {
         u64::from(self.header.cmdline_size.get())
     }
 
-    /// Loads the kernel with its initrd, command line, `boot_params`, page tables and GDT.
+    /// The mode it is entered in, by what was asked for and what it has.
+    fn start(&self, wanted: Start) -> Result<Start, LoadError> {
+        let has_64 = self.header.xloadflags.get() & header::XLF_KERNEL_64 != 0;
+        match wanted {
+            Start::Auto => Ok(if has_64 { Start::Bits64 } else { Start::Bits32 }),
+            Start::Bits64 if !has_64 => Err(LoadError::new(self.name, Problem::No64BitEntry)),
+            _ => Ok(wanted),
+        }
+    }
+
+    /// Loads the kernel with its initrd, command line, and what its entry wants: `boot_params`, page tables and a GDT, or its
+    /// real-mode code and BIOS calls.
     ///
     /// # Errors
     /// [`LoadError`] when something does not fit; the memory is then partly written.
     pub fn load(&self, plan: &Plan<'_>, memory: &mut dyn GuestMemory) -> Result<Entry, LoadError> {
+        let start = self.start(plan.start)?;
         let footprint = self.footprint();
         crate::image::check_fits(self.name, footprint.end, plan.map)?;
+        crate::image::no_modules(plan, "a Linux kernel")?;
         let command_line = crate::image::command_line(plan, self.command_line_limit())?;
         let initrd = match plan.initrd {
             Some(module) => Some((self.place_initrd(module, plan.map)?, module)),
@@ -131,14 +146,22 @@ impl<'a> BzImage<'a> {
             put(memory, module.name, at, module.bytes)?;
         }
         put(memory, self.name, COMMAND_LINE, &command_line)?;
-        let params = self.boot_params(plan.map, initrd.map(|(at, module)| (at, module.bytes.len() as u64)));
-        put(memory, self.name, ZERO_PAGE, params.as_bytes())?;
+        let header = self.filled_in(initrd.map(|(at, module)| (at, module.bytes.len() as u64)));
+        if start == Start::Bits16 {
+            return self.enter_real_mode(header, plan.map, memory);
+        }
+        put(memory, self.name, ZERO_PAGE, boot_params(header, plan.map).as_bytes())?;
+        if start == Start::Bits32 {
+            let entry = Entry::protected32(self.load_at, self.name, memory)?;
+            return Ok(Entry { rsi: ZERO_PAGE.get(), ..entry });
+        }
         write_page_tables(self.name, memory)?;
         let gdt_limit = write_gdt(Mode::Long64, self.name, memory)?;
         Ok(Entry {
             mode: Mode::Long64,
             rip: GuestPhys(footprint.start + header::ENTRY_64),
             rsp: BOOT_STACK_TOP,
+            rax: 0,
             rsi: ZERO_PAGE.get(),
             rbx: 0,
             cr3: BOOT_PAGE_TABLES.get(),
@@ -154,31 +177,39 @@ impl<'a> BzImage<'a> {
         crate::image::place_high(module, self.footprint().end, limit)
     }
 
-    fn boot_params(&self, map: &GuestMap, initrd: Option<(GuestPhys, u64)>) -> BootParams {
-        let mut params = BootParams::zeroed();
-        params.hdr = self.header;
-        params.hdr.type_of_loader = header::LOADER_UNDEFINED;
-        // The heap is the real-mode code's, which does not run.
-        params.hdr.loadflags &= !header::CAN_USE_HEAP;
-        params.hdr.vid_mode = header::VIDEO_NORMAL.into();
-        params.hdr.setup_data = 0.into();
+    /// The header with the loader's fields.
+    fn filled_in(&self, initrd: Option<(GuestPhys, u64)>) -> SetupHeader {
+        let mut header = self.header;
+        header.type_of_loader = header::LOADER_UNDEFINED;
+        // Only real-mode code has a heap.
+        header.loadflags &= !header::CAN_USE_HEAP;
+        header.vid_mode = header::VIDEO_NORMAL.into();
+        header.setup_data = 0.into();
         // Everything placed here lies below 3 GiB: the low halves are the addresses.
-        params.hdr.cmd_line_ptr = (COMMAND_LINE.get() as u32).into();
+        header.code32_start = (self.load_at.get() as u32).into();
+        header.cmd_line_ptr = (COMMAND_LINE.get() as u32).into();
         let (image, size) = initrd.map_or((0, 0), |(at, bytes)| (at.get() as u32, bytes as u32));
-        params.hdr.ramdisk_image = image.into();
-        params.hdr.ramdisk_size = size.into();
-        params.acpi_rsdp_addr = ACPI_TABLES.start.get().into();
-        let entries = map.e820();
-        for (slot, entry) in params.e820_table.iter_mut().zip(&entries) {
-            *slot = BootE820Entry {
-                address: entry.range.start.get().into(),
-                size: entry.range.bytes.into(),
-                kind: entry.kind.0.into(),
-            };
-        }
-        params.e820_entries = entries.len().min(header::E820_MAX) as u8;
-        params
+        header.ramdisk_image = image.into();
+        header.ramdisk_size = size.into();
+        header
     }
+}
+
+/// What the real-mode code would have found out.
+fn boot_params(header: SetupHeader, map: &GuestMap) -> BootParams {
+    let mut params = BootParams::zeroed();
+    params.hdr = header;
+    params.acpi_rsdp_addr = ACPI_TABLES.start.get().into();
+    let entries = map.e820();
+    for (slot, entry) in params.e820_table.iter_mut().zip(&entries) {
+        *slot = BootE820Entry {
+            address: entry.range.start.get().into(),
+            size: entry.range.bytes.into(),
+            kind: entry.kind.0.into(),
+        };
+    }
+    params.e820_entries = entries.len().min(header::E820_MAX) as u8;
+    params
 }
 
 /// Where the kernel runs without moving itself: its preferred address.

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::image::{Module, Plan, load};
 use crate::layout::GuestMap;
 use crate::testing::{Ram, poke};
-use crate::{Entry, LoadError, Mode, Problem};
+use crate::{Entry, LoadError, Mode, Problem, Start};
 
 const MIB: u64 = 1 << 20;
 /// Bytes of the hand-made kernel's protected-mode part.
@@ -47,11 +47,12 @@ struct Guest {
     memory: u64,
     initrd: Vec<u8>,
     command_line: String,
+    start: Start,
 }
 
 impl Guest {
     fn new() -> Self {
-        Self { memory: 512 * MIB, initrd: Vec::new(), command_line: "console=ttyS0".to_string() }
+        Self { memory: 512 * MIB, initrd: Vec::new(), command_line: "console=ttyS0".to_string(), start: Start::Auto }
     }
 
     fn load(&self, kernel: &[u8]) -> Result<(Entry, Ram), LoadError> {
@@ -64,6 +65,8 @@ impl Guest {
             initrd: (!self.initrd.is_empty()).then_some(initrd),
             command_line: &self.command_line,
             apic_ids: &[0],
+            modules: &[],
+            start: self.start,
         };
         load(&plan, &mut ram).map(|entry| (entry, ram))
     }
@@ -180,10 +183,52 @@ fn old_header_ends_early_and_a_signature_is_left_out() {
     assert_eq!(ram.read(0x100_0000 + BODY as u64, 9), [0; 9]);
 }
 
+/// boot.rst, "32-bit Boot Protocol": the first byte of the protected-mode part, flat segments, ESI = `boot_params`.
+#[test]
+fn the_32_bit_entry_is_taken_when_asked_for_or_the_only_one() {
+    let asked = Guest { start: Start::Bits32, ..Guest::new() }.load(&kernel()).unwrap();
+    let only = Guest::new().load(&patched(0x236, &[0x3E])).unwrap();
+    for (entry, ram) in [asked, only] {
+        assert_eq!((entry.mode, entry.rip.get(), entry.cr3), (Mode::Protected32, 0x100_0000, 0));
+        assert_eq!((entry.rax, entry.rbx), (0, 0));
+        assert_eq!(ram.u64(entry.gdt_base.get() + 0x10), 0x00CF_9B00_0000_FFFF);
+        assert_eq!(ram.u64(entry.gdt_base.get() + 0x18), 0x00CF_9300_0000_FFFF);
+        assert_eq!(ram.read(entry.rsi + 0x202, 4), b"HdrS");
+        assert_eq!(ram.u32(entry.rsi + 0x214), 0x100_0000); // code32_start
+        assert_eq!(ram.u8(entry.rsi + 0x1E8), 4); // e820_entries
+    }
+}
+
+/// boot.rst, "Running the Kernel": CS is DS + 20h, heap and stack in the segment, the loader's fields in the code's own header.
+#[test]
+fn real_mode_code_lies_in_a_segment_with_its_stack() {
+    let mut guest = Guest { start: Start::Bits16, ..Guest::new() };
+    guest.initrd = vec![7; 5000];
+    let mut image = kernel();
+    poke(&mut image, 0x26C, b"code behind the header");
+    let (entry, ram) = guest.load(&image).unwrap();
+    assert_eq!(entry.mode, Mode::Real16 { code: 0x1020, data: 0x1000 });
+    assert_eq!((entry.rip.get(), entry.rsp.get(), entry.cr3), (0, 0xE000, 0));
+    let at = 0x1_0000;
+    assert_eq!(ram.read(at + 0x26C, 22), b"code behind the header");
+    assert_eq!((ram.u8(at + 0x210), ram.u8(at + 0x211)), (0xFF, 0x81)); // type_of_loader, loadflags
+    assert_eq!((ram.u32(at + 0x214), ram.u16(at + 0x224)), (0x100_0000, 0xDE00)); // code32_start, heap_end_ptr
+    assert_eq!(ram.read(u64::from(ram.u32(at + 0x228)), 14), b"console=ttyS0\0");
+    assert_eq!((ram.u32(at + 0x218), ram.u32(at + 0x21C)), (0x1FFF_E000, 5000));
+    assert_eq!(ram.read(0x100_0200, 12), b"64-bit entry");
+    assert_eq!(ram.u16(0x15 * 4 + 2), 0xF000);
+    // Setup code that leaves no room for a stack.
+    let mut long = kernel();
+    long.resize(0x40 * 1024, 0);
+    poke(&mut long, 0x1F1, &[0x60]);
+    assert!(matches!(guest.refusal(&long), Problem::Malformed { field: "setup_sects", value: 0x60 }));
+}
+
 #[test]
 fn each_refusal_names_its_cause() {
     assert_eq!(refusal(&patched(0x206, &[0x0B, 0x02])), Problem::TooOld { version: 0x20B });
-    assert_eq!(refusal(&patched(0x236, &[0x3E])), Problem::No64BitEntry);
+    let long = Guest { start: Start::Bits64, ..Guest::new() };
+    assert_eq!(long.refusal(&patched(0x236, &[0x3E])), Problem::No64BitEntry);
     assert!(matches!(refusal(&patched(0x211, &[0])), Problem::Malformed { value: 0, .. }));
     assert!(matches!(refusal(&patched(0x201, &[0x61])), Problem::Malformed { value: 0x61, .. }));
     assert!(matches!(refusal(&patched(0x1F4, &[0x20, 0])), Problem::Malformed { field: "syssize", value: 0x20 }));
@@ -249,7 +294,7 @@ fn messages_are_one_line_with_a_remedy() {
     let error = Guest::new().load(b"#!/bin/sh\n").map(|_| ()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "module 'vmlinuz' is no kernel: it is a script; name a bzImage (vmlinuz) or a 64-bit PVH ELF as the guest's kernel"
+        "module 'vmlinuz' is no kernel: it is a script; name a bzImage (vmlinuz), a PVH or multiboot kernel or a boot sector as the guest's kernel"
     );
     let mut guest = Guest::new();
     guest.memory = 16 * MIB;
@@ -290,7 +335,7 @@ proptest! {
                 image[at] = byte;
             }
         }
-        let guest = Guest { memory: memory * 4096, initrd: vec![7; initrd], command_line: String::new() };
+        let guest = Guest { memory: memory * 4096, initrd: vec![7; initrd], command_line: String::new(), start: Start::Auto };
         if let Err(error) = guest.load(&image) {
             prop_assert!(!matches!(error.problem, Problem::Memory(_)), "{}", error);
         }

@@ -6,8 +6,8 @@ use core::fmt;
 use machine::addr::{GuestPhys, PAGE_SIZE};
 
 use super::{
-    ACPI_TABLES, CONVENTIONAL_END, ECAM, GuestRange, HIGH_RAM_START, IMAGE_START, IOAPIC, LAPIC, LOW_RAM_END,
-    MAX_MEMORY, MIB, MIN_MEMORY, PCI_WINDOW_64,
+    CONVENTIONAL_END, ECAM, FIRMWARE, GuestRange, HIGH_RAM_START, IMAGE_START, IOAPIC, LAPIC, LOW_RAM_END, MAX_MEMORY,
+    MIB, MIN_MEMORY, PCI_WINDOW_64,
 };
 
 /// The type of an e820 entry (ACPI 6.5, table 15.4).
@@ -181,7 +181,7 @@ impl GuestMap {
         let reserved = |range| E820Entry { range, kind: E820Kind::RESERVED };
         let mut entries = Vec::new();
         entries.push(ram(GuestPhys(0), CONVENTIONAL_END));
-        entries.push(reserved(ACPI_TABLES));
+        entries.push(reserved(FIRMWARE));
         entries.push(ram(IMAGE_START, self.low_ram().end()));
         entries.extend(self.ram().skip(1).map(|range| ram(range.start, range.end())));
         // Linux uses ECAM only if the map reserves it.

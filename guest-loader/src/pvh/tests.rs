@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::image::load;
 use crate::testing::{Ram, poke};
+use crate::{Mode, Start};
 
 const MIB: u64 = 1 << 20;
 const HEADERS: usize = 64 + 2 * 56;
@@ -48,6 +49,8 @@ fn run(kernel: &[u8], memory: u64, initrd: Option<&[u8]>) -> Result<(Entry, Ram)
         initrd: initrd.map(|bytes| Module { name: "initrd", bytes }),
         command_line: "test=1",
         apic_ids: &[0],
+        start: Start::Auto,
+        modules: &[],
     };
     load(&plan, &mut ram).map(|entry| (entry, ram))
 }
@@ -101,7 +104,10 @@ fn eight_byte_note_and_odd_alignment() {
 
 #[test]
 fn each_refusal_names_its_cause() {
-    assert!(matches!(refusal(&patched(4, &[1])), Problem::NotAKernel { found: "a 32-bit ELF" }));
+    assert!(matches!(
+        refusal(&patched(4, &[1])),
+        Problem::NotAKernel { found: "a 32-bit ELF without a multiboot header" }
+    ));
     assert!(matches!(refusal(&patched(18, &[183])), Problem::NotAKernel { .. }));
     assert_eq!(refusal(&patched(NOTE + 8, &[17])), Problem::NoPvhNote);
     assert_eq!(refusal(&patched(NOTE + 12, b"Xem")), Problem::NoPvhNote);
