@@ -73,7 +73,9 @@ fields!(
 );
 fields!(
     /// `[[guest]]`
-    Guest { name, memory_mib, vcpus, pcpus, kernel, initrd, command_line, devices, on_upgrade, console, page_size }
+    Guest {
+        name, memory_mib, vcpus, pcpus, kernel, entry, initrd, modules, command_line, devices, on_upgrade, console, page_size
+    }
 );
 
 /// The file: tables with known keys only.

@@ -26,6 +26,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
+use guest_loader::Start;
 use guest_loader::layout::GuestMap;
 use machine::paging::LeafSizes;
 use toml::de::DeTable;
@@ -157,8 +158,12 @@ pub struct Guest {
     pub pcpus: Vec<u32>,
     /// The module with its kernel.
     pub kernel: String,
+    /// In which mode its kernel is entered.
+    pub entry: Start,
     /// The module with its initrd.
     pub initrd: Option<String>,
+    /// What else a multiboot kernel is given: the module's name and what follows it.
+    pub modules: Vec<String>,
     /// Its kernel's command line.
     pub command_line: String,
     /// The devices that are passed through to it.

@@ -42,6 +42,8 @@ devices = ["1b36:0010", { device = "0000:03:00.0", allow_rmrr = true, ats = "tru
 on_upgrade = "stop"
 console = "com2"
 page_size = "4k"
+entry = "32-bit"
+modules = ["one", "two a=b"]
 "#;
 
 const MANAGEMENT: &str = "[management]\nnic = \"8086:10d3\"\naddress = \"dhcp\"\n";
@@ -105,6 +107,10 @@ fn the_example_says_everything() {
     assert_eq!(devices, expected.map(|(name, rmrr, ats)| (name.to_string(), rmrr, ats)));
     assert_eq!((guest.on_upgrade, guest.console), (OnUpgrade::Stop, Console::Com2));
     assert_eq!(guest.pages, LeafSizes::ONLY_4K);
+    assert_eq!(
+        (guest.entry, guest.modules.as_slice()),
+        (Start::Bits32, &["one".to_string(), "two a=b".to_string()][..])
+    );
 }
 
 #[test]
@@ -121,6 +127,7 @@ fn defaults() {
     assert_eq!((guest.command_line.as_str(), guest.devices.len()), ("", 0));
     assert_eq!((guest.on_upgrade, guest.console), (OnUpgrade::Preserve, Console::None));
     assert_eq!(guest.pages, LeafSizes::UP_TO_1G);
+    assert!(guest.entry == Start::Auto && guest.modules.is_empty());
 }
 
 #[test]
@@ -210,6 +217,8 @@ fn a_bad_value_costs_one_guest() {
     assert!(with("initrd = \"\"").contains("initrd = \"\"; write the name of a module"));
     assert!(with("command_line = 5").contains("command_line = 5; write a text"));
     assert!(with("command_line = \"a\\u0000b\"").contains("without zero bytes"));
+    assert!(with("entry = 16").contains("entry = 16; write \"auto\" or \"64-bit\" or \"32-bit\" or \"16-bit\""));
+    assert!(with("modules = \"one\"").contains("modules = \"one\"; write up to 16 names of modules"));
     assert!(with("page_size = 4096").contains("page_size = 4096; write \"4k\" or \"2m\" or \"1g\""));
     assert!(with("on_upgrade = \"restart\"").contains("on_upgrade = \"restart\"; write \"preserve\" or \"stop\""));
     assert!(with("console = true").contains("console = true; write \"com1\" or \"com2\" or \"none\""));
@@ -425,7 +434,7 @@ proptest! {
 
     #[test]
     fn any_value_for_any_key_never_panics(key in 0..11_usize, value in "[0-9a-z\"\\[\\], .:#-]{0,12}") {
-        let keys = ["name", "memory_mib", "vcpus", "pcpus", "kernel", "initrd", "command_line", "devices", "on_upgrade", "console", "page_size"];
+        let keys = ["name", "memory_mib", "vcpus", "pcpus", "kernel", "initrd", "command_line", "devices", "on_upgrade", "console", "page_size", "entry", "modules"];
         let _ = parse(&format!("[[guest]]\n{} = {value}\n", keys[key]));
     }
 }

@@ -7,6 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
+use guest_loader::Start;
 use guest_loader::layout::{GuestMap, MAX_MEMORY, MIN_MEMORY};
 use machine::paging::LeafSizes;
 use toml::de::DeValue;
@@ -21,8 +22,11 @@ use super::{
 const MIB: u64 = 1 << 20;
 /// The longest guest name in bytes.
 const MAX_NAME: usize = 31;
-/// The most signing keys, and images that are kept.
+/// The most signing keys, images that are kept, and modules of a guest.
 const MAX_NAMES: usize = 16;
+/// What `modules` of a guest may be.
+const MODULES_REMEDY: &str =
+    "write up to 16 names of modules, each with what its kernel is told of it, like [\"rootfs.img a=b\"]";
 /// The longest upgrade deadline in milliseconds.
 const MAX_DEADLINE_MS: i64 = 60_000;
 
@@ -243,7 +247,9 @@ fn module_names(field: Field<'_>, key: &str, remedy: &str) -> Result<Vec<String>
         return Err(wrong(value, key, remedy));
     };
     let names: Option<Vec<String>> = names.iter().map(|name| name.get_ref().as_str().map(ToOwned::to_owned)).collect();
-    names.filter(|names| names.len() <= MAX_NAMES).ok_or_else(|| wrong(value, key, remedy))
+    // A zero byte would end a text of a guest's early.
+    let good = |names: &Vec<String>| names.len() <= MAX_NAMES && !names.iter().any(|name| name.contains('\0'));
+    names.filter(good).ok_or_else(|| wrong(value, key, remedy))
 }
 
 /// The name of a `[[guest]]`, if it has a good one.
@@ -279,6 +285,7 @@ pub fn guest(name: &str, Placed { at, table }: &Placed<file::Guest<'_>>) -> Resu
         Some(value) => Some(module(value, "initrd")?),
         None => None,
     };
+    let entries = [Start::Auto, Start::Bits64, Start::Bits32, Start::Bits16].map(|start| (start.name(), start));
     let consoles = [("com1", Console::Com1), ("com2", Console::Com2), ("none", Console::None)];
     let pages = [("4k", LeafSizes::ONLY_4K), ("2m", LeafSizes::UP_TO_2M), ("1g", LeafSizes::UP_TO_1G)];
     let on_upgrade = [("preserve", OnUpgrade::Preserve), ("stop", OnUpgrade::Stop)];
@@ -288,7 +295,9 @@ pub fn guest(name: &str, Placed { at, table }: &Placed<file::Guest<'_>>) -> Resu
         vcpus,
         pcpus: pcpus(table.pcpus, vcpus)?,
         kernel,
+        entry: word(table.entry, "entry", &entries, Start::Auto)?,
         initrd,
+        modules: module_names(table.modules, "modules", MODULES_REMEDY)?,
         command_line: command_line(table.command_line)?,
         devices: devices::of_guest(table.devices)?,
         on_upgrade: word(table.on_upgrade, "on_upgrade", &on_upgrade, OnUpgrade::Preserve)?,

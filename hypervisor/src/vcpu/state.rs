@@ -303,6 +303,26 @@ impl ArchState {
         state
     }
 
+    /// Real mode at `code`:`ip` with everything else in segment `data` and the stack at `sp`, as firmware starts a loader:
+    /// caches on, interrupt vectors at 0.
+    #[must_use]
+    pub fn real16(code: u16, ip: u16, data: u16, sp: u16) -> Self {
+        let segment = |selector: u16, attributes| Segment {
+            base: u64::from(selector) << 4,
+            ..Segment::new(selector, attributes, 0xffff)
+        };
+        let mut state = Self::reset();
+        state.rip = u64::from(ip);
+        state.gprs[4] = u64::from(sp);
+        state.cr0 = CR0_ET;
+        for name in [SegmentName::Es, SegmentName::Ss, SegmentName::Ds, SegmentName::Fs, SegmentName::Gs] {
+            state.segments[name as usize] = segment(data, 0x93);
+        }
+        state.segments[SegmentName::Cs as usize] = segment(code, 0x9b);
+        state.idtr.limit = 0x3ff;
+        state
+    }
+
     fn flat(&mut self, code: Segment, data: Segment) {
         self.segments = [data; 8];
         self.segments[SegmentName::Cs as usize] = code;

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 
 use guest_loader::layout::{ECAM, GuestMap, GuestRange, IOAPIC, LAPIC, PCI_WINDOW_32, PCI_WINDOW_64};
-use guest_loader::{Mode, Module, Plan};
+use guest_loader::{Entry, Mode, Module, Plan};
 use hermit_sync::SpinMutex;
 use machine::addr::GuestPhys;
 use machine::pci::Bdf;
@@ -149,6 +149,7 @@ pub fn start(guest: &config::Guest, id: u16, modules: Modules<'_>) -> Result<Arc
         Some(name) => Some(Module { name, bytes: modules(name).ok_or_else(|| missing(name, "initrd"))? }),
         None => None,
     };
+    let more = named(&guest.modules, modules)?;
     let devices = passthrough::find(guest)?;
     let token = tokens::guest(host::get().boot_nonce, id);
     let bdfs: Vec<Bdf> = devices.iter().map(Candidate::bdf).collect();
@@ -156,7 +157,7 @@ pub fn start(guest: &config::Guest, id: u16, modules: Modules<'_>) -> Result<Arc
     let started = passthrough::reserve(&devices, guest.memory).and_then(|map| {
         let ram = GuestRam::allocate(&mut host::get().regions.lock(), &map, tokens::ram(token))
             .map_err(|error| error.to_string())?;
-        finish(guest, id, token, (&map, &Arc::new(ram)), kernel, initrd, devices)
+        finish(guest, id, token, (&map, &Arc::new(ram)), kernel, (initrd, &more), devices)
     });
     if started.is_err() {
         match passthrough::withdraw(&bdfs, tokens::domain(token)) {
@@ -166,6 +167,34 @@ pub fn start(guest: &config::Guest, id: u16, modules: Modules<'_>) -> Result<Arc
         }
     }
     started
+}
+
+/// The modules that a list in `baton.toml` names, each with its text.
+fn named<'a, 'm: 'a>(texts: &'a [String], modules: Modules<'m>) -> Result<Vec<(Module<'a>, &'a str)>, String> {
+    let module = |text: &'a String| {
+        let name = text.split_ascii_whitespace().next().unwrap_or_default();
+        let bytes = modules(name).ok_or_else(|| missing(name, "modules"))?;
+        Ok((Module { name, bytes }, text.as_str()))
+    };
+    texts.iter().map(module).collect()
+}
+
+/// The registers that the first virtual CPU starts with.
+fn first_state(entry: &Entry) -> ArchState {
+    let (rip, rsp) = (entry.rip.get(), entry.rsp.get());
+    let (base, limit) = (entry.gdt_base.get(), entry.gdt_limit);
+    let mut state = match entry.mode {
+        Mode::Long64 => ArchState::linux64(rip, rsp, entry.rsi, entry.cr3, base, limit),
+        Mode::Protected32 => ArchState::pvh32(rip as u32, entry.rbx as u32, base, limit),
+        Mode::Real16 { code, data } => ArchState::real16(code, rip as u16, data, rsp as u16),
+    };
+    // RAX, RSP, RSI; what an entry leaves open is zero.
+    for (register, value) in [(0, entry.rax), (4, rsp), (6, entry.rsi)] {
+        if let Some(place) = state.gprs.get_mut(register) {
+            *place = value;
+        }
+    }
+    state
 }
 
 fn missing(name: &str, what: &str) -> String {
@@ -180,11 +209,12 @@ fn finish(
     token: u64,
     (map, ram): (&GuestMap, &Arc<GuestRam>),
     kernel: Module<'_>,
-    initrd: Option<Module<'_>>,
+    (initrd, modules): (Option<Module<'_>>, &[(Module<'_>, &str)]),
     devices: Vec<passthrough::Candidate>,
 ) -> Result<Arc<Vm>, String> {
     let apic_ids: Vec<u32> = (0..guest.vcpus).collect();
-    let plan = Plan { map, kernel, initrd, command_line: &guest.command_line, apic_ids: &apic_ids };
+    let command_line = &guest.command_line;
+    let plan = Plan { map, kernel, initrd, modules, start: guest.entry, command_line, apic_ids: &apic_ids };
     let entry = guest_loader::load(&plan, &mut &**ram).map_err(|error| error.to_string())?;
     let mut space = AddressSpace::new(tokens::space(token), id, machine_cpus::nested_leaves().and(guest.pages))
         .map_err(|error| error.to_string())?;
@@ -222,19 +252,7 @@ fn finish(
     for (index, pcpu) in guest.pcpus.iter().enumerate() {
         let mut hardware = hardware_cpu(&vm)?;
         if index == 0 {
-            let state = match entry.mode {
-                Mode::Long64 => ArchState::linux64(
-                    entry.rip.get(),
-                    entry.rsp.get(),
-                    entry.rsi,
-                    entry.cr3,
-                    entry.gdt_base.get(),
-                    entry.gdt_limit,
-                ),
-                Mode::Protected32 => {
-                    ArchState::pvh32(entry.rip.get() as u32, entry.rbx as u32, entry.gdt_base.get(), entry.gdt_limit)
-                }
-            };
+            let state = first_state(&entry);
             hardware.set_state(&state).map_err(|error| error.to_string())?;
         } else {
             hardware.set_activity(Activity::WaitForSipi);
