@@ -23,8 +23,12 @@ pub struct Guest {
     pub devices: Vec<String>,
     /// Its kernel.
     pub kernel: String,
+    /// The mode its kernel is entered in, where that is written down.
+    pub entry: Option<&'static str>,
     /// Its initrd, if it has one.
     pub initrd: Option<String>,
+    /// What else its kernel is given.
+    pub modules: Vec<String>,
     /// What its kernel is told.
     pub command_line: String,
     /// What an upgrade does with it.
@@ -46,7 +50,9 @@ impl Guest {
             page_size: None,
             devices: devices.iter().map(|device| (*device).into()).collect(),
             kernel: format!("{kernel}.elf"),
+            entry: None,
             initrd: None,
+            modules: Vec::new(),
             command_line: String::new(),
             on_upgrade: "preserve".into(),
             console: "com2".into(),
@@ -71,7 +77,9 @@ impl fmt::Display for Guest {
             page_size,
             devices,
             kernel,
+            entry,
             initrd,
+            modules,
             command_line,
             on_upgrade,
             console,
@@ -81,6 +89,8 @@ impl fmt::Display for Guest {
         let quoted = |device: &String| if device.starts_with('{') { device.clone() } else { format!("\"{device}\"") };
         let devices = devices.iter().map(quoted).collect::<Vec<_>>().join(", ");
         let pages = page_size.map_or_else(String::new, |size| format!("page_size = \"{size}\"\n"));
+        let entry = entry.map_or_else(String::new, |entry| format!("entry = \"{entry}\"\n"));
+        let modules = if modules.is_empty() { String::new() } else { format!("modules = {modules:?}\n") };
         let initrd = initrd.as_ref().map_or_else(String::new, |name| format!("initrd = \"{name}\"\n"));
         write!(
             f,
@@ -91,7 +101,7 @@ memory_mib = {memory_mib}
 vcpus = {vcpus}
 pcpus = {pcpus:?}
 kernel = "{kernel}"
-{initrd}command_line = "{command_line}"
+{entry}{initrd}{modules}command_line = "{command_line}"
 devices = [{devices}]
 on_upgrade = "{on_upgrade}"
 console = "{console}"
@@ -170,7 +180,9 @@ impl fmt::Display for Config {
                 page_size: None,
                 devices: self.devices.clone(),
                 kernel: self.kernel.clone(),
+                entry: None,
                 initrd: Some("initrd.cpio".into()),
+                modules: Vec::new(),
                 command_line: format!("console=ttyS0 panic=-1 mode={}", self.mode),
                 on_upgrade: "preserve".into(),
                 console: "com2".into(),

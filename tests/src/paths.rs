@@ -57,3 +57,12 @@ pub const BARE_GUESTS: [&str; 10] =
 pub fn bare_guest(name: &str) -> PathBuf {
     target("guest").join(format!("{name}.elf"))
 }
+
+/// Guests of our own that start as older kernels do: their files.
+pub const LEGACY_GUESTS: [&str; 3] = ["multiboot.elf", "multiboot.bin", "sector.bin"];
+
+/// Such a guest.
+#[must_use]
+pub fn legacy_guest(file: &str) -> PathBuf {
+    target("guest").join(file)
+}

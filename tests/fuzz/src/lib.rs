@@ -4,10 +4,12 @@
 //! `./x fuzz TARGET SECONDS` lets libFuzzer look for new ways through the code, from `corpus/TARGET` on.
 #![forbid(unsafe_code)]
 
-use guest_loader::image::Module;
+use guest_loader::layout::GuestMap;
+use guest_loader::{GuestMemory, Module, OutOfGuestMemory, Plan, Problem, Start};
 use handover::header::{HEADER_BYTES, Header, MAGIC};
 use handover::{State, crc32c, graph, note, reader};
 use machine::access::Width;
+use machine::addr::GuestPhys;
 use machine::pci::{self, Bdf, Buses, ConfigSpace};
 use zerocopy::IntoBytes;
 
@@ -103,10 +105,35 @@ fn buses(bytes: &[u8]) {
 }
 
 fn kernel(bytes: &[u8]) {
-    let module = Module { name: "kernel", bytes };
-    _ = guest_loader::image::detect(bytes);
-    _ = guest_loader::bzimage::BzImage::parse(module).map_err(|error| error.to_string());
-    _ = guest_loader::pvh::PvhImage::parse(module).map_err(|error| error.to_string());
+    let kernel = Module { name: "kernel", bytes };
+    _ = guest_loader::bzimage::BzImage::parse(kernel).map_err(|error| error.to_string());
+    _ = guest_loader::pvh::PvhImage::parse(kernel).map_err(|error| error.to_string());
+    _ = guest_loader::multiboot::MultibootImage::parse(kernel).map_err(|error| error.to_string());
+    // Whatever the format, and in every mode: all that is written is RAM of the guest's.
+    let Ok(map) = GuestMap::new(GUEST_BYTES) else { return };
+    let modules = [(Module { name: "module", bytes: b"module" }, "module with=words")];
+    for start in [Start::Auto, Start::Bits64, Start::Bits32, Start::Bits16] {
+        for modules in [&modules[..], &[]] {
+            let initrd = Some(Module { name: "initrd", bytes: b"initrd" });
+            let plan = Plan { map: &map, kernel, initrd, modules, start, command_line: "a=b", apic_ids: &[0, 1] };
+            if let Err(error) = guest_loader::load(&plan, &mut Discarded(map)) {
+                assert!(!matches!(error.problem, Problem::Memory(_)), "{error}");
+            }
+        }
+    }
+}
+
+/// Memory of the guest that kernels are loaded to.
+const GUEST_BYTES: u64 = 64 << 20;
+
+/// Memory that checks where it is written to, and forgets what.
+struct Discarded(GuestMap);
+
+impl GuestMemory for Discarded {
+    fn write(&mut self, at: GuestPhys, bytes: &[u8]) -> Result<(), OutOfGuestMemory> {
+        let bytes = bytes.len() as u64;
+        if self.0.is_ram(at, bytes) { Ok(()) } else { Err(OutOfGuestMemory { at, bytes }) }
+    }
 }
 
 fn cpio(archive: &[u8]) {

@@ -12,6 +12,7 @@ mod foreign;
 mod interrupts;
 mod io;
 mod ipxe;
+mod loaders;
 mod plans;
 mod refused;
 mod running_faults;
@@ -270,6 +271,21 @@ pub const ALL: &[Case] = &[
         name: "virtual-disks",
         about: "upgrades under I/O of two guests on virtual functions of one NVMe controller, each with its own namespace",
         run: virtual_disks::run,
+    },
+    Case {
+        name: "multiboot",
+        about: "multiboot guests, by program headers and by address fields, and an upgrade under them",
+        run: loaders::multiboot,
+    },
+    Case {
+        name: "sector",
+        about: "a boot sector in real mode beside Linux from its 32-bit entry, and an upgrade under them",
+        run: loaders::sector,
+    },
+    Case {
+        name: "real-mode",
+        about: "Linux from its real-mode code on, and an upgrade under its I/O",
+        run: loaders::real_mode,
     },
     Case {
         name: "bochs-svm",

@@ -2,6 +2,7 @@
 //! guests of our own.
 
 mod initramfs;
+mod legacy;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ pub fn build_bare() -> Result<()> {
         fs::copy(image::bare_program(name), paths::bare_guest(name))
             .with_context(|| format!("{name} was not built"))?;
     }
-    Ok(())
+    legacy::build()
 }
 
 /// Downloads and unpacks Debian's kernel for virtual machines; once, then no network is needed.
