@@ -155,6 +155,11 @@ fn able(function: &Function) -> Result<(), String> {
             "no IOMMU unit translates for the device {bdf}: the firmware's DMAR table does not name it"
         ));
     }
+    if let Some(line) = pci::line_only(&*host::get().ecam, bdf) {
+        return Err(format!(
+            "{bdf} interrupts by the line INT{line}# only (INTx), and guests get MSI and MSI-X: choose another device"
+        ));
+    }
     Ok(())
 }
 

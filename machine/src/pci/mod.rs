@@ -16,6 +16,7 @@ mod extended;
 mod groups;
 mod header;
 mod legacy;
+mod line;
 #[cfg(test)]
 pub(crate) mod model;
 mod msi;
@@ -38,6 +39,7 @@ pub use extended::{Acs, Ari};
 pub use groups::{Group, GroupError, Groups, Why, enable_acs};
 pub use header::{Class, Command, HeaderKind, Ids};
 pub use legacy::LegacyConfig;
+pub use line::line_only;
 pub use msi::{Location, Msi, Msix};
 pub use reset::{NoReset, Reset, ResetError, ResetWay, SavedConfig};
 pub use sriov::{Room, Sriov, SriovError, VirtualFunction, Windows};

@@ -64,6 +64,27 @@ fn inputs() -> Vec<Wrong> {
         Wrong {
             manageable: true,
             ..entry(
+                "a function that has nothing but an interrupt line",
+                with(Config { devices: vec!["00:1f.3".into()], ..good.clone() }),
+                &["debian", "0000:00:1f.3 interrupts by the line INTA# only (INTx)"],
+            )
+        },
+        Wrong {
+            manageable: true,
+            ..entry(
+                "an entry that the kernel does not have",
+                {
+                    let text =
+                        good.to_string().replace("kernel = \"vmlinuz\"", "kernel = \"sector.bin\"\nentry = \"64-bit\"");
+                    let modules = vec![crate::paths::legacy_guest("sector.bin"), crate::paths::initrd()];
+                    Spec { modules, texts: toml(text), ..spec() }
+                },
+                &["debian", "kernel 'sector.bin' is a boot sector, which has no 64-bit entry", "entry = \"16-bit\""],
+            )
+        },
+        Wrong {
+            manageable: true,
+            ..entry(
                 "a kernel that is no kernel",
                 with(Config { kernel: "initrd.cpio".into(), ..good.clone() }),
                 &["initrd.cpio", "no kernel"],
