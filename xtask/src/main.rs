@@ -119,6 +119,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Guest => {
             guest::build()?;
             guest::build_bare()?;
+            guest::kernels::fetch()?;
         }
         Command::FetchKernel => guest::fetch_kernel()?,
     }

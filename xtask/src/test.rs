@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use baton_tests::cases::{self, Bed, Case};
 use clap::ValueEnum;
 
-use crate::{image, lint, tool};
+use crate::{guest, image, lint, tool};
 
 /// A part of the checks.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -121,7 +121,9 @@ fn end_to_end(count: &mut Count, wanted: Option<&str>, build: bool) -> Result<()
         let wants = |name| chosen.iter().any(|case| case.name == name);
         let faults = || if WITH_FAULTS.into_iter().any(wants) { image::build_fault() } else { Ok(()) };
         let releases = || if wants("versions") { image::build_releases() } else { Ok(()) };
-        let built = image::build_with_guest().and_then(|()| faults()).and_then(|()| releases());
+        let kernels = || if wants("kernels") { guest::kernels::fetch() } else { Ok(()) };
+        let built =
+            image::build_with_guest().and_then(|()| faults()).and_then(|()| releases()).and_then(|()| kernels());
         let failed = built.is_err();
         count.one("images and guest", built, start);
         if failed {

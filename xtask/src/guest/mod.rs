@@ -2,6 +2,7 @@
 //! guests of our own.
 
 mod initramfs;
+pub mod kernels;
 mod legacy;
 
 use std::fs;
