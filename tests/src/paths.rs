@@ -42,6 +42,18 @@ pub fn kernel() -> PathBuf {
     target("guest/vmlinuz")
 }
 
+/// The kernel of Debian's backports.
+#[must_use]
+pub fn backports_kernel() -> PathBuf {
+    target("guest/vmlinuz-backports")
+}
+
+/// The newest kernel that Debian's mirror has.
+#[must_use]
+pub fn newest_kernel() -> PathBuf {
+    target("guest/vmlinuz-newest")
+}
+
 /// The guest's initramfs.
 #[must_use]
 pub fn initrd() -> PathBuf {
@@ -49,8 +61,8 @@ pub fn initrd() -> PathBuf {
 }
 
 /// The guests of our own, by the names of their programs.
-pub const BARE_GUESTS: [&str; 10] =
-    ["disk", "attacker", "functions", "wire", "pulse", "still", "watch", "exits", "beat", "ipi"];
+pub const BARE_GUESTS: [&str; 11] =
+    ["disk", "attacker", "functions", "wire", "pulse", "still", "watch", "exits", "beat", "ipi", "platform"];
 
 /// A guest of our own.
 #[must_use]

@@ -12,8 +12,10 @@ mod foreign;
 mod interrupts;
 mod io;
 mod ipxe;
+mod kernels;
 mod loaders;
 mod plans;
+mod platform;
 mod refused;
 mod running_faults;
 mod signatures;
@@ -286,6 +288,16 @@ pub const ALL: &[Case] = &[
         name: "real-mode",
         about: "Linux from its real-mode code on, and an upgrade under its I/O",
         run: loaders::real_mode,
+    },
+    Case {
+        name: "kernels",
+        about: "Debian's kernels, the stable one, that of the backports and the newest, on two virtual CPUs: no warnings, I/O, an upgrade under it",
+        run: kernels::run,
+    },
+    Case {
+        name: "platform",
+        about: "a guest checks its ACPI tables and its PCI bus, moves and resets its disk, and works on it through an upgrade",
+        run: platform::run,
     },
     Case {
         name: "bochs-svm",
