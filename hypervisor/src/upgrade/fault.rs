@@ -47,6 +47,8 @@ pub enum Lie {
     DidTwice = 19,
     /// A virtual CPU is dropped.
     VcpuDropped = 20,
+    /// A guest was told of a feature that no image has.
+    Feature = 21,
 }
 
 /// Takes the two bytes: kind, place.
@@ -132,6 +134,11 @@ pub fn at(place: Place) {
 pub fn lie(state: &mut handover::State, place: Place) {
     if lies(Lie::RecordCount, place) {
         state.vcpus.pop();
+    }
+    // HLE, which no policy passes (SDM 2A, CPUID: leaf 7, EBX bit 4).
+    let structured = state.cpuids.iter_mut().find(|entry| (entry.leaf, entry.subleaf) == (7, 0));
+    if let (true, Some([_, ebx, ..])) = (lies(Lie::Feature, place), structured.map(|entry| &mut entry.values)) {
+        *ebx |= 1 << 4;
     }
     if let (true, Some(domain), Some(id)) =
         (lies(Lie::DidTwice, place), state.domains.first().copied(), state.domain_ids.first().copied())

@@ -20,7 +20,7 @@ use super::convert::vcpu::VcpuState;
 use crate::config::DEFAULT_FAULT_LIMIT;
 use crate::firmware::Firmware;
 use crate::guest::clock::GuestClock;
-use crate::guest::cpuid::CpuidTable;
+use crate::guest::cpuid::{CpuidTable, offer};
 use crate::guest::platform::PlatformState;
 use crate::host;
 use crate::mem::frames::{self, ArenaFrames};
@@ -140,6 +140,8 @@ fn guest(state: &State, token: u64) -> Result<Restored, String> {
     let space = AddressSpace::adopt(space.token, planned.number, space.root, space.levels, space.leaves)
         .map_err(|error| error.to_string())?;
     let platform = convert::platform::load(state, token).map_err(text)?;
+    offer::check(&platform.cpuid, &build::offered(planned.vcpus, platform.clock.tsc_khz))
+        .map_err(|missing| missing.to_string())?;
     let functions = convert::pci::load_plan(state, token).map_err(text)?;
     let mut states = Vec::new();
     for index in 0..planned.vcpus {

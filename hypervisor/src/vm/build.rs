@@ -139,6 +139,20 @@ pub fn hardware_cpu(vm: &Vm) -> Result<Box<dyn Engine>, String> {
     machine_cpus::common().virtual_cpu(root, vm.space_generation.clone(), Box::new(read_pdptes))
 }
 
+/// What a guest is told by CPUID on this machine, by this image.
+#[must_use]
+pub fn offered(vcpus: u32, tsc_khz: u32) -> CpuidTable {
+    let config = CpuidConfig {
+        vcpus,
+        physical_bits: PHYSICAL_BITS,
+        xcr0: machine_cpus::common().xstate.mask,
+        tsc_khz,
+        speculation_control: false,
+        hide_xsavec: false,
+    };
+    CpuidTable::new(&config, &cpu::cpuid)
+}
+
 /// Builds the guest and gives its virtual CPUs to their pCPUs.
 ///
 /// # Errors
@@ -219,16 +233,7 @@ fn finish(
     let mut space = AddressSpace::new(tokens::space(token), id, machine_cpus::nested_leaves().and(guest.pages))
         .map_err(|error| error.to_string())?;
     space.map_ram(ram).map_err(|error| error.to_string())?;
-    let common = machine_cpus::common();
     let tsc_khz = u32::try_from(time::tsc_khz()).unwrap_or(u32::MAX);
-    let cpuid = CpuidConfig {
-        vcpus: guest.vcpus,
-        physical_bits: PHYSICAL_BITS,
-        xcr0: common.xstate.mask,
-        tsc_khz,
-        speculation_control: false,
-        hide_xsavec: false,
-    };
     let clock = ClockState { base_tsc: cpu::tsc(), base_ns: 0, wall_base_ns: time::wall_clock_ns(), tsc_khz };
     let parts = Parts {
         token,
@@ -240,7 +245,7 @@ fn finish(
         pcpus: guest.pcpus.clone(),
         ram: ram.clone(),
         space,
-        cpuid: CpuidTable::new(&cpuid, &cpu::cpuid),
+        cpuid: offered(guest.vcpus, tsc_khz),
         clock: GuestClock::new(clock).map_err(|error| error.to_string())?,
     };
     let vm = assemble(parts, |bus| {

@@ -32,7 +32,7 @@ const WILD: &str = "which is not its own";
 
 /// What would be a triple fault is seen as the exception it begins with: the sandbox lets none of them through. One that is let
 /// through: `running_faults`.
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 15] = [
     all(1, "a panic", (REFUSED, "a planted panic"), "a planted panic"),
     all(2, "#GP", (ROLLED_BACK, "#GP"), "#GP"),
     all(3, "#UD", (ROLLED_BACK, "#UD"), "#UD"),
@@ -53,6 +53,7 @@ const FAULTS: [Fault; 14] = [
     lie(18, "a unit not adopted", "IOMMU|unit", None),
     lie(19, "a domain, its id and its tables, claimed twice", "used twice", Some("not the one prepared")),
     lie(20, "a dropped vCPU", "vCPUs", Some("vCPUs")),
+    lie(21, "a feature that the image does not offer", "CPUID 0x7.0 EBX bits 0x10", None),
 ];
 
 const fn all(kind: u8, name: &'static str, sandbox: (&'static str, &'static str), reason: &'static str) -> Fault {

@@ -3,6 +3,7 @@
 //! what is not known here is hidden.
 
 mod features;
+pub mod offer;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -207,3 +207,36 @@ fn hostile_numbers_do_not_panic() {
         }
     }
 }
+
+/// SDM 2A, CPUID: AVX2 is leaf 7 EBX bit 5, XSAVEC leaf 0xD.1 EAX bit 1; XCR0 bit 9 is PKRU's.
+#[test]
+fn features_that_went_away_are_named() {
+    let told = CpuidTable::new(&CONFIG, &host(true));
+    assert_eq!(offer::check(told.entries(), &told), Ok(()));
+    // More than before is no harm.
+    let fewer = CpuidTable::new(&CpuidConfig { xcr0: 3, ..CONFIG }, &host(true));
+    assert_eq!(offer::check(fewer.entries(), &told), Ok(()));
+    let gone = |leaf, subleaf, register, bit: u32| {
+        let without = |l: u32, s: u32| {
+            let mut values = host(true)(l, s);
+            if (l, s) == (leaf, subleaf) {
+                values[register] &= !(1 << bit);
+            }
+            values
+        };
+        let offered = CpuidTable::new(&CONFIG, &without);
+        let missing = offer::check(told.entries(), &offered).unwrap_err();
+        assert_eq!(
+            (missing.leaf, missing.subleaf, missing.register, missing.bits),
+            (leaf, subleaf, register, 1 << bit)
+        );
+        missing
+    };
+    let text = alloc::format!("{}", gone(7, 0, 1, 5));
+    assert!(text.contains("CPUID 0x7.0 EBX bits 0x20") && text.contains("power it off"), "{text}");
+    gone(0xD, 1, 0, 1);
+    gone(0x8000_0001, 0, 3, 20);
+    gone(1, 0, 2, 30);
+    let states = CpuidTable::new(&CpuidConfig { xcr0: 7, ..CONFIG }, &host(true));
+    assert!(offer::check(told.entries(), &states).is_err());
+}
