@@ -4,7 +4,7 @@
     .set MAGIC, 0x1BADB002
     .set COM1, 0x3f8
 # Between two signs of life, in ticks of the TSC (an emulated one has some 10^9 a second).
-    .set INTERVAL, 200000000
+    .set INTERVAL, 100000000
 
     .text
     .code32

@@ -41,10 +41,18 @@ fn extension(machine: &Machine, extension: &str) -> Result<()> {
 /// The small guest on `model`, and upgrades under it.
 fn small(bed: &mut Bed, name: &str, model: &'static str, by: &str) -> Result<()> {
     let guest = Guest { pcpu: 0, ..Guest::bare("small", "beat", &[]) };
-    let machine = bed.start_bochs(name, &Spec::new(model, 256, &[paths::bare_guest("beat")], &[guest], &IMAGES))?;
+    // Real mode is where the two extensions differ most.
+    let sector =
+        Guest { pcpu: 0, kernel: "sector.bin".into(), console: "com1".into(), ..Guest::bare("sector", "", &[]) };
+    let files = [paths::bare_guest("beat"), paths::legacy_guest("sector.bin")];
+    let machine = bed.start_bochs(name, &Spec::new(model, 256, &files, &[guest, sector], &IMAGES))?;
     extension(&machine, by)?;
     wait_more(&machine, "beat ", BEATS, 60)?;
-    upgrades(&machine, &IMAGES, "beat ", BEATS, 120)
+    machine.wait_baton("sector: sector: map entries 4, usable 1703936", 60)?;
+    upgrades(&machine, &IMAGES, "beat ", BEATS, 120)?;
+    let lives = || machine.baton.lines().iter().filter(|line| line.contains("sector: sector: lives ")).count();
+    let due = lives() + 1;
+    machine.wait("a further sign of the guest in real mode", 60, || (lives() >= due).then_some(()))
 }
 
 /// SVM as Bochs has it.
@@ -59,6 +67,15 @@ pub fn vmx(bed: &mut Bed) -> Result<()> {
 
 /// Linux on VMX.
 pub fn linux(bed: &mut Bed) -> Result<()> {
+    linux_on(bed, "bochs-linux", "corei7_haswell_4770", "VMX")
+}
+
+/// Linux on Bochs's SVM.
+pub fn linux_svm(bed: &mut Bed) -> Result<()> {
+    linux_on(bed, "bochs-linux-svm", "ryzen", "SVM")
+}
+
+fn linux_on(bed: &mut Bed, name: &str, model: &'static str, by: &str) -> Result<()> {
     let guest = Guest {
         name: "debian".into(),
         memory_mib: 256,
@@ -69,9 +86,8 @@ pub fn linux(bed: &mut Bed) -> Result<()> {
         ..Guest::bare("debian", "", &[])
     };
     let files = [paths::kernel(), paths::initrd()];
-    let machine =
-        bed.start_bochs("bochs-linux", &Spec::new("corei7_haswell_4770", 512, &files, &[guest], &IMAGES[..1]))?;
-    extension(&machine, "VMX")?;
+    let machine = bed.start_bochs(name, &Spec::new(model, 512, &files, &[guest], &IMAGES[..1]))?;
+    extension(&machine, by)?;
     let up = machine.wait_guest("guest: up ", 240)?;
     ensure!(up.contains(" linux 6.1."), "not the Debian kernel: {up}");
     upgrades(&machine, &IMAGES[..1], "ioload t=", SIGNS, 120)?;

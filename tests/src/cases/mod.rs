@@ -301,7 +301,7 @@ pub const ALL: &[Case] = &[
     },
     Case {
         name: "bochs-svm",
-        about: "a guest without devices, and two upgrades under it, on Bochs's SVM",
+        about: "guests without devices, one of them in real mode, and two upgrades under them, on Bochs's SVM",
         run: bochs::svm,
     },
     Case { name: "bochs-vmx", about: "the same on its VMX", run: bochs::vmx },
@@ -310,6 +310,7 @@ pub const ALL: &[Case] = &[
         about: "Debian's kernel to user space on VMX, and an upgrade under it",
         run: bochs::linux,
     },
+    Case { name: "bochs-linux-svm", about: "the same on its SVM", run: bochs::linux_svm },
 ];
 
 /// What cases share.
