@@ -6,20 +6,23 @@ use anyhow::{Result, ensure};
 use super::{Bed, upgrade};
 use crate::config::Guest;
 use crate::guest_log::{complaints, samples};
-use crate::spec::Spec;
+use crate::spec::{Device, Kind, Place, Spec};
 
 /// What the guest says once each part is as it has to be.
-const TOLD: [&str; 5] = [
+const TOLD: [&str; 6] = [
     "platform: ACPI tables 4",
-    "platform: functions 2, the same by ports and by ECAM",
+    "platform: functions 3, the same by ports and by ECAM",
     "platform: capabilities ",
     "platform: reset by FLR",
+    "platform: messages 3 by MSI",
     "platform: the disk works at 0x4100000000",
 ];
 
 pub fn run(bed: &mut Bed) -> Result<()> {
-    let guest = Guest::bare("disk", "platform", &["1b36:0010"]);
-    let machine = bed.start("platform", &Spec { memory_mib: 256, ..Spec::bare(&["platform"], &[guest]) })?;
+    let guest = Guest::bare("disk", "platform", &["1b36:0010", "1234:11e8"]);
+    let devices = vec![Device::DISK, Device { kind: Kind::Edu, place: Place::RootPort }];
+    let spec = Spec { memory_mib: 256, devices, ..Spec::bare(&["platform"], &[guest]) };
+    let machine = bed.start("platform", &spec)?;
     for line in TOLD {
         machine.wait_guest(line, 30)?;
     }

@@ -7,6 +7,8 @@ use crate::{clock, devices, interrupts};
 /// Vendor and device id.
 pub const IDS: (u16, u16) = (0x1234, 0x11e8);
 
+const RAISE: usize = 0x60;
+const ACKNOWLEDGE: usize = 0x64;
 const SOURCE: usize = 0x80;
 const TARGET: usize = 0x88;
 const COUNT: usize = 0x90;
@@ -32,6 +34,16 @@ impl Edu {
         let config = devices::config();
         let bdf = *devices::find(IDS.0, IDS.1).first()?;
         Some(Self { registers: devices::enable(&config, bdf) })
+    }
+
+    /// Lets the device interrupt, by whatever way is enabled.
+    pub fn raise(&self) {
+        self.registers.write_u32(RAISE, 1);
+    }
+
+    /// Tells the device that its interrupt was seen.
+    pub fn acknowledge(&self) {
+        self.registers.write_u32(ACKNOWLEDGE, 1);
     }
 
     /// Lets the device copy `bytes` of its buffer to `address`; whether it said that it is done.

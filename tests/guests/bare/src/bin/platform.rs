@@ -7,6 +7,7 @@ extern crate alloc;
 
 use alloc::vec::Vec;
 
+use bareguest::edu::{self, Edu};
 use bareguest::nvme::{self, Nvme};
 use bareguest::{devices, guest, interrupts, load, println};
 use machine::access::Width;
@@ -14,7 +15,7 @@ use machine::addr::HostPhys;
 use machine::cpu::control;
 use machine::cpu::port::PortRange;
 use machine::mmio::MmioRegion;
-use machine::pci::{self, Bdf, Command, ConfigSpace, Ecam, Express, LegacyConfig, id};
+use machine::pci::{self, Bdf, Command, ConfigSpace, Ecam, Express, LegacyConfig, Msi, id};
 
 guest!(run);
 
@@ -34,6 +35,11 @@ const CC: usize = 0x14;
 const INITIATE_FLR: u16 = 1 << 15;
 const HAS_FLR: u32 = 1 << 28;
 const FLR_MS: u64 = 100;
+/// The vector of MSI, how many messages are sent, how long one may take, and how long none may come.
+const MESSAGE: u8 = interrupts::DEVICES + 8;
+const MESSAGES: u32 = 3;
+const PATIENCE_MS: u64 = 1000;
+const SILENCE_MS: u64 = 20;
 /// A leaf of 1 GiB: present, writable, uncached (SDM 3A 4.5).
 const LEAF_1G: u64 = 0x9b;
 
@@ -44,6 +50,7 @@ fn run(_: &str) {
     bus(&config);
     function(&config, disk);
     reset(&config, disk);
+    messages(&config);
     map_high();
     moved(&config, disk, HIGH);
     println!("platform: the disk works at {HIGH:#x}");
@@ -190,6 +197,27 @@ fn reset(config: &Ecam, disk: Bdf) {
     let after = registers(config, disk, ELSEWHERE);
     assert_eq!(after.read_u32(CC), 0, "the disk was not reset");
     println!("platform: reset by FLR");
+}
+
+/// MSI through configuration space (PCIe 7.7.1): each one arrives, once; without it nothing does, for the line leads nowhere.
+fn messages(config: &Ecam) {
+    let device = *devices::find(edu::IDS.0, edu::IDS.1).first().expect("the device for teaching");
+    let (teacher, msi) = (Edu::find().expect("its registers"), Msi::find(config, device).expect("its MSI capability"));
+    let (address, data) = interrupts::message(MESSAGE);
+    msi.set_message(config, address, data as u16);
+    msi.set_enabled(config, true);
+    for sent in 1..=MESSAGES {
+        teacher.raise();
+        interrupts::sleep_unless(PATIENCE_MS, || interrupts::count(MESSAGE) >= sent);
+        teacher.acknowledge();
+        assert_eq!(interrupts::count(MESSAGE), sent, "messages that arrived");
+    }
+    msi.set_enabled(config, false);
+    teacher.raise();
+    interrupts::sleep_ms(SILENCE_MS);
+    teacher.acknowledge();
+    assert_eq!(interrupts::count(MESSAGE), MESSAGES, "messages that arrived, MSI off");
+    println!("platform: messages {MESSAGES} by MSI");
 }
 
 /// BAR 0, both halves: it has 64 bits.
