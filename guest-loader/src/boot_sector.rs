@@ -70,7 +70,8 @@ mod tests {
         let map = GuestMap::new(2 << 20).unwrap();
         let mut ram = Ram::new(map);
         let kernel = Module { name: "boot.bin", bytes };
-        let plan = Plan { map: &map, kernel, initrd: None, modules: &[], start, command_line, apic_ids: &[0] };
+        let plan =
+            Plan { map: &map, kernel, initrd: None, modules: &[], start, command_line, seed: None, apic_ids: &[0] };
         load(&plan, &mut ram).map(|entry| (entry, ram))
     }
 

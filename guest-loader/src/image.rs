@@ -22,6 +22,9 @@ pub struct Module<'a> {
     pub bytes: &'a [u8],
 }
 
+/// Bytes of a seed: as many as Linux's generator takes.
+pub const SEED_BYTES: usize = 32;
+
 /// What a guest starts with.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
@@ -37,6 +40,8 @@ pub struct Plan<'a> {
     pub start: Start,
     /// The kernel's command line.
     pub command_line: &'a str,
+    /// What Linux's random numbers begin with, if the machine has a good one.
+    pub seed: Option<[u8; SEED_BYTES]>,
     /// The APIC id of each virtual CPU; the first one starts the kernel.
     pub apic_ids: &'a [u32],
 }

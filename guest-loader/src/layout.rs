@@ -3,7 +3,7 @@
 //! and the ACPI tables tell the guest about it.
 //!
 //! ```text
-//! 0000_0000_0000 .. 0000_000A_0000   RAM; boot structures from 0x6000 on
+//! 0000_0000_0000 .. 0000_000A_0000   RAM; boot structures from 0x5000 on
 //! 0000_000E_0000 .. 0000_0010_0000   RAM, reserved: ACPI tables; BIOS calls, if the guest starts in real mode
 //! 0000_0010_0000 .. 0000_C000_0000   RAM (as much as there is, at most 3 GiB)
 //! 0000_C000_0000 .. 0000_E000_0000   PCI memory window, 32 bits
@@ -76,6 +76,8 @@ pub const RESET_PORT: u16 = 0xCF9;
 /// What a guest writes to [`RESET_PORT`] to reset itself.
 pub const RESET_VALUE: u8 = 0x06;
 
+/// What Linux is told besides its header (one page).
+pub const SETUP_DATA: GuestPhys = GuestPhys(0x5000);
 /// The GDT the first virtual CPU starts with.
 pub const BOOT_GDT: GuestPhys = GuestPhys(0x6000);
 /// Linux `boot_params`, the zero page.

@@ -30,7 +30,7 @@ pub mod pvh;
 
 pub use entry::{Entry, Mode};
 pub use error::{LoadError, Problem};
-pub use image::{Kind, Module, Plan, Start, detect, load};
+pub use image::{Kind, Module, Plan, SEED_BYTES, Start, detect, load};
 pub use memory::{GuestMemory, OutOfGuestMemory};
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use core::mem::{offset_of, size_of};
 
+use crate::image::SEED_BYTES;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -114,6 +115,20 @@ pub struct BootParams {
     unused_5: [u8; 0x330],
 }
 
+/// `setup_data` of this type holds a seed for random numbers (asm/setup_data.h).
+pub const SETUP_RNG_SEED: u32 = 9;
+
+/// `struct setup_data` with a seed.
+#[derive(IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the fields are those of boot.rst, by their names there")]
+pub struct SeedData {
+    pub next: U64,
+    pub kind: U32,
+    pub len: U32,
+    pub data: [u8; SEED_BYTES],
+}
+
 impl BootParams {
     /// All zero, as the protocol wants it before it is filled in.
     #[must_use]
@@ -132,6 +147,7 @@ const _: () = {
     assert!(HEADER_OFFSET + offset_of!(SetupHeader, payload_offset) == 0x248);
     assert!(HEADER_OFFSET + offset_of!(SetupHeader, pref_address) == 0x258);
     assert!(HEADER_OFFSET + offset_of!(SetupHeader, init_size) == 0x260);
+    assert!(size_of::<SeedData>() == 16 + SEED_BYTES);
     assert!(size_of::<BootParams>() == 0x1000);
     assert!(offset_of!(BootParams, acpi_rsdp_addr) == 0x070);
     assert!(offset_of!(BootParams, ext_ramdisk_image) == 0x0C0);

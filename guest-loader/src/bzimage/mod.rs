@@ -13,13 +13,13 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::entry::{Entry, Mode, put, write_gdt};
 use crate::error::{LoadError, Problem};
-use crate::image::{Module, Plan, Start};
+use crate::image::{Module, Plan, SEED_BYTES, Start};
 use crate::layout::{
     ACPI_TABLES, BOOT_GDT, BOOT_PAGE_TABLES, BOOT_STACK_TOP, COMMAND_LINE, GuestMap, IMAGE_START, LOW_RAM_END,
-    ZERO_PAGE,
+    SETUP_DATA, ZERO_PAGE,
 };
 use crate::memory::GuestMemory;
-use header::{BootE820Entry, BootParams, SetupHeader};
+use header::{BootE820Entry, BootParams, SeedData, SetupHeader};
 
 /// A checked bzImage.
 #[derive(Clone, Copy, Debug)]
@@ -146,7 +146,12 @@ impl<'a> BzImage<'a> {
             put(memory, module.name, at, module.bytes)?;
         }
         put(memory, self.name, COMMAND_LINE, &command_line)?;
-        let header = self.filled_in(initrd.map(|(at, module)| (at, module.bytes.len() as u64)));
+        let mut header = self.filled_in(initrd.map(|(at, module)| (at, module.bytes.len() as u64)));
+        if let Some(seed) = plan.seed {
+            let (kind, len) = (header::SETUP_RNG_SEED.into(), (SEED_BYTES as u32).into());
+            put(memory, self.name, SETUP_DATA, SeedData { next: 0.into(), kind, len, data: seed }.as_bytes())?;
+            header.setup_data = SETUP_DATA.get().into();
+        }
         if start == Start::Bits16 {
             return self.enter_real_mode(header, plan.map, memory);
         }

@@ -48,11 +48,18 @@ struct Guest {
     initrd: Vec<u8>,
     command_line: String,
     start: Start,
+    seed: Option<[u8; 32]>,
 }
 
 impl Guest {
     fn new() -> Self {
-        Self { memory: 512 * MIB, initrd: Vec::new(), command_line: "console=ttyS0".to_string(), start: Start::Auto }
+        Self {
+            memory: 512 * MIB,
+            initrd: Vec::new(),
+            command_line: "console=ttyS0".to_string(),
+            start: Start::Auto,
+            seed: None,
+        }
     }
 
     fn load(&self, kernel: &[u8]) -> Result<(Entry, Ram), LoadError> {
@@ -64,6 +71,7 @@ impl Guest {
             kernel: Module { name: "vmlinuz", bytes: kernel },
             initrd: (!self.initrd.is_empty()).then_some(initrd),
             command_line: &self.command_line,
+            seed: self.seed,
             apic_ids: &[0],
             modules: &[],
             start: self.start,
@@ -224,6 +232,19 @@ fn real_mode_code_lies_in_a_segment_with_its_stack() {
     assert!(matches!(guest.refusal(&long), Problem::Malformed { field: "setup_sects", value: 0x60 }));
 }
 
+/// boot.rst, `setup_data`: next, type, length, data; type 9 is a seed.
+#[test]
+fn a_seed_is_setup_data() {
+    for (start, header) in [(Start::Bits64, 0x7000), (Start::Bits32, 0x7000), (Start::Bits16, 0x1_0000)] {
+        let (_, ram) = Guest { start, seed: Some([0xA5; 32]), ..Guest::new() }.load(&kernel()).unwrap();
+        let data = ram.u64(header + 0x250);
+        assert_eq!((ram.u64(data), ram.u32(data + 8), ram.u32(data + 12)), (0, 9, 32));
+        assert_eq!(ram.read(data + 16, 33), [&[0xA5; 32][..], &[0]].concat());
+        let (_, ram) = Guest { start, ..Guest::new() }.load(&kernel()).unwrap();
+        assert_eq!(ram.u64(header + 0x250), 0);
+    }
+}
+
 #[test]
 fn each_refusal_names_its_cause() {
     assert_eq!(refusal(&patched(0x206, &[0x0B, 0x02])), Problem::TooOld { version: 0x20B });
@@ -335,7 +356,7 @@ proptest! {
                 image[at] = byte;
             }
         }
-        let guest = Guest { memory: memory * 4096, initrd: vec![7; initrd], command_line: String::new(), start: Start::Auto };
+        let guest = Guest { memory: memory * 4096, initrd: vec![7; initrd], command_line: String::new(), start: Start::Auto, seed: None };
         if let Err(error) = guest.load(&image) {
             prop_assert!(!matches!(error.problem, Problem::Memory(_)), "{}", error);
         }

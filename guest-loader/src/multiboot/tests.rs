@@ -67,6 +67,7 @@ impl<'a> Guest<'a> {
             modules: &self.modules,
             start: self.start,
             command_line: &self.command_line,
+            seed: None,
             apic_ids: &[0],
         };
         load(&plan, &mut ram).map(|entry| (entry, ram))

@@ -48,6 +48,7 @@ fn run(kernel: &[u8], memory: u64, initrd: Option<&[u8]>) -> Result<(Entry, Ram)
         kernel: Module { name: "guest.elf", bytes: kernel },
         initrd: initrd.map(|bytes| Module { name: "initrd", bytes }),
         command_line: "test=1",
+        seed: None,
         apic_ids: &[0],
         start: Start::Auto,
         modules: &[],

@@ -1,6 +1,6 @@
 //! The management NIC's place in the machine: its registers, its own domain, its own
 //! remapping entry. It can be taken out of all of them before a jump and put back after a rollback.
-#![expect(unsafe_code, reason = "a function's registers are mapped and taken over; RDRAND")]
+#![expect(unsafe_code, reason = "a function's registers are mapped and taken over")]
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -9,6 +9,7 @@ use core::fmt;
 use iommu::{InterruptRange, InterruptTarget, Token, msi_message};
 use machine::access::Clock;
 use machine::addr::{HostPhys, Iova};
+use machine::cpu::random;
 use machine::mmio::MmioRegion;
 use machine::paging::Permissions;
 use machine::pci::{self, Bar, BarKind, Bdf, Command, ConfigSpace, HeaderKind, Msi, Msix};
@@ -327,21 +328,9 @@ fn reset(bar: &MmioRegion) {
     let _elapsed = TscClock.wait_for(1, &mut || false);
 }
 
-/// A number that others can't guess: from RDRAND (CPUID 1, ECX 30), else from the clock.
+/// A number that others can't guess, where the CPU has a generator; else from the clock.
 fn seed() -> u64 {
-    let clock = cpu::tsc().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    if cpu::cpuid(1, 0)[2] & 1 << 30 == 0 {
-        return clock;
-    }
-    // The generator may be empty for a moment (SDM 1, 7.3.17.1: 10 attempts).
-    for _ in 0..10 {
-        let mut random = 0;
-        // SAFETY: CPUID says that the instruction is there.
-        if unsafe { core::arch::x86_64::_rdrand64_step(&mut random) } == 1 {
-            return random ^ clock;
-        }
-    }
-    clock
+    cpu::tsc().wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ random::number().unwrap_or(0)
 }
 
 #[cfg(test)]

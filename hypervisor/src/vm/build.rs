@@ -8,9 +8,10 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 
 use guest_loader::layout::{ECAM, GuestMap, GuestRange, IOAPIC, LAPIC, PCI_WINDOW_32, PCI_WINDOW_64};
-use guest_loader::{Entry, Mode, Module, Plan};
+use guest_loader::{Entry, Mode, Module, Plan, SEED_BYTES};
 use hermit_sync::SpinMutex;
 use machine::addr::GuestPhys;
+use machine::cpu::random;
 use machine::pci::Bdf;
 
 use super::memory::{AddressSpace, GuestRam};
@@ -193,6 +194,15 @@ fn named<'a, 'm: 'a>(texts: &'a [String], modules: Modules<'m>) -> Result<Vec<(M
     texts.iter().map(module).collect()
 }
 
+/// What a guest's random numbers begin with; nothing where the CPU has no generator, for a bad one would be believed.
+fn seed() -> Option<[u8; SEED_BYTES]> {
+    let mut seed = [0; SEED_BYTES];
+    for word in seed.chunks_exact_mut(8) {
+        word.copy_from_slice(&random::number()?.to_le_bytes());
+    }
+    Some(seed)
+}
+
 /// The registers that the first virtual CPU starts with.
 fn first_state(entry: &Entry) -> ArchState {
     let (rip, rsp) = (entry.rip.get(), entry.rsp.get());
@@ -228,7 +238,8 @@ fn finish(
 ) -> Result<Arc<Vm>, String> {
     let apic_ids: Vec<u32> = (0..guest.vcpus).collect();
     let command_line = &guest.command_line;
-    let plan = Plan { map, kernel, initrd, modules, start: guest.entry, command_line, apic_ids: &apic_ids };
+    let start = guest.entry;
+    let plan = Plan { map, kernel, initrd, modules, start, command_line, seed: seed(), apic_ids: &apic_ids };
     let entry = guest_loader::load(&plan, &mut &**ram).map_err(|error| error.to_string())?;
     let mut space = AddressSpace::new(tokens::space(token), id, machine_cpus::nested_leaves().and(guest.pages))
         .map_err(|error| error.to_string())?;

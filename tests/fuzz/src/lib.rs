@@ -115,7 +115,8 @@ fn kernel(bytes: &[u8]) {
     for start in [Start::Auto, Start::Bits64, Start::Bits32, Start::Bits16] {
         for modules in [&modules[..], &[]] {
             let initrd = Some(Module { name: "initrd", bytes: b"initrd" });
-            let plan = Plan { map: &map, kernel, initrd, modules, start, command_line: "a=b", apic_ids: &[0, 1] };
+            let (seed, apic_ids) = (Some([7; 32]), &[0, 1][..]);
+            let plan = Plan { map: &map, kernel, initrd, modules, start, command_line: "a=b", seed, apic_ids };
             if let Err(error) = guest_loader::load(&plan, &mut Discarded(map)) {
                 assert!(!matches!(error.problem, Problem::Memory(_)), "{error}");
             }

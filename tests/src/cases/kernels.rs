@@ -41,6 +41,8 @@ fn one(bed: &mut Bed, (file, release): &Kernel) -> Result<()> {
     machine.wait_guest("ioload t=", 60)?;
     let cpus = machine.wait_guest("guest: cpus ", 1)?;
     ensure!(cpus == "guest: cpus 2", "not all virtual CPUs came up: {cpus}");
+    // SETUP_RNG_SEED.
+    machine.wait_guest("guest: setup data 0x9", 1)?;
     // ACPI, PCI, CPUID, clocks: a platform that is in order leaves the kernel nothing to warn of.
     let unexpected =
         |line: &String| line.contains("kernel warns: ") && !EXPECTED.iter().any(|expected| line.contains(expected));
