@@ -3,7 +3,7 @@
 use super::exit::Exit;
 
 /// The names of the counters, in the order of [`ExitCounters::values`].
-pub const NAMES: [&str; 28] = [
+pub const NAMES: [&str; 29] = [
     "external_interrupt",
     "nmi",
     "init",
@@ -32,7 +32,10 @@ pub const NAMES: [&str; 28] = [
     "shutdown",
     "invalid",
     "unknown",
+    "not_emulated",
 ];
+/// The last of them is no reason of its own: how many of the others ended with #UD for an instruction that is not decoded.
+const NOT_EMULATED: usize = NAMES.len() - 1;
 
 /// Exits by reason since the virtual CPU was created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,11 @@ impl ExitCounters {
         }
     }
 
+    /// Counts an instruction that exited and is not emulated.
+    pub const fn count_refused(&mut self) {
+        self.values[NOT_EMULATED] = self.values[NOT_EMULATED].wrapping_add(1);
+    }
+
     /// The counts, in the order of [`NAMES`].
     #[must_use]
     pub const fn values(&self) -> &[u64; NAMES.len()] {
@@ -68,7 +76,7 @@ impl ExitCounters {
     /// All exits.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.values.iter().fold(0, |sum, value| sum.wrapping_add(*value))
+        self.values.iter().take(NOT_EMULATED).fold(0, |sum, value| sum.wrapping_add(*value))
     }
 }
 
@@ -120,10 +128,12 @@ mod tests {
         counters.count(&Exit::Cpuid);
         counters.count(&Exit::Cpuid);
         counters.count(&Exit::Unknown { code: 9 });
+        counters.count_refused();
         let value = |name| counters.iter().find(|(n, _)| *n == name).map(|(_, v)| v);
         assert_eq!(value("cpuid"), Some(2));
         assert_eq!(value("unknown"), Some(1));
         assert_eq!(value("halt"), Some(0));
+        assert_eq!(value("not_emulated"), Some(1), "no exit of its own");
         assert_eq!(counters.total(), 3);
     }
 }

@@ -37,6 +37,8 @@ pub enum Reason {
     InvalidState,
     /// Its page tables or the instruction at RIP are not in its RAM.
     NotRam(GuestPhys),
+    /// An interrupt or exception was delivered through what is not RAM.
+    Delivery(GuestPhys),
     /// It executes from where no RAM is.
     FetchFromDevice(GuestPhys),
     /// The machine reported a hardware error while it ran.
@@ -55,6 +57,9 @@ impl fmt::Display for Reason {
             }
             Self::NotRam(gpa) => {
                 write!(f, "the guest's page tables or code point outside its RAM, at {gpa} (a bug of the guest)")
+            }
+            Self::Delivery(gpa) => {
+                write!(f, "the guest's IDT, GDT, TSS or stack lies outside its RAM, at {gpa} (a bug of the guest)")
             }
             Self::FetchFromDevice(gpa) => {
                 write!(f, "the guest executes device memory or nothing at {gpa} (a bug of the guest)")
@@ -133,6 +138,10 @@ fn try_handle<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B,
         }
         Exit::NestedFault(fault) if fault.walk => {
             return Ok(Next::Fatal(Reason::NotRam(fault.gpa)));
+        }
+        // Not the instruction at RIP but an event on its way to it reached there.
+        Exit::NestedFault(fault) if cpu.pending_event().is_some() => {
+            return Ok(Next::Fatal(Reason::Delivery(fault.gpa)));
         }
         Exit::NestedFault(_) => mmio::emulate(cpu, bus)?,
         Exit::Exception { vector: MC, .. } => return Ok(Next::Fatal(Reason::MachineCheck)),

@@ -161,6 +161,11 @@ fn device_memory() {
     assert_eq!(handle(&mut cpu, &mut bus, Exit::NestedFault(fetch)), Next::Fatal(Reason::FetchFromDevice(FAULT.gpa)));
     let walk = NestedFault { walk: true, ..FAULT };
     assert_eq!(handle(&mut cpu, &mut bus, Exit::NestedFault(walk)), Next::Fatal(Reason::NotRam(FAULT.gpa)));
+    // An interrupt whose frame goes to a device is not the instruction's doing.
+    let (mut cpu, mut bus) = machine(&[0x8b, 0x03]);
+    cpu.state.pending = Some(Event::interrupt(0x40));
+    assert_eq!(handle(&mut cpu, &mut bus, Exit::NestedFault(FAULT)), Next::Fatal(Reason::Delivery(FAULT.gpa)));
+    assert_eq!(cpu.state.rip, 0x1000);
 }
 
 #[test]

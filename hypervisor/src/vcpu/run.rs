@@ -30,8 +30,6 @@ pub enum Why {
 pub struct RunStatistics {
     /// Exits by reason.
     pub exits: ExitCounters,
-    /// Instructions that are not emulated.
-    pub refused: u64,
     /// RIP and bytes of the last of them; take it to log it once.
     pub last_refused: Option<(u64, InstructionBytes)>,
 }
@@ -72,7 +70,7 @@ pub fn run_until_event<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
         match handle(cpu, bus, exit) {
             Next::Resume | Next::Halted => {}
             Next::Refused(bytes) => {
-                statistics.refused = statistics.refused.wrapping_add(1);
+                statistics.exits.count_refused();
                 statistics.last_refused = Some((cpu.rip(), bytes));
             }
             Next::ExternalInterrupt => return Why::ExternalInterrupt,

@@ -43,6 +43,8 @@ pub const RFLAGS_TF: u64 = 1 << 8;
 pub const RFLAGS_IF: u64 = 1 << 9;
 /// RFLAGS.DF.
 pub const RFLAGS_DF: u64 = 1 << 10;
+/// RFLAGS.RF.
+pub const RFLAGS_RF: u64 = 1 << 16;
 /// RFLAGS.VM.
 pub const RFLAGS_VM: u64 = 1 << 17;
 

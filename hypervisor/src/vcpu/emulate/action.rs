@@ -23,6 +23,30 @@ pub enum Action {
     Change(Operation),
     /// Arithmetic that leaves the flags only: CMP and TEST.
     Compare(Operation),
+    /// BT and its relatives: a bit goes to CF, and something becomes of it.
+    Bit {
+        /// What becomes of it.
+        change: BitChange,
+        /// Bytes of the operand in memory.
+        width: u8,
+    },
+}
+
+/// What becomes of a bit that was copied to CF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BitChange {
+    /// BT.
+    Keep,
+    /// BTS.
+    Set,
+    /// BTR.
+    Reset,
+    /// BTC.
+    Complement,
+}
+
+const fn bit(change: BitChange, width: u8) -> Action {
+    Action::Bit { change, width }
 }
 
 /// What an instruction does that has a form with an operand in memory and is emulated.
@@ -165,6 +189,18 @@ pub const fn of(code: Code) -> Option<Action> {
         | Code::Test_rm16_imm16_F7r1
         | Code::Test_rm32_imm32_F7r1
         | Code::Test_rm64_imm32_F7r1 => Action::Compare(Operation::And),
+        Code::Bt_rm16_imm8 | Code::Bt_rm16_r16 => bit(BitChange::Keep, 2),
+        Code::Bt_rm32_imm8 | Code::Bt_rm32_r32 => bit(BitChange::Keep, 4),
+        Code::Bt_rm64_imm8 | Code::Bt_rm64_r64 => bit(BitChange::Keep, 8),
+        Code::Bts_rm16_imm8 | Code::Bts_rm16_r16 => bit(BitChange::Set, 2),
+        Code::Bts_rm32_imm8 | Code::Bts_rm32_r32 => bit(BitChange::Set, 4),
+        Code::Bts_rm64_imm8 | Code::Bts_rm64_r64 => bit(BitChange::Set, 8),
+        Code::Btr_rm16_imm8 | Code::Btr_rm16_r16 => bit(BitChange::Reset, 2),
+        Code::Btr_rm32_imm8 | Code::Btr_rm32_r32 => bit(BitChange::Reset, 4),
+        Code::Btr_rm64_imm8 | Code::Btr_rm64_r64 => bit(BitChange::Reset, 8),
+        Code::Btc_rm16_imm8 | Code::Btc_rm16_r16 => bit(BitChange::Complement, 2),
+        Code::Btc_rm32_imm8 | Code::Btc_rm32_r32 => bit(BitChange::Complement, 4),
+        Code::Btc_rm64_imm8 | Code::Btc_rm64_r64 => bit(BitChange::Complement, 8),
         _ => return None,
     })
 }
@@ -189,6 +225,12 @@ mod tests {
     use iced_x86::Mnemonic;
     use std::format;
 
+    fn of_bits(name: &str, change: BitChange) -> Option<Action> {
+        let width =
+            [("_rm16", 2), ("_rm32", 4), ("_rm64", 8)].into_iter().find(|(operand, _)| name.contains(operand))?.1;
+        Some(Action::Bit { change, width })
+    }
+
     /// The decoder's own table of mnemonics says the same; what is left out has no operand in memory, or one that is no
     /// general register.
     #[test]
@@ -205,6 +247,10 @@ mod tests {
                 Mnemonic::Xor => Some(Action::Change(Operation::Xor)),
                 Mnemonic::Cmp => Some(Action::Compare(Operation::Sub)),
                 Mnemonic::Test => Some(Action::Compare(Operation::And)),
+                Mnemonic::Bt => of_bits(&name, BitChange::Keep),
+                Mnemonic::Bts => of_bits(&name, BitChange::Set),
+                Mnemonic::Btr => of_bits(&name, BitChange::Reset),
+                Mnemonic::Btc => of_bits(&name, BitChange::Complement),
                 Mnemonic::Movzx | Mnemonic::Movsx | Mnemonic::Movsxd => {
                     let from = match name.rsplit_once("_rm").map(|(_, bits)| bits) {
                         Some("8") => 1,

@@ -4,9 +4,9 @@ use iced_x86::{Code, Instruction, OpKind};
 
 use super::super::bus::Bus;
 use super::super::cpu::VirtualCpu;
-use super::super::state::RFLAGS_DF;
-use super::action::{self, Action};
-use super::alu::{STATUS, apply};
+use super::super::state::{RFLAGS_DF, RFLAGS_TF};
+use super::action::{self, Action, BitChange};
+use super::alu::{CF, STATUS, apply};
 use super::decode::{decode, linear_address};
 use super::memory::{load, mask, probe_store, store};
 use super::registers::Gpr;
@@ -114,6 +114,7 @@ fn execute<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
     let action = action::of(instruction.code()).ok_or_else(not_emulated)?;
     let in_memory = match action {
         Action::Extend { from, .. } => Some(from),
+        Action::Bit { change, width } => return bit(cpu, bus, instruction, change, width),
         _ => own_width(instruction, 0).or_else(|| own_width(instruction, 1)),
     };
     let in_memory = in_memory.ok_or_else(not_emulated)?;
@@ -140,6 +141,7 @@ fn execute<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
         }
         Action::Change(operation) => (operation, true),
         Action::Compare(operation) => (operation, false),
+        Action::Bit { .. } => return Err(not_emulated()),
     };
     if let (Operand::Memory(linear, width), true) = (target, keeps) {
         // A read may have side effects: it must not happen before a fault of the write.
@@ -152,6 +154,42 @@ fn execute<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
         write(cpu, bus, target, result)?;
     }
     cpu.set_rflags(cpu.rflags() & !STATUS | flags);
+    Ok(())
+}
+
+/// A bit of `width` bytes in memory, by the number in the other operand. In a register it reaches over all memory, in an immediate over
+/// the operand (APM3, BT).
+fn bit<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
+    cpu: &mut C,
+    bus: &mut B,
+    instruction: &Instruction,
+    change: BitChange,
+    width: u8,
+) -> Result<(), Stop> {
+    let Operand::Memory(linear, _) = operand(cpu, instruction, 0, width)? else { return Err(not_emulated()) };
+    let (number, distance) = match operand(cpu, instruction, 1, width)? {
+        Operand::Register(gpr) => {
+            let number = sign_extend(gpr.read(cpu), width);
+            (number, (number as i64 >> (width * 8).trailing_zeros()).wrapping_mul(width.into()))
+        }
+        Operand::Immediate(number) => (number, 0),
+        Operand::Memory(..) => return Err(not_emulated()),
+    };
+    let linear = linear.wrapping_add_signed(distance);
+    let linear = if cpu.is_64bit() { linear } else { linear & 0xffff_ffff };
+    if change != BitChange::Keep {
+        // A read may have side effects: it must not happen before a fault of the write.
+        probe_store(cpu, bus, linear, width)?;
+    }
+    let old = load(cpu, bus, linear, width)?;
+    let bit = 1u64 << (number % (u64::from(width) * 8));
+    match change {
+        BitChange::Keep => {}
+        BitChange::Set => store(cpu, bus, linear, width, old | bit)?,
+        BitChange::Reset => store(cpu, bus, linear, width, old & !bit)?,
+        BitChange::Complement => store(cpu, bus, linear, width, old ^ bit)?,
+    }
+    cpu.set_rflags(cpu.rflags() & !CF | if old & bit != 0 { CF } else { 0 });
     Ok(())
 }
 
@@ -210,6 +248,9 @@ impl StringMove {
                 return Ok(true);
             }
             count.write(cpu, count.read(cpu).wrapping_sub(1));
+            if stepped(cpu, count.read(cpu)) {
+                return Ok(false);
+            }
         }
         Ok(count.read(cpu) == 0)
     }
@@ -256,6 +297,15 @@ pub(super) fn address_width(instruction: &Instruction) -> Option<u8> {
         OpKind::MemorySegRSI | OpKind::MemorySegRDI | OpKind::MemoryESRDI => Some(8),
         _ => None,
     })
+}
+
+/// Whether the guest single-steps and `left` elements of a repeated instruction are to come: the trap is taken after each (SDM 3B 18.3.1.4).
+pub(super) fn stepped<C: VirtualCpu + ?Sized>(cpu: &mut C, left: u64) -> bool {
+    let stepping = left != 0 && cpu.rflags() & RFLAGS_TF != 0;
+    if stepping {
+        cpu.advance_to(cpu.rip());
+    }
+    stepping
 }
 
 /// Moves RSI or RDI by one element, in the direction of DF.

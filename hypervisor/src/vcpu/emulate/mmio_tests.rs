@@ -304,3 +304,54 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn bits() {
+    // APM3, BT: the number in an immediate stays in the operand, the one in a register does not.
+    for (code, rdx, seen, carry) in [
+        // bt dword [rbx], 7
+        (&[0x0f, 0xba, 0x23, 0x07][..], 0, vec![Seen::MmioRead(DEVICE, 4)], true),
+        // bt word [rbx], 22: bit 6 of 2281h
+        (&[0x66, 0x0f, 0xba, 0x23, 22], 0, vec![Seen::MmioRead(DEVICE, 2)], false),
+        // bts dword [rbx], 2
+        (&[0x0f, 0xba, 0x2b, 0x02], 0, vec![Seen::MmioRead(DEVICE, 4), Seen::MmioWrite(DEVICE, 4, 0x4433_2285)], false),
+        // btr [rbx], edx: bit -25 is bit 7 of the dword before
+        (
+            &[0x0f, 0xb3, 0x13],
+            0xffff_ffe7,
+            vec![Seen::MmioRead(DEVICE - 4, 4), Seen::MmioWrite(DEVICE - 4, 4, 0x4433_2201)],
+            true,
+        ),
+        // btc [rbx], rdx: bit 129 is bit 1 of the third qword
+        (
+            &[0x48, 0x0f, 0xbb, 0x13],
+            129,
+            vec![Seen::MmioRead(DEVICE + 16, 8), Seen::MmioWrite(DEVICE + 16, 8, 0x8877_6655_4433_2283)],
+            false,
+        ),
+    ] {
+        let (cpu, bus) = run(code, |cpu| cpu.state.gprs[2] = rdx);
+        assert_eq!(bus.seen, seen, "{code:x?}");
+        assert_eq!(cpu.state.rflags & 1 == 1, carry, "{code:x?}");
+    }
+}
+
+#[test]
+fn a_single_step_traps_after_each_element() {
+    // rep movsb, rep outsb
+    let (mut cpu, mut bus) = machine(&[0xf3, 0xa4]);
+    (cpu.state.gprs[1], cpu.state.gprs[6], cpu.state.gprs[7]) = (3, DEVICE, 0x2000);
+    cpu.state.rflags |= 0x100;
+    for (left, rip) in [(2, 0x1000), (1, 0x1000), (0, 0x1002)] {
+        assert_eq!(emulate(&mut cpu, &mut bus), Ok(()));
+        assert_eq!((cpu.state.gprs[1], cpu.state.rip), (left, rip));
+    }
+    let (mut cpu, mut bus) = machine(&[0xf3, 0x6e]);
+    (cpu.state.gprs[1], cpu.state.gprs[6]) = (2, 0x2000);
+    cpu.state.rflags |= 0x100;
+    let access = PortAccess { port: 0x80, width: 1, write: true, string: true, rep: true, address_size: 8 };
+    for (left, rip) in [(1, 0x1000), (0, 0x1002)] {
+        assert_eq!(port::emulate(&mut cpu, &mut bus, access), Ok(()));
+        assert_eq!((cpu.state.gprs[1], cpu.state.rip), (left, rip));
+    }
+}

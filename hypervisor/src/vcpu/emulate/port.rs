@@ -7,7 +7,7 @@ use super::super::cpu::VirtualCpu;
 use super::super::exit::PortAccess;
 use super::decode::{decode, linear_address};
 use super::memory::{load, probe_store, store};
-use super::mmio::{address_width, step};
+use super::mmio::{address_width, step, stepped};
 use super::registers::Gpr;
 use super::{STRING_BYTES_PER_EXIT, Stop};
 
@@ -50,6 +50,9 @@ pub fn emulate<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
             break;
         }
         count.write(cpu, count.read(cpu).wrapping_sub(1));
+        if stepped(cpu, count.read(cpu)) {
+            return Ok(());
+        }
     }
     if complete || count.read(cpu) == 0 {
         cpu.advance(instruction.len() as u8);

@@ -14,8 +14,8 @@ use super::super::frames::{FrameSource, OutOfFrames};
 use super::super::hw;
 use super::super::limits::{InvalidState, Limits};
 use super::super::state::{
-    Activity, ArchState, CR0_PG, DR6_BS, EFER_LMA, EFER_LME, EFER_SVME, RFLAGS_FIXED, RFLAGS_IF, RFLAGS_TF, Segment,
-    SegmentName,
+    Activity, ArchState, CR0_PG, DR6_BS, EFER_LMA, EFER_LME, EFER_SVME, RFLAGS_FIXED, RFLAGS_IF, RFLAGS_RF, RFLAGS_TF,
+    Segment, SegmentName,
 };
 use super::super::xstate::{ExtendedState, InvalidExtendedState, XstateSupport};
 use super::convert::{event_from_vmcb, event_to_vmcb, segment_from_vmcb};
@@ -508,6 +508,8 @@ impl VirtualCpu for SvmCpu {
         self.next_rip = None;
         let vmcb = self.vmcb_mut();
         vmcb.save.rip = rip;
+        // It lasts for one instruction (APM2 3.1.6), which was this one.
+        vmcb.save.rflags &= !RFLAGS_RF;
         vmcb.control.interrupt_shadow &= !INTERRUPT_SHADOW;
         if vmcb.save.rflags & RFLAGS_TF != 0 {
             // The guest single-steps: the trap after an instruction that hardware did not execute is ours.

@@ -430,3 +430,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_resume_flag_ends_with_the_instruction() {
+    let mut cpu = cpu();
+    cpu.set_rflags(0x1_0002);
+    exit(&mut cpu, code::CPUID, 0);
+    cpu.advance_to(0x2000);
+    assert_eq!(cpu.rflags(), 2, "else the next instruction's breakpoint is missed");
+}

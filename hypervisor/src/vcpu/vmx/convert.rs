@@ -8,6 +8,8 @@ const TYPE_INTERRUPT: u64 = 0;
 /// Type of a non-maskable interrupt.
 pub const TYPE_NMI: u64 = 2;
 const TYPE_EXCEPTION: u64 = 3;
+/// Type of what INT1 raises.
+pub const TYPE_PRIVILEGED_SOFTWARE: u64 = 5;
 const ERROR_CODE_VALID: u64 = 1 << 11;
 /// An exit's information: the IRET that faulted had unblocked NMIs.
 pub const UNBLOCKED_NMI: u64 = 1 << 12;

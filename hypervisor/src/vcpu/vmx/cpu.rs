@@ -22,7 +22,7 @@ use super::super::hw;
 use super::super::limits::{InvalidState, Limits};
 use super::super::state::{
     Activity, ArchState, CR0_CD, CR0_NW, CR0_PE, CR0_PG, DR6_BS, EFER_LMA, EFER_LME, RFLAGS_FIXED, RFLAGS_IF,
-    RFLAGS_TF, Segment, SegmentName,
+    RFLAGS_RF, RFLAGS_TF, Segment, SegmentName,
 };
 use super::super::xstate::{ExtendedState, InvalidExtendedState, XstateSupport};
 use super::capabilities::VmxInfo;
@@ -171,6 +171,8 @@ impl VmxCpu {
             vmcs::invalidate();
         }
         if let Some(event) = self.pending.take() {
+            // Its delivery ends what STI or MOV SS have begun; and an entry with TF and that shadow wants a single step pending (SDM 3C 27.3.1.5).
+            self.set_interruptibility(SHADOW, 0);
             let protected = vmcs::read(guest::CR0) & CR0_PE != 0;
             vmcs::write(control::VMENTRY_EXCEPTION_ERR_CODE, event.error_code.unwrap_or(0).into());
             vmcs::write(control::VMENTRY_INTERRUPTION_INFO_FIELD, convert::event_to_vmcs(&event, protected));
@@ -219,6 +221,10 @@ impl VmxCpu {
         }
         if exit == (Exit::Exception { vector: DB, error_code: info.error_code }) {
             self.note_debug(info.qualification);
+            if convert::kind(info.interruption) == convert::TYPE_PRIVILEGED_SOFTWARE {
+                // INT1 is a trap, and RIP is still at it (SDM 3C 28.3.3).
+                vmcs::write(guest::RIP, self.rip().wrapping_add(vmcs::read(ro::VMEXIT_INSTRUCTION_LEN)));
+            }
         }
         let is_instruction = !matches!(
             exit,
@@ -523,7 +529,12 @@ impl VirtualCpu for VmxCpu {
             self.state.rip = rip
         }
         self.set_interruptibility(SHADOW, 0);
-        if self.rflags() & RFLAGS_TF != 0 {
+        let flags = self.rflags();
+        if flags & RFLAGS_RF != 0 {
+            // It lasts for one instruction (SDM 3B 18.3.1.1), which was this one.
+            self.set_rflags(flags & !RFLAGS_RF);
+        }
+        if flags & RFLAGS_TF != 0 {
             // The guest single-steps: the trap after an instruction that hardware did not execute is ours.
             if self.loaded {
                 // SAFETY: DR6 is the guest's where this is loaded.

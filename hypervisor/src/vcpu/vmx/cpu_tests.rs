@@ -200,3 +200,22 @@ fn a_state_comes_out_as_it_went_in() {
     save::read(&mut read, cpu.cr4_host());
     assert_eq!(read, state);
 }
+
+#[test]
+fn the_resume_flag_ends_with_the_instruction() {
+    let mut cpu = loaded(&linux());
+    cpu.set_rflags(0x1_0002);
+    exit(&mut cpu, 10, 0);
+    cpu.advance_to(0x100_0202);
+    assert_eq!(cpu.rflags(), 2, "else the next instruction's breakpoint is missed");
+}
+
+#[test]
+fn an_exception_ends_the_shadow() {
+    // SDM 3C 27.3.1.5: with TF and blocking by STI, an entry fails unless a single step is pending.
+    let mut cpu = loaded(&linux());
+    vmcs::write(0x4824, 1);
+    cpu.inject(Event::exception(1));
+    cpu.prepare();
+    assert_eq!((vmcs::read(0x4824), vmcs::read(0x4016)), (0, 0x8000_0301));
+}
