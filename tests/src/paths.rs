@@ -61,8 +61,8 @@ pub fn initrd() -> PathBuf {
 }
 
 /// The guests of our own, by the names of their programs.
-pub const BARE_GUESTS: [&str; 11] =
-    ["disk", "attacker", "functions", "wire", "pulse", "still", "watch", "exits", "beat", "ipi", "platform"];
+pub const BARE_GUESTS: [&str; 12] =
+    ["disk", "attacker", "functions", "wire", "pulse", "still", "watch", "exits", "beat", "ipi", "platform", "matrix"];
 
 /// A guest of our own.
 #[must_use]

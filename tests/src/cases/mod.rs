@@ -14,6 +14,7 @@ mod io;
 mod ipxe;
 mod kernels;
 mod loaders;
+mod matrices;
 mod plans;
 mod platform;
 mod refused;
@@ -298,6 +299,11 @@ pub const ALL: &[Case] = &[
         name: "platform",
         about: "a guest checks its ACPI tables and its PCI bus, moves and resets its disk, and works on it through an upgrade",
         run: platform::run,
+    },
+    Case {
+        name: "matrices",
+        about: "whatever a guest may execute, against the manuals, and an upgrade under it",
+        run: matrices::run,
     },
     Case {
         name: "bochs-svm",

@@ -5,12 +5,12 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use machine::cpu::interrupts;
-use machine::cpu::tables::{Gate, Idt, TablePointer, load_idt};
+use machine::cpu::tables::{Gate, Idt, TablePointer, idt, load_idt};
 
 pub use crate::apic::TIMER;
 use crate::apic::{self, SPURIOUS};
 use crate::smp::{self, MOST};
-use crate::{clock, println};
+use crate::{clock, println, trial};
 
 /// The first vector that is no exception.
 const FIRST: u8 = 0x20;
@@ -53,7 +53,7 @@ pub fn message(vector: u8) -> (u64, u32) {
 pub fn init() {
     let mut idt = Box::new(Idt([Gate::MISSING; 256]));
     for (vector, gate) in idt.0.iter_mut().enumerate() {
-        *gate = Gate::interrupt(stubs() + STRIDE * vector as u64, CODE, 0);
+        *gate = Gate::interrupt(entry_point(vector as u8), CODE, 0);
     }
     TABLE.store(Box::leak(idt), Ordering::Release);
     enter();
@@ -113,16 +113,24 @@ pub fn sleep_ms(ms: u64) {
     }
 }
 
-/// What the entry points have pushed.
+/// What the entry points and the CPU have pushed. What is changed here is changed when the code goes on.
 #[repr(C)]
 pub struct Frame {
     registers: [u64; 9],
     /// The vector.
     pub vector: u64,
-    /// The error code of an exception, or 0.
+    /// The exception's error code, or 0.
     pub error: u64,
-    /// Where it goes on.
+    /// RIP.
     pub rip: u64,
+    /// CS.
+    pub code: u64,
+    /// RFLAGS.
+    pub flags: u64,
+    /// RSP.
+    pub stack: u64,
+    /// SS.
+    pub data: u64,
 }
 
 #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "called by the entry points"))]
@@ -136,7 +144,7 @@ extern "C" fn handle(frame: &mut Frame) {
         hook(frame)
     };
     if vector < FIRST {
-        if !answered {
+        if !answered && !trial::caught(frame) {
             println!("guest failed: exception {vector} (error {:#x}) at {:#x}", frame.error, frame.rip);
             interrupts::stop();
         }
@@ -194,6 +202,21 @@ core::arch::global_asm!(
     "iretq",
     handle = sym handle,
 );
+
+/// Where the entry point of `vector` is.
+pub(crate) fn entry_point(vector: u8) -> u64 {
+    stubs() + STRIDE * u64::from(vector)
+}
+
+/// Sets the gate of `vector`.
+///
+/// # Safety
+/// The gate leads to an entry point, on a stack that exists.
+pub unsafe fn set_gate(vector: u8, gate: Gate) {
+    let at = core::ptr::with_exposed_provenance_mut::<Gate>(idt().base as usize).wrapping_add(vector.into());
+    // SAFETY: the table that is in force is the one `init` has leaked; by contract the gate is sound.
+    unsafe { at.write_volatile(gate) };
+}
 
 /// The first entry point.
 fn stubs() -> u64 {

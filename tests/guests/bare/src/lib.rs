@@ -10,6 +10,7 @@
 //! - `devices`: the PCI functions that the guest was given
 //! - `nvme`, `virtio`, `edu`, `igb`: drivers, which do what a guest's owner tells them, however wrong
 //! - `exits`: instructions that leave the guest
+//! - `paging`: a window of small pages; `trial`: code with registers and exceptions of one's choice, for the matrices
 //! - `load`: the disk kept busy and checked, in the words of the Linux guest's program
 //!
 //! A guest trusts Baton: what does not work ends it with a line on its console. On the host the crate only
@@ -31,7 +32,9 @@ pub mod interrupts;
 pub mod load;
 pub mod memory;
 pub mod nvme;
+pub mod paging;
 pub mod smp;
+pub mod trial;
 pub mod virtio;
 
 /// Brings the kit up and runs `main` with the kernel's command line.

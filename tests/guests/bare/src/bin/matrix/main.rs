@@ -1,0 +1,47 @@
+//! A guest of matrices: whatever a guest may execute, against what the manuals say of it. The kernel's command line names those that are
+//! wanted; all of them without one. They are gone through again and again: `matrix <name> pass <n> <counts>` each time, and `guest failed: ...`
+//! when something is not as it should be. Between two times it sleeps, so that an upgrade gets its turn on one processor.
+//!
+//! - `mmio`: device memory, by every instruction that is decoded
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+extern crate alloc;
+
+mod mmio;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use bareguest::{guest, interrupts, println, trial};
+
+guest!(run);
+
+/// A matrix, made once: what goes through it, and says what it has counted.
+type Matrix = Box<dyn FnMut() -> Counts>;
+/// Names and numbers for the console.
+type Counts = Vec<(&'static str, u64)>;
+
+/// Between two times through.
+const PAUSE_MS: u64 = 300;
+
+/// The name and what makes it.
+type Entry = (&'static str, fn() -> Matrix);
+
+/// All of them, in the order they are gone through.
+const ALL: [Entry; 1] = [("mmio", mmio::new)];
+
+fn run(wanted: &str) {
+    trial::init();
+    let wanted = |name: &str| wanted.is_empty() || wanted.split_whitespace().any(|word| word == name);
+    let mut matrices: Vec<_> =
+        ALL.into_iter().filter(|(name, _)| wanted(name)).map(|(name, new)| (name, new())).collect();
+    for pass in 1u64.. {
+        for (name, matrix) in &mut matrices {
+            let counts = matrix().iter().map(|(what, count)| format!(" {what}={count}")).collect::<String>();
+            println!("matrix {name} pass {pass}{counts}");
+        }
+        interrupts::sleep_ms(PAUSE_MS);
+    }
+}
