@@ -6,22 +6,24 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{Bed, upgrade};
+use crate::bochs;
 use crate::config::Guest;
 use crate::log::wait_for;
 use crate::machine::Machine;
+use crate::paths;
 
 use crate::spec::Spec;
 
-/// The matrices that the guest tells of, in their order.
-const NAMES: [&str; 1] = ["mmio"];
+/// The last of all matrices that the guest goes through.
+const LAST: &str = "traps";
 /// The image that is upgraded to.
 const NEXT: &str = "baton-next1";
 /// For one time through all of them, on a busy machine.
 const PASS: Duration = Duration::from_secs(240);
 
-/// How often the guest is through with all of them.
-fn passes(lines: &[String]) -> usize {
-    let last = format!("matrix {} pass ", NAMES[NAMES.len() - 1]);
+/// How often the guest is through with the matrices up to `last`.
+fn passes(lines: &[String], last: &str) -> usize {
+    let last = format!("matrix {last} pass ");
     lines.iter().filter(|line| line.starts_with(&last)).count()
 }
 
@@ -34,7 +36,7 @@ pub fn run(bed: &mut Bed) -> Result<()> {
     refused(&machine)?;
     let report = upgrade::perform(&machine, NEXT)?;
     ensure!(report.outcome == "committed", "{}: {}", report.outcome, report.reason);
-    through(&machine, passes(&machine.guest.lines()) + 2)?;
+    through(&machine, passes(&machine.guest.lines(), LAST) + 2)?;
     machine.healthy()
 }
 
@@ -44,7 +46,7 @@ fn through(machine: &Machine, count: usize) -> Result<()> {
         machine.healthy()?;
         machine.guest.find("guest failed").map_or(Ok(()), |line| Err(anyhow!("{line}")))
     };
-    let ask = || (passes(&machine.guest.lines()) >= count).then_some(());
+    let ask = || (passes(&machine.guest.lines(), LAST) >= count).then_some(());
     wait_for(&format!("pass {count} through all matrices"), PASS, healthy, ask)
 }
 
@@ -57,4 +59,20 @@ fn refused(machine: &Machine) -> Result<()> {
     ensure!(counted == Some(&told), "{told} instructions were refused, the API says {counted:?}");
     ensure!(machine.baton.find("is not emulated: ").is_some(), "no line tells of a refused instruction");
     Ok(())
+}
+
+/// On Bochs's CPU `model`, with an upgrade under it. `names`: the matrices that the guest goes through, the last of which is `last`.
+pub fn bochs(bed: &mut Bed, name: &str, model: &'static str, names: &str, last: &str) -> Result<()> {
+    let guest = Guest { pcpu: 0, command_line: names.into(), ..Guest::bare("matrix", "matrix", &[]) };
+    let spec = bochs::Spec::new(model, 256, &[paths::bare_guest("matrix")], &[guest], &[NEXT]);
+    let machine = bed.start_bochs(name, &spec)?;
+    let through = |count| {
+        let ask = || (passes(&machine.guest.lines(), last) >= count).then_some(());
+        machine.wait(&format!("pass {count} through all matrices"), PASS.as_secs(), ask)
+    };
+    through(1)?;
+    machine.command(&format!("upgrade {NEXT}.img"))?;
+    machine.wait_baton("upgrade 1: generation 1 runs", 240)?;
+    through(passes(&machine.guest.lines(), last) + 2)?;
+    machine.healthy()
 }

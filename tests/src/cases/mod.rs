@@ -306,6 +306,16 @@ pub const ALL: &[Case] = &[
         run: matrices::run,
     },
     Case {
+        name: "matrices-bochs-svm",
+        about: "device memory likewise on Bochs's SVM",
+        run: |bed| matrices::bochs(bed, "matrices-bochs-svm", "ryzen", "mmio", "mmio"),
+    },
+    Case {
+        name: "matrices-bochs-vmx",
+        about: "all matrices on its VMX",
+        run: |bed| matrices::bochs(bed, "matrices-bochs-vmx", "corei7_haswell_4770", "", "traps"),
+    },
+    Case {
         name: "bochs-svm",
         about: "guests without devices, one of them in real mode, and two upgrades under them, on Bochs's SVM",
         run: bochs::svm,

@@ -3,11 +3,15 @@
 //! when something is not as it should be. Between two times it sleeps, so that an upgrade gets its turn on one processor.
 //!
 //! - `mmio`: device memory, by every instruction that is decoded
+//! - `traps`: exceptions, single steps, breakpoints, interrupts and NMIs around instructions that leave the guest
+//! - `checks`: what is expected and what was found
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 extern crate alloc;
 
+mod checks;
 mod mmio;
+mod traps;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -30,7 +34,7 @@ const PAUSE_MS: u64 = 300;
 type Entry = (&'static str, fn() -> Matrix);
 
 /// All of them, in the order they are gone through.
-const ALL: [Entry; 1] = [("mmio", mmio::new)];
+const ALL: [Entry; 2] = [("mmio", mmio::new), ("traps", traps::new)];
 
 fn run(wanted: &str) {
     trial::init();
