@@ -22,6 +22,8 @@ use crate::vm::runner::Runner;
 
 /// How long a virtual CPU runs while another one wants the pCPU, in milliseconds.
 const SLICE_MS: u64 = 5;
+/// The longest time without a look at everything that a pCPU can have to do, in milliseconds, where interrupts come at all.
+const LOOK_MS: u64 = 1;
 
 /// Virtual CPUs on their way to pCPUs, by the number of the pCPU.
 static INBOXES: SpinMutex<Vec<Vec<Runner>>> = SpinMutex::new(Vec::new());
@@ -66,6 +68,10 @@ pub struct Core {
     pub warming: Option<Box<Warming>>,
     /// Whether the last slice was the sandbox's.
     warmed: bool,
+    /// Until when nothing but the one virtual CPU that runs here wants this pCPU, unless somebody leaves a mark; by the TSC.
+    alone_until: u64,
+    /// When management has something to do, by the TSC.
+    management_due: Option<u64>,
 }
 
 impl Core {
@@ -128,6 +134,10 @@ impl Core {
     }
 
     fn alarm(&mut self, management: Option<u64>, running: bool) -> Option<u64> {
+        let is_alone = self.runners.len() == 1 && self.warming.is_none();
+        let look = cpu::tsc() + time::ms_to_ticks(LOOK_MS);
+        self.alone_until = if is_alone { management.map_or(look, |due| due.min(look)) } else { 0 };
+        self.management_due = management;
         let others = running && (self.runners.len() > 1 || self.warming.is_some());
         let timers = self.runners.iter_mut().filter_map(Runner::arm);
         let slice = others.then(|| cpu::tsc() + time::ms_to_ticks(SLICE_MS));
@@ -148,18 +158,47 @@ impl Core {
             self.loaded = Some(index);
         }
         self.turn = index + 1;
-        match self.runners[index].run() {
-            Why::ExternalInterrupt | Why::Halted | Why::WaitForSipi | Why::Attention => {}
-            Why::Shutdown => self.runners[index].stopped("triple fault"),
-            Why::Fatal(reason) => self.runners[index].failed(&reason),
+        let runner = &mut self.runners[index];
+        loop {
+            match runner.run() {
+                Why::ExternalInterrupt | Why::Attention => {
+                    cpu::take_interrupts();
+                    if !is_disturbed(self.own, self.alone_until) && runner.wants_to_run() {
+                        lapic::set_deadline(runner.arm().into_iter().chain(self.management_due).min());
+                        continue;
+                    }
+                }
+                Why::Halted | Why::WaitForSipi => {}
+                Why::Shutdown => runner.stopped("triple fault"),
+                Why::Fatal(reason) => runner.failed(&reason),
+            }
+            break;
         }
+        runner.publish();
     }
+}
+
+/// Whether pCPU `own` has anything to do but to go on with its one virtual CPU: the short way back into the guest asks this instead of
+/// walking through everything.
+fn is_disturbed(own: &Pcpu, alone_until: u64) -> bool {
+    let marked = MAIL.load(Ordering::Acquire) || freeze::requested();
+    let managing = own.index == 0 && (retire::waits() || manage::is_told());
+    marked || managing || cpu::tsc() >= alone_until
 }
 
 /// The loop of pCPU `own`.
 pub fn run(own: &'static Pcpu) -> ! {
-    let mut core =
-        Core { own, runners: Vec::new(), loaded: None, turn: 0, virtualizing: false, warming: None, warmed: false };
+    let mut core = Core {
+        own,
+        runners: Vec::new(),
+        loaded: None,
+        turn: 0,
+        virtualizing: false,
+        warming: None,
+        warmed: false,
+        alone_until: 0,
+        management_due: None,
+    };
     loop {
         cpu::interrupts_off();
         core.take_mail();

@@ -171,6 +171,11 @@ impl Manager {
     }
 }
 
+/// Whether somebody has left a mark for [`tend`].
+pub fn is_told() -> bool {
+    MANAGEMENT.load(Ordering::Acquire) || IOMMU_FAULT.load(Ordering::Acquire) || release::is_due()
+}
+
 /// Does what there is to do; when to come back, in ticks of the TSC. On pCPU 0, interrupts off.
 pub fn tend(core: &mut Core) -> Option<u64> {
     let now = cpu::tsc();
@@ -179,8 +184,7 @@ pub fn tend(core: &mut Core) -> Option<u64> {
         return Some(now.saturating_add(time::ms_to_ticks(RETIRE_MS)));
     }
     let next = NEXT.load(Ordering::Relaxed);
-    let told = MANAGEMENT.load(Ordering::Acquire) || IOMMU_FAULT.load(Ordering::Acquire) || release::is_due();
-    if now < next && !told {
+    if now < next && !is_told() {
         return Some(next);
     }
     let (mut next, due, planned) = {

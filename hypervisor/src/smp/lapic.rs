@@ -152,12 +152,10 @@ pub fn set_deadline(deadline: Option<u64>) {
         write(msr::INITIAL_COUNT, 0);
         return;
     };
-    let rates = time::rates();
-    let ticks = deadline.saturating_sub(cpu::tsc());
-    let count = u128::from(ticks) * u128::from(rates.lapic_khz) / u128::from(rates.tsc_khz.max(1));
+    let count = time::lapic_ticks(deadline.saturating_sub(cpu::tsc()));
     write(msr::DIVIDE, DIVIDE_BY_1);
     write(msr::LVT_TIMER, u64::from(vector::TIMER));
-    write(msr::INITIAL_COUNT, count.clamp(1, 0xffff_ffff) as u64);
+    write(msr::INITIAL_COUNT, count);
     ARMED.fetch_add(1, Ordering::Relaxed);
 }
 

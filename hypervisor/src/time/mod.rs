@@ -12,6 +12,8 @@ use crate::cpu;
 
 static TSC_KHZ: AtomicU64 = AtomicU64::new(0);
 static LAPIC_KHZ: AtomicU64 = AtomicU64::new(0);
+/// Ticks of the LAPIC timer per tick of the TSC, times 2^32.
+static LAPIC_PER_TSC: AtomicU64 = AtomicU64::new(0);
 static POWER_ON: AtomicU64 = AtomicU64::new(0);
 static EPOCH_NS: AtomicU64 = AtomicU64::new(0);
 
@@ -30,6 +32,7 @@ pub struct Rates {
 pub fn set_rates(rates: Rates) {
     TSC_KHZ.store(rates.tsc_khz, Ordering::Relaxed);
     LAPIC_KHZ.store(rates.lapic_khz, Ordering::Relaxed);
+    LAPIC_PER_TSC.store(lapic_per_tsc(&rates), Ordering::Relaxed);
     POWER_ON.store(rates.power_on, Ordering::Relaxed);
 }
 
@@ -48,6 +51,22 @@ pub fn tsc_khz() -> u64 {
         0 => 1_000_000,
         khz => khz,
     }
+}
+
+/// Ticks of the LAPIC timer in `ticks` of the TSC, rounded up (an alarm that comes before its time has to be set again), at least 1 and
+/// at most 0xFFFF_FFFF, which is all that the timer counts.
+pub fn lapic_ticks(ticks: u64) -> u64 {
+    scale(ticks, LAPIC_PER_TSC.load(Ordering::Relaxed))
+}
+
+/// Every alarm needs it: the division is done once.
+fn lapic_per_tsc(rates: &Rates) -> u64 {
+    (u128::from(rates.lapic_khz) << 32).div_ceil(u128::from(rates.tsc_khz.max(1))).min(u128::from(u64::MAX)) as u64
+}
+
+fn scale(ticks: u64, ratio: u64) -> u64 {
+    let product = u128::from(ticks) * u128::from(ratio);
+    ((product + u128::from(u32::MAX)) >> 32).clamp(1, 0xffff_ffff) as u64
 }
 
 /// Microseconds since the first image started.
@@ -94,5 +113,35 @@ impl machine::access::Clock for TscClock {
     }
     fn ticks_per_ms(&self) -> u64 {
         tsc_khz()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_is_never_early_and_hardly_late() {
+        for (tsc_khz, lapic_khz) in
+            [(1_000_000, 1_000_000), (2_400_000, 25_000), (3_312_017, 99_771), (50_000, 50_000_000)]
+        {
+            let ratio = lapic_per_tsc(&Rates { tsc_khz, lapic_khz, power_on: 0 });
+            for ticks in [0, 1, 96, 97, 96_000, 1_000_000_007, 40_000_000_000] {
+                let exact = (ticks * lapic_khz).div_ceil(tsc_khz);
+                let count = scale(ticks, ratio);
+                let limits = [exact, exact + 10].map(|count: u64| count.clamp(1, 0xffff_ffff));
+                assert!((limits[0]..=limits[1]).contains(&count), "{ticks} at {tsc_khz}, {lapic_khz}: {count}");
+            }
+        }
+        assert_eq!(
+            scale(96_000, lapic_per_tsc(&Rates { tsc_khz: 1_000_000, lapic_khz: 1_000_000, power_on: 0 })),
+            96_000
+        );
+        // Rates out of a damaged record.
+        assert_eq!(
+            scale(u64::MAX, lapic_per_tsc(&Rates { tsc_khz: 0, lapic_khz: u64::MAX, power_on: 0 })),
+            0xffff_ffff
+        );
+        assert_eq!(scale(5, lapic_per_tsc(&Rates { tsc_khz: 1, lapic_khz: 0, power_on: 0 })), 1);
     }
 }

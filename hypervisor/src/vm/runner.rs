@@ -163,7 +163,6 @@ impl Runner {
         let mut bus = VcpuBus::new(&self.vm.platform, &mut self.platform, &time);
         let why = self.cpu.run(&mut bus, &mut self.statistics);
         if let Some(shared) = shared {
-            *shared.exits.lock() = self.statistics.exits;
             shared.halted.store(why == Why::Halted, Ordering::Relaxed);
         }
         if let Some((rip, bytes)) = self.statistics.last_refused.take() {
@@ -173,6 +172,13 @@ impl Runner {
             self.attend();
         }
         why
+    }
+
+    /// Shows its counters where others look.
+    pub fn publish(&self) {
+        if let Some(shared) = self.vm.vcpus.get(self.index as usize) {
+            *shared.exits.lock() = self.statistics.exits;
+        }
     }
 
     /// Does what the platform can't do itself. That the guest has set its timer is the pCPU's affair.
