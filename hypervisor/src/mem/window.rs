@@ -25,6 +25,7 @@ pub fn init(table: HostPhys) {
     TABLE.store(table.get(), Ordering::Release);
 }
 
+#[inline(always)]
 fn with_page<R>(frame: HostPhys, f: impl FnOnce(*mut u8) -> R) -> R {
     cpu::without_interrupts(|| {
         let index = u64::from(pcpu::index()) % COUNT;
@@ -51,6 +52,18 @@ pub fn read(from: HostPhys, buffer: &mut [u8]) {
         *word = with_page(from, |page| unsafe { page.add(offset).cast::<u64>().read_volatile() }).to_le_bytes();
         return;
     }
+    let offset = (from.get() % PAGE_SIZE) as usize;
+    if let (Ok(bytes), true) = (<&mut [u8; 4]>::try_from(&mut *buffer), offset <= PAGE_SIZE as usize - 4) {
+        // An instruction that has exited before: one load, wherever it begins.
+        // SAFETY: the window maps the whole page, and the bytes do not leave it; any bits are a value.
+        *bytes = with_page(from, |page| unsafe { page.add(offset).cast::<[u8; 4]>().read_unaligned() });
+        return;
+    }
+    read_any(from, buffer);
+}
+
+#[inline(never)]
+fn read_any(from: HostPhys, buffer: &mut [u8]) {
     let mut done = 0;
     while done < buffer.len() {
         let at = HostPhys(from.get() + done as u64);

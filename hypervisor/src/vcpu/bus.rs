@@ -67,6 +67,13 @@ pub trait Bus {
     /// The task priority as CR8 shows it.
     fn task_priority(&mut self) -> u8;
 
+    /// Whether there is nothing that an entry could deliver or that the caller of the run loop would have to do: no interrupt that waits
+    /// (for its priority either), no NMI, nothing that [`needs_attention`](Self::needs_attention). True only if nothing was posted before
+    /// the call; what is posted later comes with a physical interrupt, which ends the entry.
+    fn is_quiet(&self) -> bool {
+        false
+    }
+
     /// Whether something waits that only the caller of the run loop can do (a BAR was moved, the timer was set to fire before the
     /// caller would look, the guest powers itself off): asked before every entry.
     fn needs_attention(&self) -> bool {

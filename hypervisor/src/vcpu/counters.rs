@@ -51,6 +51,7 @@ impl Default for ExitCounters {
 
 impl ExitCounters {
     /// Counts one exit.
+    #[inline(always)]
     pub fn count(&mut self, exit: &Exit) {
         if let Some(value) = self.values.get_mut(index(exit)) {
             *value = value.wrapping_add(1);
@@ -80,6 +81,7 @@ impl ExitCounters {
     }
 }
 
+#[inline(always)]
 const fn index(exit: &Exit) -> usize {
     match exit {
         Exit::ExternalInterrupt => 0,

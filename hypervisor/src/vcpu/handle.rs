@@ -5,6 +5,7 @@ use core::fmt;
 use machine::addr::GuestPhys;
 
 use super::bus::{Bus, CpuView};
+use super::counters::ExitCounters;
 use super::cpu::{Control, VirtualCpu};
 use super::emulate::registers::Gpr;
 use super::emulate::{InstructionBytes, Stop, decode, mmio, port};
@@ -75,22 +76,75 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Answers `exit`.
-pub fn handle<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B, exit: Exit) -> Next {
+/// Counts and answers `exit`. Those that come most are told apart here, in the run loop itself: an exit that is handed on is put together
+/// in memory first.
+#[inline(always)]
+pub fn handle<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
+    cpu: &mut C,
+    bus: &mut B,
+    counters: &mut ExitCounters,
+    exit: Exit,
+) -> Next {
+    let result = match exit {
+        Exit::ExternalInterrupt => {
+            counters.count(&Exit::ExternalInterrupt);
+            return Next::ExternalInterrupt;
+        }
+        Exit::Cpuid => {
+            counters.count(&Exit::Cpuid);
+            cpuid(cpu, bus)
+        }
+        Exit::Hypercall => {
+            counters.count(&Exit::Hypercall);
+            hypercall(cpu, bus)
+        }
+        Exit::MsrRead => {
+            counters.count(&Exit::MsrRead);
+            msr_read(cpu, bus)
+        }
+        Exit::MsrWrite => {
+            counters.count(&Exit::MsrWrite);
+            msr_write(cpu, bus)
+        }
+        Exit::Port(access) if !access.string => {
+            counters.count(&Exit::Port(access));
+            port_access(cpu, bus, access)
+        }
+        other => {
+            counters.count(&other);
+            return handle_rare(cpu, bus, other);
+        }
+    };
+    match result {
+        Ok(()) => Next::Resume,
+        Err(stop) => stopped(cpu, stop),
+    }
+}
+
+#[inline(never)]
+fn handle_rare<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B, exit: Exit) -> Next {
     match try_handle(cpu, bus, exit) {
         Ok(next) => next,
-        Err(Stop::Event { event, cr2 }) => {
+        Err(stop) => stopped(cpu, stop),
+    }
+}
+
+/// The instruction that exited was not completed.
+#[inline(never)]
+fn stopped<C: VirtualCpu + ?Sized>(cpu: &mut C, stop: Stop) -> Next {
+    match stop {
+        Stop::Event { event, cr2 } => {
             if let Some(address) = cr2 {
                 cpu.set_control(Control::Cr2, address);
             }
             cpu.inject(event);
             Next::Resume
         }
-        Err(Stop::NotEmulated(bytes)) => {
+        Stop::NotEmulated(bytes) => {
             cpu.inject(Event::undefined());
             Next::Refused(bytes)
         }
-        Err(Stop::NotRam(gpa)) => Next::Fatal(Reason::NotRam(gpa)),
+        Stop::NotRam(gpa) => Next::Fatal(Reason::NotRam(gpa)),
     }
 }
 
@@ -98,7 +152,8 @@ fn try_handle<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B,
     match exit {
         Exit::ExternalInterrupt | Exit::Nmi | Exit::Init => return Ok(Next::ExternalInterrupt),
         Exit::InterruptWindow | Exit::NmiWindow => {}
-        Exit::Cpuid => cpuid(cpu, bus)?,
+        // `handle` has answered these.
+        Exit::Cpuid | Exit::Hypercall | Exit::MsrRead | Exit::MsrWrite => {}
         Exit::Halt => {
             skip(cpu, bus)?;
             cpu.set_activity(Activity::Halted);
@@ -109,11 +164,7 @@ fn try_handle<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B,
         Exit::Rdpmc | Exit::TaskSwitch => cpu.inject(Event::general_protection()),
         Exit::Monitor | Exit::Mwait | Exit::VendorInstruction => cpu.inject(Event::undefined()),
         Exit::Xsetbv => xsetbv(cpu, bus)?,
-        Exit::Hypercall => hypercall(cpu, bus)?,
-        Exit::Port(access) if access.string => port::emulate(cpu, bus, access)?,
-        Exit::Port(access) => port_access(cpu, bus, access)?,
-        Exit::MsrRead => msr_read(cpu, bus)?,
-        Exit::MsrWrite => msr_write(cpu, bus)?,
+        Exit::Port(access) => port::emulate(cpu, bus, access)?,
         Exit::ControlRead { register: 8, gpr } => {
             let (gpr, length) = control_operand(cpu, bus, gpr, 1)?;
             gpr.write(cpu, cpu.control(Control::Cr8));
@@ -163,11 +214,16 @@ fn try_handle<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B,
 }
 
 /// Where the instruction that exited ends.
+#[inline(always)]
 fn next_rip<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &C, bus: &mut B) -> Result<u64, Stop> {
     if let Some(next) = cpu.next_rip() {
         return Ok(next);
     }
-    let next = cpu.rip().wrapping_add(u64::from(decode::length(cpu, bus)?));
+    let length = match decode::known_length(cpu, bus) {
+        Some(known) => known,
+        None => decode::length(cpu, bus)?,
+    };
+    let next = cpu.rip().wrapping_add(u64::from(length));
     Ok(if cpu.is_64bit() { next } else { next & 0xffff_ffff })
 }
 
@@ -190,9 +246,12 @@ fn view<C: VirtualCpu + ?Sized>(cpu: &C) -> CpuView {
     CpuView { cr4: cpu.control(Control::Cr4), xcr0: cpu.control(Control::Xcr0) }
 }
 
+#[inline(always)]
 fn cpuid<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -> Result<(), Stop> {
     let next = next_rip(cpu, bus)?;
-    let [eax, ebx, ecx, edx] = bus.cpuid(low32(cpu, 0), low32(cpu, 1), view(cpu));
+    let leaf = low32(cpu, 0);
+    let view = if matches!(leaf, 1 | 7 | 0xd) { view(cpu) } else { CpuView::default() };
+    let [eax, ebx, ecx, edx] = bus.cpuid(leaf, low32(cpu, 1), view);
     cpu.set_gpr(0, u64::from(eax));
     cpu.set_gpr(3, u64::from(ebx));
     cpu.set_gpr(1, u64::from(ecx));
@@ -201,6 +260,7 @@ fn cpuid<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -> R
     Ok(())
 }
 
+#[inline(always)]
 fn port_access<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
     cpu: &mut C,
     bus: &mut B,
@@ -218,6 +278,7 @@ fn port_access<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
     Ok(())
 }
 
+#[inline(always)]
 fn msr_read<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -> Result<(), Stop> {
     let next = next_rip(cpu, bus)?;
     let number = low32(cpu, 1);
@@ -232,6 +293,7 @@ fn msr_read<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -
     Ok(())
 }
 
+#[inline(always)]
 fn msr_write<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -> Result<(), Stop> {
     let next = next_rip(cpu, bus)?;
     let (number, value) = (low32(cpu, 1), pair(cpu));
@@ -246,6 +308,7 @@ fn msr_write<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) 
     Ok(())
 }
 
+#[inline(always)]
 fn hypercall<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -> Result<(), Stop> {
     /// KVM_EPERM: the convention's answer to user space.
     const DENIED: u64 = (-1i64) as u64;

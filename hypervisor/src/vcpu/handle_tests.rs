@@ -14,6 +14,15 @@ fn machine(code: &[u8]) -> (FakeCpu, RecorderBus) {
 const FAULT: NestedFault =
     NestedFault { gpa: GuestPhys(0xfeb0_0000), write: false, fetch: false, walk: false, present: false };
 
+fn handle(cpu: &mut FakeCpu, bus: &mut RecorderBus, exit: Exit) -> Next {
+    let mut counters = ExitCounters::default();
+    let next = super::handle(cpu, bus, &mut counters, exit);
+    let mut expected = ExitCounters::default();
+    expected.count(&exit);
+    assert_eq!(counters, expected, "counted once, as what it is");
+    next
+}
+
 #[test]
 fn cpuid_clears_upper_halves() {
     let (mut cpu, mut bus) = machine(&[0x0f, 0xa2]);

@@ -42,8 +42,11 @@ pub fn run_until_event<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
     bus: &mut B,
     statistics: &mut RunStatistics,
 ) -> Why {
+    // Whether the last look for events left something behind: a window that was asked for. Nobody has looked yet.
+    let mut waits = true;
     loop {
-        if bus.needs_attention() {
+        let quiet = bus.is_quiet();
+        if !quiet && bus.needs_attention() {
             return Why::Attention;
         }
         let priority = u64::from(bus.task_priority() & 0xf);
@@ -60,14 +63,15 @@ pub fn run_until_event<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(
                 cpu.set_activity(Activity::Active);
             }
         }
-        deliver(cpu, bus);
+        if waits || !quiet {
+            waits = deliver(cpu, bus);
+        }
         let exit = cpu.enter();
-        statistics.exits.count(&exit);
         let now = cpu.control(Control::Cr8);
         if now != priority {
             bus.set_task_priority(now as u8);
         }
-        match handle(cpu, bus, exit) {
+        match handle(cpu, bus, &mut statistics.exits, exit) {
             Next::Resume | Next::Halted => {}
             Next::Refused(bytes) => {
                 statistics.exits.count_refused();
@@ -92,8 +96,9 @@ fn wake<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -> bo
     cpu.rflags() & RFLAGS_IF != 0 && bus.pending_interrupt().is_some()
 }
 
-/// Injects the most urgent event that can be, and asks for a window for what must wait.
-fn deliver<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) {
+/// Injects the most urgent event that can be, and asks for a window for what must wait; whether an interrupt does.
+#[inline(never)]
+fn deliver<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) -> bool {
     if cpu.can_take_nmi() && bus.take_nmi() {
         cpu.inject(Event::nmi());
     }
@@ -106,9 +111,10 @@ fn deliver<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &mut C, bus: &mut B) {
             cpu.inject(Event::interrupt(vector));
         }
         bus.interrupt_accepted(vector);
-        waiting = bus.pending_interrupt();
+        waiting = if bus.is_quiet() { None } else { bus.pending_interrupt() };
     }
     cpu.request_interrupt_window(waiting.is_some());
+    waiting.is_some()
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+use alloc::vec::Vec;
+
 use machine::addr::GuestPhys;
 
 use super::super::exit::{Exit, NestedFault};
@@ -59,6 +61,60 @@ fn an_event_on_its_way_goes_first() {
     run(&mut cpu, &mut bus);
     assert_eq!(cpu.delivered, [Event::fault(14, 2), Event::nmi()], "then the NMI, before any interrupt");
     assert_eq!(cpu.windows, [true, true]);
+}
+
+const OUT: Exit = Exit::Port(crate::vcpu::exit::PortAccess {
+    port: 0x80,
+    width: 1,
+    write: true,
+    string: false,
+    rep: false,
+    address_size: 8,
+});
+
+#[test]
+fn nobody_looks_twice_while_all_is_quiet() {
+    let (mut cpu, mut bus) = machine(&[OUT; 10]);
+    bus.put(0x1000, &[0xe6, 0x80].repeat(10));
+    cpu.state.rflags |= IF;
+    assert_eq!(run(&mut cpu, &mut bus).0, Why::ExternalInterrupt);
+    assert_eq!((cpu.windows.len(), bus.looks), (11, 1));
+}
+
+#[test]
+fn what_an_exit_raises_is_delivered_by_the_next_entry() {
+    let (mut cpu, mut bus) = machine(&[OUT, OUT, OUT]);
+    bus.put(0x1000, &[0xe6, 0x80].repeat(3));
+    cpu.state.rflags |= IF;
+    bus.raised = Some([0x31, 0x41].into());
+    assert_eq!(run(&mut cpu, &mut bus).0, Why::ExternalInterrupt);
+    assert_eq!(cpu.delivered, [Event::interrupt(0x41), Event::interrupt(0x31)]);
+    assert_eq!(cpu.windows, [false, true, false, false], "the second one waits for a window");
+}
+
+#[test]
+fn a_window_is_given_back_when_all_is_quiet_again() {
+    let (mut cpu, mut bus) = machine(&[OUT, OUT]);
+    bus.put(0x1000, &[0xe6, 0x80].repeat(2));
+    bus.pending = [0x31].into();
+    // The device takes its interrupt back before the guest could take it.
+    bus.raised = Some(Vec::new());
+    assert_eq!(run(&mut cpu, &mut bus).0, Why::ExternalInterrupt);
+    assert_eq!(cpu.windows, [true, false, false]);
+}
+
+#[test]
+fn what_comes_after_the_last_look_comes_with_a_physical_interrupt() {
+    let (mut cpu, mut bus) = machine(&[OUT, Exit::ExternalInterrupt]);
+    bus.put(0x1000, &[0xe6, 0x80]);
+    cpu.state.rflags |= IF;
+    assert_eq!(run(&mut cpu, &mut bus).0, Why::ExternalInterrupt);
+    bus.pending = [0x31].into();
+    bus.nmi = true;
+    assert_eq!(run(&mut cpu, &mut bus).0, Why::ExternalInterrupt);
+    assert_eq!(cpu.delivered, [Event::nmi()]);
+    assert_eq!(run(&mut cpu, &mut bus).0, Why::ExternalInterrupt);
+    assert_eq!(cpu.delivered, [Event::nmi(), Event::interrupt(0x31)]);
 }
 
 #[test]

@@ -243,6 +243,10 @@ pub struct RecorderBus {
     pub lengths: Lengths,
     /// How often memory was read.
     pub reads: u32,
+    /// How often somebody looked for an interrupt.
+    pub looks: u32,
+    /// What waits after the next OUT.
+    pub raised: Option<Vec<u8>>,
 }
 
 impl RecorderBus {
@@ -274,6 +278,7 @@ impl Bus for RecorderBus {
     }
     fn port_write(&mut self, port: u16, width: u8, value: u32) {
         self.seen.push(Seen::PortWrite(port, width, value));
+        self.pending = self.raised.take().unwrap_or(core::mem::take(&mut self.pending));
     }
     fn mmio_read(&mut self, address: GuestPhys, width: u8) -> u64 {
         self.seen.push(Seen::MmioRead(address.get(), width));
@@ -307,7 +312,11 @@ impl Bus for RecorderBus {
         self.slice(address, bytes.len())?.copy_from_slice(bytes);
         Ok(())
     }
+    fn is_quiet(&self) -> bool {
+        self.pending.is_empty() && !self.nmi
+    }
     fn pending_interrupt(&mut self) -> Option<u8> {
+        self.looks += 1;
         let class = self.priority;
         self.pending.iter().copied().filter(|v| v >> 4 > class).max()
     }

@@ -9,7 +9,6 @@ mod table;
 mod tests;
 
 use alloc::vec::Vec;
-use core::num::NonZeroU8;
 
 use crate::vcpu::bus::{CpuView, CpuidResult};
 
@@ -68,12 +67,14 @@ impl core::fmt::Display for CpuidStateError {
 pub struct CpuidTable {
     /// Ascending by leaf and sub-leaf.
     entries: Vec<CpuidEntry>,
-    /// Where the first basic leaves are among them, sub-leaf 0.
-    first: [Option<NonZeroU8>; FIRST],
+    /// What the first basic leaves say, sub-leaf 0.
+    first: [Option<CpuidResult>; FIRST],
 }
 
 /// How many basic leaves are found without a search.
 const FIRST: usize = 32;
+/// Those of them whose answer depends on the sub-leaf or on the CPU that asks.
+const DEPENDENT: u32 = 1 << 1 | 1 << 4 | 1 << 7 | 1 << 0xB | 1 << 0xD;
 
 impl CpuidTable {
     /// The table for a new guest. `host` is CPUID of this machine: leaf and sub-leaf.
@@ -95,10 +96,9 @@ impl CpuidTable {
 
     fn of(entries: Vec<CpuidEntry>) -> Self {
         let mut first = [None; FIRST];
-        // Places count from 1.
-        for (entry, place) in entries.iter().zip(1..=u8::MAX).filter(|(entry, _)| entry.subleaf == 0) {
+        for entry in entries.iter().filter(|entry| entry.subleaf == 0) {
             if let Some(known) = first.get_mut(entry.leaf as usize) {
-                *known = NonZeroU8::new(place);
+                *known = Some(entry.values);
             }
         }
         Self { entries, first }
@@ -111,17 +111,29 @@ impl CpuidTable {
     }
 
     fn get(&self, leaf: u32, subleaf: u32) -> Option<CpuidResult> {
-        let known = self.first.get(leaf as usize).copied().flatten().filter(|_| subleaf == 0);
-        let at = match known {
-            Some(place) => usize::from(place.get()) - 1,
-            None => self.entries.binary_search_by_key(&(leaf, subleaf), key).ok()?,
-        };
+        if subleaf == 0
+            && let Some(known) = self.first.get(leaf as usize)
+        {
+            return *known;
+        }
+        let at = self.entries.binary_search_by_key(&(leaf, subleaf), key).ok()?;
         self.entries.get(at).map(|entry| entry.values)
     }
 
     /// CPUID on the vCPU with APIC id `id`. What the table does not know is zero.
     #[must_use]
+    #[inline(always)]
     pub fn query(&self, leaf: u32, subleaf: u32, id: u32, cpu: CpuView) -> CpuidResult {
+        if let Some(known) = self.first.get(leaf as usize)
+            && DEPENDENT >> leaf & 1 == 0
+        {
+            return known.unwrap_or_default();
+        }
+        self.query_dependent(leaf, subleaf, id, cpu)
+    }
+
+    #[inline(never)]
+    fn query_dependent(&self, leaf: u32, subleaf: u32, id: u32, cpu: CpuView) -> CpuidResult {
         let indexed = matches!(leaf, 4 | 7 | 0xB | 0xD | 0x8000_001D);
         let Some([mut eax, mut ebx, mut ecx, mut edx]) = self.get(leaf, if indexed { subleaf } else { 0 }) else {
             // SDM 2A CPUID: sub-leaves of 0xB beyond the last give back ECX[7:0] and the id.

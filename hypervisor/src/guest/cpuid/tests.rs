@@ -240,3 +240,24 @@ fn features_that_went_away_are_named() {
     let states = CpuidTable::new(&CpuidConfig { xcr0: 7, ..CONFIG }, &host(true));
     assert!(offer::check(told.entries(), &states).is_err());
 }
+
+/// The quick way to a leaf says what a search for it does.
+#[test]
+fn basic_leaves_without_a_search() {
+    for amd in [false, true] {
+        let table = CpuidTable::new(&CONFIG, &host(amd));
+        let found = |leaf, subleaf| {
+            let entry = table.entries().iter().find(|entry| (entry.leaf, entry.subleaf) == (leaf, subleaf));
+            entry.map_or([0; 4], |entry| entry.values)
+        };
+        for leaf in [0, 2, 3, 5, 6, 8, 9, 0xA, 0xC, 0xE, 0x1F, 0x20, 0x1_0000] {
+            for subleaf in [0, 1, 7, u32::MAX] {
+                assert_eq!(table.query(leaf, subleaf, 2, view(u64::MAX, 7)), found(leaf, 0), "{leaf:#x} {subleaf}");
+            }
+        }
+        for subleaf in 0..4 {
+            assert_eq!(table.query(4, subleaf, 2, view(0, 1)), found(4, subleaf), "4 {subleaf}");
+        }
+        assert_ne!(table.query(1, 0, 2, view(0, 1)), table.query(1, 0, 1, view(0, 1)), "an APIC id of its own");
+    }
+}

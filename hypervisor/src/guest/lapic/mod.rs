@@ -124,8 +124,17 @@ impl Lapic {
         self.base & BASE_EN != 0 && self.spurious & SVR_ENABLED != 0
     }
 
-    /// Collects what was posted. A disabled LAPIC accepts no vectors (SDM 3A 11.4.7.2).
+    /// Collects what was posted.
+    #[inline]
     fn synchronize(&mut self) {
+        if self.mailbox.is_anything_posted() {
+            self.collect();
+        }
+    }
+
+    /// A disabled LAPIC accepts no vectors (SDM 3A 11.4.7.2).
+    #[inline(never)]
+    fn collect(&mut self) {
         let Some(collected) = self.mailbox.collect() else {
             return;
         };
@@ -178,6 +187,12 @@ impl Lapic {
             return None;
         }
         self.irr.highest().filter(|vector| vector >> 4 > self.processor_priority() >> 4)
+    }
+
+    /// Whether neither an interrupt nor a message waits, to be taken now or later: nothing is left to be asked before an entry.
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        !self.mailbox.is_anything_posted() && self.irr.is_empty()
     }
 
     /// The CPU took `vector`.

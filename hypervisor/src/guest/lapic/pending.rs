@@ -1,6 +1,6 @@
 //! The part of a LAPIC that others write: a mailbox without locks.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::vectors::VectorSet;
 
@@ -9,7 +9,10 @@ const INIT: u32 = 1 << 1;
 const ILLEGAL_VECTOR: u32 = 1 << 2;
 /// A startup message is pending, its page in bits 31:24.
 const STARTUP: u32 = 1 << 3;
+/// Something is in `requests`, or an illegal vector. Set after it, cleared before it is looked at.
+const POSTED: u32 = 1 << 4;
 const PAGE_SHIFT: u32 = 24;
+const ANYTHING: u32 = NMI | INIT | ILLEGAL_VECTOR | STARTUP | POSTED;
 
 /// What happened to a CPU that was told to start or to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +32,8 @@ pub enum StartupEvent {
 pub struct PendingVectors {
     requests: [AtomicU32; 8],
     level: [AtomicU32; 8],
+    /// One word for all: zero only if nothing was posted that the owner has not taken.
     events: AtomicU32,
-    /// Anything in `requests`, or an illegal vector. Set last, cleared first.
-    any: AtomicBool,
 }
 
 /// What was collected from a mailbox.
@@ -50,18 +52,18 @@ impl PendingVectors {
             requests: [const { AtomicU32::new(0) }; 8],
             level: [const { AtomicU32::new(0) }; 8],
             events: AtomicU32::new(0),
-            any: AtomicBool::new(false),
         }
     }
 
     /// Posts an edge-triggered `vector`. Vectors below 16 are an error of the sender (SDM 3A 11.5.2).
     pub fn post(&self, vector: u8) {
-        if vector < 16 {
-            self.events.fetch_or(ILLEGAL_VECTOR, Ordering::AcqRel);
-        } else if let Some(word) = self.requests.get(usize::from(vector >> 5)) {
+        let illegal = if vector < 16 { ILLEGAL_VECTOR } else { 0 };
+        if illegal == 0
+            && let Some(word) = self.requests.get(usize::from(vector >> 5))
+        {
             word.fetch_or(1 << (vector & 31), Ordering::AcqRel);
         }
-        self.any.store(true, Ordering::Release);
+        self.events.fetch_or(POSTED | illegal, Ordering::AcqRel);
     }
 
     /// Posts a level-triggered `vector`: its EOI goes to the IOAPIC.
@@ -107,7 +109,7 @@ impl PendingVectors {
 
     /// Takes a pending NMI.
     pub fn take_nmi(&self) -> bool {
-        self.events.fetch_and(!NMI, Ordering::AcqRel) & NMI != 0
+        self.nmi_waits() && self.events.fetch_and(!NMI, Ordering::AcqRel) & NMI != 0
     }
 
     /// Takes the next INIT or startup message, INIT first.
@@ -123,17 +125,19 @@ impl PendingVectors {
     }
 
     /// Whether anything is posted that the owner has not collected. A cheap test for
-    /// the moment before a halt; false only if nothing was posted before the call.
+    /// the moment before an entry or a halt; false only if nothing was posted before the call.
     #[must_use]
+    #[inline]
     pub fn is_anything_posted(&self) -> bool {
-        self.any.load(Ordering::Acquire) || self.events.load(Ordering::Acquire) & (NMI | INIT | STARTUP) != 0
+        self.events.load(Ordering::Acquire) & ANYTHING != 0
     }
 
     /// Takes all posted vectors.
     pub(super) fn collect(&self) -> Option<Collected> {
-        if !self.any.load(Ordering::Acquire) || !self.any.swap(false, Ordering::AcqRel) {
+        if self.events.load(Ordering::Acquire) & POSTED == 0 {
             return None;
         }
+        let events = self.events.fetch_and(!(POSTED | ILLEGAL_VECTOR), Ordering::AcqRel);
         let mut collected = Collected::default();
         for (index, (requests, level)) in self.requests.iter().zip(&self.level).enumerate() {
             if requests.load(Ordering::Acquire) == 0 {
@@ -146,7 +150,7 @@ impl PendingVectors {
             collected.requests.set_word(index, taken);
             collected.level.set_word(index, levels);
         }
-        collected.illegal_vector = self.events.fetch_and(!ILLEGAL_VECTOR, Ordering::AcqRel) & ILLEGAL_VECTOR != 0;
+        collected.illegal_vector = events & ILLEGAL_VECTOR != 0;
         Some(collected)
     }
 
@@ -204,5 +208,42 @@ mod tests {
         assert_eq!(mailbox.take_startup(), None);
         assert!(mailbox.take_nmi());
         assert!(!mailbox.take_nmi());
+    }
+
+    /// A poster and an owner that asks nothing but whether anything is posted: no post is missed, none comes twice.
+    #[test]
+    fn one_word_tells_of_every_post() {
+        extern crate std;
+        use core::sync::atomic::AtomicUsize;
+        const POSTS: usize = 20_000;
+        let (mailbox, taken) = (PendingVectors::new(), AtomicUsize::new(0));
+        let vector = |post: usize| (0x20 + post * 37 % 0xC0) as u8;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for post in 0..POSTS {
+                    // At most two at once, so that each is one of its own.
+                    while taken.load(Ordering::Acquire) + 1 < post {
+                        std::thread::yield_now();
+                    }
+                    mailbox.post(vector(post));
+                }
+            });
+            while taken.load(Ordering::Acquire) < POSTS {
+                if !mailbox.is_anything_posted() {
+                    std::thread::yield_now();
+                    continue;
+                }
+                let Some(collected) = mailbox.collect() else { continue };
+                let mut left = collected.requests;
+                let first = taken.load(Ordering::Acquire);
+                let mut found = first;
+                while found < POSTS && left.contains(vector(found)) {
+                    left.remove(vector(found));
+                    found += 1;
+                }
+                assert_eq!(left, VectorSet::default(), "after {found}");
+                taken.store(found, Ordering::Release);
+            }
+        });
     }
 }

@@ -35,6 +35,43 @@ fn power_on_state() {
 }
 
 #[test]
+fn nothing_that_waits_is_quiet() {
+    let mut lapic = lapic();
+    assert!(lapic.is_quiet());
+    lapic.mailbox().post(0x31);
+    assert!(!lapic.is_quiet(), "posted");
+    lapic.set_task_priority(3);
+    assert_eq!(lapic.pending_interrupt(), None);
+    assert!(!lapic.is_quiet(), "it waits for its priority");
+    lapic.set_task_priority(0);
+    assert_eq!(lapic.pending_interrupt(), Some(0x31));
+    lapic.interrupt_accepted(0x31);
+    assert!(lapic.is_quiet(), "in service");
+    lapic.mailbox().post(0x32);
+    assert_eq!(lapic.pending_interrupt(), None);
+    assert!(!lapic.is_quiet(), "it waits for the EOI of its class");
+    write(&mut lapic, 0x80B, 0);
+    assert_eq!(lapic.pending_interrupt(), Some(0x32));
+    lapic.interrupt_accepted(0x32);
+    write(&mut lapic, 0x80B, 0);
+    for (post, take) in [
+        (PendingVectors::post_nmi as fn(&PendingVectors), (|l: &mut Lapic| assert!(l.take_nmi())) as fn(&mut Lapic)),
+        (PendingVectors::post_init, |l| assert_eq!(l.mailbox().take_startup(), Some(StartupEvent::Init))),
+        (|m| m.post_startup(0), |l| assert_eq!(l.mailbox().take_startup(), Some(StartupEvent::Startup { page: 0 }))),
+        (|m| m.post(3), |l| assert_eq!((l.pending_interrupt(), read(l, 0x828)), (None, 0))),
+    ] {
+        post(lapic.mailbox());
+        assert!(!lapic.is_quiet());
+        take(&mut lapic);
+        assert!(lapic.is_quiet());
+    }
+    // Its own timer.
+    write(&mut lapic, 0x832, 0x40);
+    write(&mut lapic, 0x838, 100);
+    assert!(lapic.is_quiet() && lapic.expire(1_000) && !lapic.is_quiet());
+}
+
+#[test]
 fn priorities_and_nesting() {
     let mut lapic = lapic();
     lapic.mailbox().post(0x35);

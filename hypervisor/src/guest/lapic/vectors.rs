@@ -25,16 +25,26 @@ impl VectorSet {
         self.word(usize::from(vector >> 5)) & (1 << (vector & 31)) != 0
     }
 
+    /// Whether no vector is in the set.
+    #[must_use]
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        let [a, b, c, d, e, f, g, h] = self.0;
+        a | b | c | d | e | f | g | h == 0
+    }
+
     /// The highest vector of the set.
     #[must_use]
     pub fn highest(&self) -> Option<u8> {
-        // Asked at every entry, and mostly there is none.
-        let [a, b, c, d, e, f, g, h] = self.0;
-        if a | b | c | d | e | f | g | h == 0 {
+        // Asked often, and mostly there is none.
+        if self.is_empty() {
             return None;
         }
-        let (index, word) = self.0.iter().enumerate().rfind(|(_, word)| **word != 0)?;
-        u8::try_from(index as u32 * 32 + (31 - word.leading_zeros())).ok()
+        let [a, b, c, d, e, f, g, h] = self.0;
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let highest = |first: u8, pair: u64| (pair != 0).then(|| first + (63 - pair.leading_zeros()) as u8);
+        let upper = highest(192, pair(g, h)).or_else(|| highest(128, pair(e, f)));
+        upper.or_else(|| highest(64, pair(c, d))).or_else(|| highest(0, pair(a, b)))
     }
 
     /// Word `index`; zero beyond the eighth.
@@ -76,5 +86,18 @@ mod tests {
         set.remove(0xEC);
         assert_eq!(set.highest(), Some(0x3F));
         assert!(set.contains(0x20) && !set.contains(0x21));
+    }
+
+    #[test]
+    fn highest_of_each() {
+        for vector in 0..=255 {
+            let mut set = VectorSet::default();
+            set.insert(vector);
+            assert!(!set.is_empty());
+            assert_eq!(set.highest(), Some(vector));
+            set.insert(vector / 2);
+            assert_eq!(set.highest(), Some(vector));
+        }
+        assert!(VectorSet::default().is_empty());
     }
 }

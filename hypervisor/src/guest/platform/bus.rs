@@ -165,6 +165,7 @@ impl Bus for VcpuBus<'_> {
     fn msr_write(&mut self, msr: u32, value: u64) -> Result<(), GeneralProtection> {
         if Lapic::owns_msr(msr) {
             let effect = self.vcpu.lapic.msr_write(msr, value, self.time.tsc())?;
+            self.vcpu.timer_may_be_set();
             self.apply(effect);
             Ok(())
         } else if VcpuClock::owns_msr(msr) {
@@ -212,7 +213,12 @@ impl Bus for VcpuBus<'_> {
         self.vcpu.lapic.task_priority()
     }
 
+    #[inline]
+    fn is_quiet(&self) -> bool {
+        self.vcpu.lapic.is_quiet() && !self.guest.has_events() && !self.vcpu.unseen
+    }
+
     fn needs_attention(&self) -> bool {
-        self.guest.has_events() || self.vcpu.lapic.mailbox().startup_waits() || self.vcpu.fires_unseen()
+        self.guest.has_events() || self.vcpu.lapic.mailbox().startup_waits() || self.vcpu.unseen
     }
 }

@@ -136,6 +136,7 @@ impl GuestPlatform {
             clock: VcpuClock::default(),
             msrs: Msrs::new(self.microcode),
             armed: None,
+            unseen: false,
             lengths: Lengths::default(),
         })
     }
@@ -258,6 +259,8 @@ pub struct VcpuPlatform {
     msrs: Msrs,
     /// Until when somebody looks at the timer.
     armed: Option<u64>,
+    /// The timer was set to fire before that.
+    unseen: bool,
     lengths: Lengths,
 }
 
@@ -271,6 +274,7 @@ impl VcpuPlatform {
             clock: VcpuClock::default(),
             msrs: Msrs::new(0),
             armed: None,
+            unseen: false,
             lengths: Lengths::default(),
         }
         .save()
@@ -280,12 +284,14 @@ impl VcpuPlatform {
     /// does; it is told when the guest wants it earlier ([`Bus::needs_attention`](crate::vcpu::bus::Bus::needs_attention)).
     pub const fn arm(&mut self) -> Option<u64> {
         self.armed = self.lapic.next_deadline();
+        self.unseen = false;
         self.armed
     }
 
-    /// Whether the timer fires before somebody looks.
-    fn fires_unseen(&self) -> bool {
-        self.lapic.next_deadline().is_some_and(|next| self.armed.is_none_or(|armed| next < armed))
+    /// The guest has written to its LAPIC: notes whether the timer fires before somebody looks.
+    fn timer_may_be_set(&mut self) {
+        let next = self.lapic.next_deadline();
+        self.unseen = next.is_some_and(|next| self.armed.is_none_or(|armed| next < armed));
     }
 
     /// Lets the timer fire if it is due. To be called before every entry and when a halt ends.
@@ -316,6 +322,7 @@ impl VcpuPlatform {
         self.lapic.restore(&state.lapic).map_err(RestoreError::Lapic)?;
         self.clock.restore(&state.clock);
         self.msrs.restore(&state.msrs);
+        self.timer_may_be_set();
         Ok(())
     }
 }

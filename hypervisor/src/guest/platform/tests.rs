@@ -207,10 +207,13 @@ fn a_timer_that_is_set_asks_for_attention() {
         assert_eq!(bus.msr_write(0x83E, 0xB), Ok(()));
         assert_eq!(bus.msr_write(0x832, 0x40), Ok(()));
     });
+    assert!(bed.on(0, |bus| bus.is_quiet()), "the timer is off");
     assert!(set(&mut bed, 1_000));
+    assert!(!bed.on(0, |bus| bus.is_quiet()));
     let due = bed.vcpus[0].arm();
     assert!(due.is_some() && !bed.on(0, |bus| bus.needs_attention()));
     assert!(!set(&mut bed, 2_000), "somebody looks earlier anyway");
+    assert!(bed.on(0, |bus| bus.is_quiet()));
     assert!(set(&mut bed, 500));
     assert!(!set(&mut bed, 0), "it is off");
 }
@@ -220,7 +223,7 @@ fn power_events() {
     let mut bed = bed();
     assert!(!bed.guest.has_events());
     bed.on(0, |bus| bus.port_write(0x600, 1, 0x34));
-    assert!(bed.guest.has_events() && bed.on(0, |bus| bus.needs_attention()));
+    assert!(bed.guest.has_events() && bed.on(0, |bus| bus.needs_attention() && !bus.is_quiet()));
     bed.on(0, |bus| bus.port_write(0xCF9, 1, 6));
     assert_eq!(bed.guest.take_events(), GuestEvents { power: Some(PowerEvent::Off), bars: Vec::new() });
     assert!(!bed.guest.has_events());

@@ -17,6 +17,7 @@ pub fn fetch<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &C, bus: &mut B) -> R
     fetch_at(cpu, bus, linear_rip(cpu)).map(|(bytes, _)| bytes)
 }
 
+#[inline(always)]
 fn linear_rip<C: VirtualCpu + ?Sized>(cpu: &C) -> u64 {
     if cpu.is_64bit() { cpu.rip() } else { cpu.segment(SegmentName::Cs).base.wrapping_add(cpu.rip()) & 0xffff_ffff }
 }
@@ -74,50 +75,63 @@ struct Known {
     linear: u64,
     cr3: u64,
     at: GuestPhys,
+    /// Its bytes, and which of the four they are.
+    bytes: u32,
+    mask: u32,
     /// 0: none is known.
     length: u8,
 }
 
 impl Default for Known {
     fn default() -> Self {
-        Self { linear: 0, cr3: 0, at: GuestPhys(0), length: 0 }
+        Self { linear: 0, cr3: 0, at: GuestPhys(0), bytes: 0, mask: 0, length: 0 }
     }
 }
 
 impl Lengths {
+    #[inline(always)]
     fn place(&mut self, linear: u64) -> &mut Known {
         // Neighbours in a loop fall on different places.
         &mut self.0[(linear ^ linear >> 3) as usize % 8]
     }
 }
 
+/// Bytes read to see that a known instruction is still there.
+const LOOK: usize = 4;
+
+/// The length of the instruction at RIP, if it has exited before and is still there.
+#[inline(always)]
+pub fn known_length<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &C, bus: &mut B) -> Option<u8> {
+    let linear = linear_rip(cpu);
+    let known = *bus.lengths()?.place(linear);
+    let mut bytes = [0; LOOK];
+    let is_there = known.linear == linear
+        && known.cr3 == cpu.control(Control::Cr3)
+        && known.length != 0
+        && bus.read_memory(known.at, &mut bytes).is_ok()
+        && u32::from_le_bytes(bytes) & known.mask == known.bytes;
+    is_there.then_some(known.length)
+}
+
 /// The length of the instruction at RIP.
 ///
 /// # Errors
 /// As for [`decode`].
+#[inline(never)]
 pub fn length<C: VirtualCpu + ?Sized, B: Bus + ?Sized>(cpu: &C, bus: &mut B) -> Result<u8, Stop> {
     let (linear, cr3) = (linear_rip(cpu), cpu.control(Control::Cr3));
-    if let Some(known) = bus.lengths().map(|lengths| *lengths.place(linear))
-        && (known.linear, known.cr3) == (linear, cr3)
-        && is_still_there(bus, known)
-    {
-        return Ok(known.length);
-    }
     let (bytes, at) = fetch_at(cpu, bus, linear)?;
     if let Some(length) = common_length(bytes.get()) {
-        let whole = linear % PAGE_SIZE + u64::from(length) <= PAGE_SIZE;
-        if let Some(lengths) = bus.lengths().filter(|_| whole) {
-            *lengths.place(linear) = Known { linear, cr3, at, length };
+        // One look shall do: at the end of a page there would be two.
+        let whole = linear % PAGE_SIZE + LOOK as u64 <= PAGE_SIZE;
+        if let (Some(lengths), Some(first)) = (bus.lengths().filter(|_| whole), bytes.get().first_chunk::<LOOK>()) {
+            let mask = u32::MAX >> (u32::BITS - 8 * u32::from(length));
+            let bytes = u32::from_le_bytes(*first) & mask;
+            *lengths.place(linear) = Known { linear, cr3, at, bytes, mask, length };
         }
         return Ok(length);
     }
     decode_bytes(&bytes, cpu.code_bits(), cpu.rip()).map(|i| i.len() as u8).ok_or(Stop::NotEmulated(bytes))
-}
-
-fn is_still_there<B: Bus + ?Sized>(bus: &mut B, known: Known) -> bool {
-    let mut bytes = [0; 3];
-    let wanted = bytes.get_mut(..usize::from(known.length)).unwrap_or_default();
-    !wanted.is_empty() && bus.read_memory(known.at, wanted).is_ok() && common_length(&bytes) == Some(known.length)
 }
 
 /// The lengths of what exits most, without prefixes, without the decoder.
@@ -166,6 +180,11 @@ mod tests {
     use super::super::super::testing::{FakeCpu, RecorderBus};
     use super::*;
 
+    /// As an exit asks.
+    fn length(cpu: &FakeCpu, bus: &mut RecorderBus) -> Result<u8, Stop> {
+        known_length(cpu, bus).map_or_else(|| super::length(cpu, bus), Ok)
+    }
+
     #[test]
     fn lengths_with_and_without_prefix() {
         let mut bus = RecorderBus::with_ram(0x4000);
@@ -181,7 +200,7 @@ mod tests {
         ] {
             cpu.state.rip = 0x1000;
             bus.put(0x1000, bytes);
-            assert_eq!(super::length(&cpu, &mut bus), Ok(length), "{bytes:x?}");
+            assert_eq!(self::length(&cpu, &mut bus), Ok(length), "{bytes:x?}");
         }
     }
 
@@ -193,7 +212,7 @@ mod tests {
         let looks = |bus: &mut RecorderBus, bytes: &[u8], length| {
             bus.put(0x1000, bytes);
             for _ in 0..2 {
-                assert_eq!(super::length(&cpu, bus), Ok(length), "{bytes:x?}");
+                assert_eq!(self::length(&cpu, bus), Ok(length), "{bytes:x?}");
             }
         };
         looks(&mut bus, &[0x0f, 0xa2, 0x90], 2);
@@ -201,13 +220,15 @@ mod tests {
         looks(&mut bus, &[0x2e, 0x0f, 0xa2], 3);
         looks(&mut bus, &[0x0f, 0x01, 0xd9], 3);
         looks(&mut bus, &[0xf4, 0x90, 0x90], 1);
+        // What follows an instruction is no part of it.
+        looks(&mut bus, &[0xf4, 0x0f, 0xa2], 1);
         let reads = bus.reads;
-        assert_eq!(super::length(&cpu, &mut bus), Ok(1));
+        assert_eq!(length(&cpu, &mut bus), Ok(1));
         assert_eq!(bus.reads - reads, 1, "no walk");
         // The same place in another address space is another instruction.
         cpu.state.cr3 ^= 1 << 3;
         let reads = bus.reads;
-        assert_eq!(super::length(&cpu, &mut bus), Ok(1));
+        assert_eq!(length(&cpu, &mut bus), Ok(1));
         assert!(bus.reads - reads > 1, "a walk");
     }
 
@@ -217,10 +238,10 @@ mod tests {
         let mut cpu = FakeCpu::long_mode_flat(&mut bus);
         cpu.state.rip = 0x3fff;
         bus.put(0x3fff, &[0xf4]);
-        assert_eq!(super::length(&cpu, &mut bus), Ok(1));
+        assert_eq!(length(&cpu, &mut bus), Ok(1));
         bus.put(0x3fff, &[0x0f]);
-        assert!(matches!(super::length(&cpu, &mut bus), Err(Stop::NotEmulated(_))));
+        assert!(matches!(length(&cpu, &mut bus), Err(Stop::NotEmulated(_))));
         cpu.state.rip = 0x8000;
-        assert!(matches!(super::length(&cpu, &mut bus), Err(Stop::NotRam(_))));
+        assert!(matches!(length(&cpu, &mut bus), Err(Stop::NotRam(_))));
     }
 }

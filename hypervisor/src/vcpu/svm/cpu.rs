@@ -22,9 +22,13 @@ use super::convert::{event_from_vmcb, event_to_vmcb, segment_from_vmcb};
 use super::features::{SvmFeatures, SvmInfo};
 use super::permissions::Permissions;
 use super::vmcb::{
-    INTERCEPT_CR8_WRITE, INTERRUPT_SHADOW, NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, Vmcb, clean, code, int_ctl, misc1,
+    CS_LONG, INTERCEPT_CR8_WRITE, INTERRUPT_SHADOW, NP_ENABLE, TLB_FLUSH_ALL, TLB_FLUSH_ASID, Vmcb, clean, code, event,
+    int_ctl, misc1,
 };
 use super::{entry, exits, save};
+
+/// Beside the groups of [`clean`]: what an entry wants is not what the VMCB says, or will not be after it.
+const UNSETTLED: u32 = 1 << 31;
 
 /// What a virtual CPU is made from.
 #[derive(Clone, Debug)]
@@ -51,7 +55,8 @@ pub struct SvmCpu {
     host: HostPhys,
     /// General registers but RAX and RSP.
     gprs: [u64; 16],
-    /// Groups of the VMCB that have changed since the last entry.
+    /// Groups of the VMCB that have changed since the last entry, or [`UNSETTLED`]. 0: the VMCB is as the next entry wants it, but for what
+    /// others change (the address space) and what the guest itself has (its task priority).
     dirty: u32,
     config: SvmConfig,
     extended: ExtendedState,
@@ -68,7 +73,8 @@ pub struct SvmCpu {
     /// NMIs are unblocked once the IRET at this address is done.
     iret_at: Option<u64>,
     activity: Activity,
-    next_rip: Option<u64>,
+    /// Where the instruction that exited ends; 0 where hardware does not say it.
+    next_rip: u64,
 }
 
 // SAFETY: the frames belong to this object alone; nothing is tied to a thread (load and unload are the caller's duty).
@@ -114,7 +120,7 @@ impl SvmCpu {
             nmi_blocked: false,
             iret_at: None,
             activity: Activity::Active,
-            next_rip: None,
+            next_rip: 0,
         };
         cpu.init_control();
         cpu.apply(&ArchState::reset());
@@ -136,11 +142,13 @@ impl SvmCpu {
         control.nested_cr3 = config.nested_root.get();
     }
 
+    #[inline(always)]
     fn vmcb(&self) -> &Vmcb {
         // SAFETY: initialized by `new`; hardware writes only inside `enter`, which borrows `self` mutably.
         unsafe { self.vmcb.as_ref() }
     }
 
+    #[inline(always)]
     fn vmcb_mut(&mut self) -> &mut Vmcb {
         // SAFETY: as for `vmcb`, and the borrow is exclusive.
         unsafe { self.vmcb.as_mut() }
@@ -161,12 +169,19 @@ impl SvmCpu {
         self.flush = true;
     }
 
-    /// Fills the fields of the VMCB that are decided anew at each entry.
+    /// Fills the fields of the VMCB that are decided anew at each entry: most exits change nothing but registers.
+    #[inline(always)]
     fn prepare(&mut self) {
         let generation = self.config.tlb_generation.load(Ordering::Acquire);
-        if self.is_as_left(generation) {
-            return;
+        let control = &self.vmcb().control;
+        let watched = if control.int_ctl & int_ctl::V_TPR == 0 { 0 } else { INTERCEPT_CR8_WRITE };
+        if self.dirty != 0 || generation != self.flushed || control.intercept_cr != watched {
+            self.prepare_anew(generation);
         }
+    }
+
+    #[inline(never)]
+    fn prepare_anew(&mut self, generation: u64) {
         let flush = self.flush || generation != self.flushed;
         self.flush = false;
         self.flushed = generation;
@@ -205,28 +220,37 @@ impl SvmCpu {
             if (misc1, cr) == (control.intercept_misc1, control.intercept_cr) { 0 } else { clean::INTERCEPTS };
         control.intercept_misc1 = misc1;
         control.intercept_cr = cr;
-        control.clean = if features.contains(SvmFeatures::CLEAN_BITS) { clean::ALL & !(dirty | changed) } else { 0 };
-    }
-
-    /// Whether the VMCB is as the last entry wanted it and as this one does: most exits change nothing but registers.
-    fn is_as_left(&self, generation: u64) -> bool {
-        let control = &self.vmcb().control;
-        let raised = control.int_ctl & int_ctl::V_TPR != 0;
-        let unchanged = self.dirty == 0 && !self.flush && generation == self.flushed;
-        unchanged
-            && self.pending.is_none()
-            && !self.nmi_blocked
-            && control.tlb_control == 0
-            && control.intercept_misc1 & misc1::IRET == 0
-            && raised == (control.intercept_cr == INTERCEPT_CR8_WRITE)
-            && (control.clean == clean::ALL || !self.config.info.features.contains(SvmFeatures::CLEAN_BITS))
+        let has_clean_bits = features.contains(SvmFeatures::CLEAN_BITS);
+        control.clean = if has_clean_bits { clean::ALL & !(dirty | changed) } else { 0 };
+        let steady = !flush && (control.clean == clean::ALL || !has_clean_bits);
+        self.dirty = if steady && !self.nmi_blocked { 0 } else { UNSETTLED };
     }
 
     /// Takes over what hardware left in the VMCB.
+    #[inline(always)]
     fn collect(&mut self) -> Exit {
         let features = self.config.info.features;
+        let control = &self.vmcb().control;
+        let exit = exits::translate(control, features);
+        let next_rip = match exit {
+            Exit::Port(_) => control.exit_info2,
+            _ if features.contains(SvmFeatures::NEXT_RIP) => control.next_rip,
+            _ => 0,
+        };
+        let delivered = control.event_inj != 0 || self.virtual_event.is_some();
+        let interrupted = control.exit_int_info & event::VALID != 0;
+        if delivered || interrupted || self.iret_at.is_some() || control.exit_code == code::IRET {
+            self.collect_events(exit);
+        }
+        self.next_rip = next_rip;
+        exit
+    }
+
+    /// What became of events on their way, and of the NMI handler.
+    #[inline(never)]
+    fn collect_events(&mut self, exit: Exit) {
         let virtual_event = self.virtual_event.take();
-        if virtual_event.is_some() {
+        if virtual_event.is_some() && self.config.info.features.contains(SvmFeatures::CLEAN_BITS) {
             self.dirty |= clean::TPR;
         }
         let control = &mut self.vmcb_mut().control;
@@ -238,16 +262,12 @@ impl SvmCpu {
             waiting = Some(event).filter(|_| control.int_ctl & int_ctl::V_IRQ != 0);
             control.int_ctl &= !(int_ctl::WINDOW | int_ctl::V_VECTOR);
         }
-        let exit = exits::translate(control, features);
         let exit_code = control.exit_code;
-        let next_rip = match exit {
-            Exit::Port(_) => Some(control.exit_info2),
-            _ if features.contains(SvmFeatures::NEXT_RIP) && control.next_rip != 0 => Some(control.next_rip),
-            _ => None,
-        };
-        self.next_rip = next_rip;
         if exit != Exit::Invalid {
             self.pending = event_from_vmcb(interrupted).or(waiting);
+            if self.pending.is_some() {
+                self.dirty |= UNSETTLED;
+            }
             if self.pending.is_some_and(|event| event.kind == EventKind::Nmi) {
                 // Not delivered yet, hence nothing is blocked by it.
                 self.nmi_blocked = false;
@@ -260,7 +280,6 @@ impl SvmCpu {
             self.iret_at = None;
             self.nmi_blocked = false;
         }
-        exit
     }
 
     fn apply(&mut self, s: &ArchState) {
@@ -273,10 +292,18 @@ impl SvmCpu {
         self.iret_at = None;
         self.shutdown = false;
         self.activity = s.activity;
-        self.next_rip = None;
+        self.next_rip = 0;
         self.dirty = clean::ALL;
         self.flush = true;
         save::write(self.vmcb_mut(), s);
+    }
+
+    /// The guest single-steps: the trap after an instruction that hardware did not execute is ours.
+    #[inline(never)]
+    fn trap_single_step(&mut self) {
+        self.vmcb_mut().save.dr6 |= DR6_BS;
+        self.dirty |= clean::DRX;
+        self.inject(Event::exception(DB));
     }
 
     fn set_tsc_aux(&mut self, value: u64) {
@@ -289,6 +316,7 @@ impl SvmCpu {
 }
 
 impl VirtualCpu for SvmCpu {
+    #[inline(always)]
     fn enter(&mut self) -> Exit {
         debug_assert!(self.loaded, "a virtual CPU is entered where it is loaded");
         if core::mem::take(&mut self.shutdown) {
@@ -331,6 +359,7 @@ impl VirtualCpu for SvmCpu {
         self.loaded = false;
     }
 
+    #[inline(always)]
     fn gpr(&self, index: u8) -> u64 {
         match index {
             0 => self.vmcb().save.rax,
@@ -339,6 +368,7 @@ impl VirtualCpu for SvmCpu {
         }
     }
 
+    #[inline(always)]
     fn set_gpr(&mut self, index: u8, value: u64) {
         match index {
             0 => self.vmcb_mut().save.rax = value,
@@ -351,6 +381,7 @@ impl VirtualCpu for SvmCpu {
         }
     }
 
+    #[inline(always)]
     fn rip(&self) -> u64 {
         self.vmcb().save.rip
     }
@@ -363,6 +394,7 @@ impl VirtualCpu for SvmCpu {
         self.vmcb_mut().save.rflags = value | RFLAGS_FIXED;
     }
 
+    #[inline(always)]
     fn control(&self, register: Control) -> u64 {
         let vmcb = self.vmcb();
         match register {
@@ -439,6 +471,7 @@ impl VirtualCpu for SvmCpu {
         })
     }
 
+    #[inline(always)]
     fn cpl(&self) -> u8 {
         self.vmcb().save.cpl & 3
     }
@@ -500,27 +533,27 @@ impl VirtualCpu for SvmCpu {
         &self.config.limits
     }
 
+    #[inline(always)]
     fn next_rip(&self) -> Option<u64> {
-        self.next_rip
+        (self.next_rip != 0).then_some(self.next_rip)
     }
 
+    #[inline(always)]
     fn advance_to(&mut self, rip: u64) {
-        self.next_rip = None;
+        self.next_rip = 0;
         let vmcb = self.vmcb_mut();
         vmcb.save.rip = rip;
         // It lasts for one instruction (APM2 3.1.6), which was this one.
         vmcb.save.rflags &= !RFLAGS_RF;
         vmcb.control.interrupt_shadow &= !INTERRUPT_SHADOW;
         if vmcb.save.rflags & RFLAGS_TF != 0 {
-            // The guest single-steps: the trap after an instruction that hardware did not execute is ours.
-            vmcb.save.dr6 |= DR6_BS;
-            self.dirty |= clean::DRX;
-            self.inject(Event::exception(DB));
+            self.trap_single_step();
         }
     }
 
     fn inject(&mut self, event: Event) {
         debug_assert!(event.is_valid(), "{event:?}");
+        self.dirty |= UNSETTLED;
         match combine(self.pending, event) {
             Combined::Deliver(event) => self.pending = Some(event),
             Combined::TripleFault => {
@@ -565,6 +598,13 @@ impl VirtualCpu for SvmCpu {
         }
     }
 
+    #[inline(always)]
+    fn is_64bit(&self) -> bool {
+        let save = &self.vmcb().save;
+        save.efer & EFER_LMA != 0 && save.cs.attributes & CS_LONG != 0
+    }
+
+    #[inline(always)]
     fn activity(&self) -> Activity {
         self.activity
     }
@@ -633,6 +673,7 @@ impl VirtualCpu for SvmCpu {
 
     fn flush_guest_tlb(&mut self) {
         self.flush = true;
+        self.dirty |= UNSETTLED;
     }
 }
 

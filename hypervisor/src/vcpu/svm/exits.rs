@@ -8,6 +8,7 @@ use super::vmcb::{Control, code};
 
 /// What an exit was.
 #[must_use]
+#[inline(always)]
 pub fn translate(control: &Control, features: SvmFeatures) -> Exit {
     let exit = control.exit_code;
     if exit as u32 == code::INVALID_LOW {

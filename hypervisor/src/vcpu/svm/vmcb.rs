@@ -144,6 +144,9 @@ pub mod code {
     pub const INVALID_LOW: u32 = 0xffff_ffff;
 }
 
+/// Attributes of CS: 64-bit code (APM2 15.5.1: the descriptor's bits 55:52 and 47:40).
+pub const CS_LONG: u16 = 1 << 9;
+
 /// A segment register in the state save area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
