@@ -312,8 +312,8 @@ pub const ALL: &[Case] = &[
     },
     Case {
         name: "matrices-bochs-vmx",
-        about: "all matrices on its VMX",
-        run: |bed| matrices::bochs(bed, "matrices-bochs-vmx", "corei7_haswell_4770", "", "traps"),
+        about: "device memory and exceptions on its VMX",
+        run: |bed| matrices::bochs(bed, "matrices-bochs-vmx", "corei7_haswell_4770", "mmio traps", "traps"),
     },
     Case {
         name: "bochs-svm",

@@ -4,6 +4,7 @@
 //!
 //! - `mmio`: device memory, by every instruction that is decoded
 //! - `traps`: exceptions, single steps, breakpoints, interrupts and NMIs around instructions that leave the guest
+//! - `ports`: an old PC's chips, ports of nobody's, strings
 //! - `checks`: what is expected and what was found
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
@@ -11,6 +12,7 @@ extern crate alloc;
 
 mod checks;
 mod mmio;
+mod ports;
 mod traps;
 
 use alloc::boxed::Box;
@@ -34,7 +36,7 @@ const PAUSE_MS: u64 = 300;
 type Entry = (&'static str, fn() -> Matrix);
 
 /// All of them, in the order they are gone through.
-const ALL: [Entry; 2] = [("mmio", mmio::new), ("traps", traps::new)];
+const ALL: [Entry; 3] = [("mmio", mmio::new), ("traps", traps::new), ("ports", ports::new)];
 
 fn run(wanted: &str) {
     trial::init();
