@@ -117,6 +117,10 @@ impl Lapic {
     /// # Errors
     /// Not a writable register of a LAPIC in its present mode, or a reserved bit is set.
     pub fn msr_write(&mut self, msr: u32, value: u64, now: u64) -> Result<Effect, GeneralProtection> {
+        if matches!(msr, MSR_DEADLINE | SVR | LVT | INITIAL_COUNT | DIVIDE) {
+            // What was due before the write fires as it was set before the write.
+            let _due = self.expire(now);
+        }
         match msr {
             MSR_BASE => return self.write_base(value),
             MSR_DEADLINE => {

@@ -210,6 +210,37 @@ fn one_shot_as_linux_calibrates() {
 }
 
 #[test]
+fn what_was_due_before_a_write_is_judged_by_what_stood_before_it() {
+    // SDM 3A 11.5.4: at zero an interrupt is generated, if it is not masked then. Nobody has looked at the timer meanwhile.
+    let at = |lapic: &mut Lapic, msr, value, now| assert_eq!(lapic.msr_write(msr, value, now), Ok(Effect::None));
+    let armed = |entry: u64| {
+        let mut lapic = lapic();
+        at(&mut lapic, 0x83E, 0b1011, 0);
+        at(&mut lapic, 0x832, entry, 0);
+        at(&mut lapic, 0x838, 100, 0);
+        lapic
+    };
+    // Masked until after it was due: gone.
+    let mut lapic = armed(0x1_0020);
+    at(&mut lapic, 0x832, 0x20, 101);
+    assert!(!lapic.expire(1_000));
+    assert_eq!(lapic.pending_interrupt(), None);
+    // Masked, stopped, set anew, slowed down, switched off after it was due: it has fired.
+    for (msr, value) in [(0x832, 0x1_0020), (0x838, 0), (0x838, 5), (0x83E, 0b0011), (0x832, 0x4_0020)] {
+        let mut lapic = armed(0x20);
+        at(&mut lapic, msr, value, 101);
+        assert_eq!(lapic.pending_interrupt(), Some(0x20), "{msr:#x} = {value:#x}");
+    }
+    // So with a deadline that is moved or withdrawn too late.
+    for value in [0, 1_000] {
+        let mut lapic = armed(0x4_0020);
+        at(&mut lapic, 0x6E0, 100, 0);
+        at(&mut lapic, 0x6E0, value, 101);
+        assert_eq!(lapic.pending_interrupt(), Some(0x20), "{value}");
+    }
+}
+
+#[test]
 fn reserved_and_read_only_registers_fault() {
     let mut lapic = lapic();
     for msr in [0x800, 0x801, 0x804, 0x80B, 0x80C, 0x80E, 0x829, 0x82F, 0x831, 0x83A, 0x83F] {
