@@ -15,7 +15,7 @@ use crate::paths;
 use crate::spec::Spec;
 
 /// The last of all matrices that the guest goes through.
-const LAST: &str = "ports";
+const LAST: &str = "msrs";
 /// The image that is upgraded to.
 const NEXT: &str = "baton-next1";
 /// For one time through all of them, on a busy machine.

@@ -5,6 +5,7 @@
 //! - `mmio`: device memory, by every instruction that is decoded
 //! - `traps`: exceptions, single steps, breakpoints, interrupts and NMIs around instructions that leave the guest
 //! - `ports`: an old PC's chips, ports of nobody's, strings
+//! - `msrs`: which MSRs and leaves of CPUID there are, and values that are reserved
 //! - `checks`: what is expected and what was found
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
@@ -12,6 +13,7 @@ extern crate alloc;
 
 mod checks;
 mod mmio;
+mod msrs;
 mod ports;
 mod traps;
 
@@ -36,7 +38,7 @@ const PAUSE_MS: u64 = 300;
 type Entry = (&'static str, fn() -> Matrix);
 
 /// All of them, in the order they are gone through.
-const ALL: [Entry; 3] = [("mmio", mmio::new), ("traps", traps::new), ("ports", ports::new)];
+const ALL: [Entry; 4] = [("mmio", mmio::new), ("traps", traps::new), ("ports", ports::new), ("msrs", msrs::new)];
 
 fn run(wanted: &str) {
     trial::init();
