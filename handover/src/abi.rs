@@ -19,7 +19,7 @@ pub(crate) fn describe<T: Record>(text: &mut String, format: u16) {
     let Some((index, layout)) = versions.enumerate().last() else { return };
     let part = match T::PART {
         Part::Plan => "plan",
-        Part::Freeze => "rest",
+        Part::Settled | Part::Freeze => "rest",
         Part::Any => "either",
     };
     let critical = if T::CRITICAL { ", critical" } else { "" };

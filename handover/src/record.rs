@@ -40,6 +40,8 @@ const _: () = assert!(size_of::<Frame>() == FRAME_BYTES);
 pub enum Part {
     /// At PLAN, while the guests run: it cannot change before the jump.
     Plan,
+    /// At PLAN, behind the mark, and in the pause again only if a guest has changed it since: seldom.
+    Settled,
     /// At FREEZE, in the pause: it changes as long as guests run.
     Freeze,
     /// Either: a log whose old entries are known at PLAN.

@@ -19,7 +19,7 @@ use zerocopy::IntoBytes;
 use crate::checksum::{self, Running};
 use crate::header::{ALIGNMENT, HEADER_BYTES, Header, MAGIC, REGION_MAX};
 use crate::record::{self, CRITICAL, Frame, Part, Record, RecordName, stride};
-use crate::state::stream::{EndV1, MarkV1};
+use crate::state::stream::{EndV1, MarkV1, SettledV1};
 use crate::state::trial;
 use crate::version;
 
@@ -110,6 +110,8 @@ struct Progress {
     records: u64,
     running: Running,
     mark: Option<MarkV1>,
+    /// Nothing of [`Part::Settled`] comes any more.
+    settled: bool,
 }
 
 /// A stream being written.
@@ -118,7 +120,7 @@ pub struct Writer<'a> {
     progress: Progress,
 }
 
-/// The planned part of a stream, sealed; see the module's description.
+/// The planned part of a stream, sealed, or all up to what is settled; see the module's description.
 #[derive(Clone)]
 pub struct Draft {
     progress: Progress,
@@ -145,6 +147,7 @@ impl<'a> Writer<'a> {
             records: 0,
             running: checksum::running(),
             mark: None,
+            settled: false,
         };
         Ok(Self { region, progress })
     }
@@ -153,6 +156,7 @@ impl<'a> Writer<'a> {
     pub fn put<T: Record>(&mut self, record: &T) -> Result<(), WriteError> {
         let in_time = match T::PART {
             Part::Plan => self.progress.mark.is_none(),
+            Part::Settled => self.progress.mark.is_some() && !self.progress.settled,
             Part::Freeze => self.progress.mark.is_some(),
             Part::Any => true,
         };
@@ -207,14 +211,31 @@ impl<'a> Writer<'a> {
 
     /// Ends the planned part.
     pub fn mark(mut self) -> Result<Draft, WriteError> {
-        let mark = MarkV1 {
-            payload_bytes: (self.progress.at - HEADER_BYTES) as u64,
-            records: self.progress.records,
-            crc: self.progress.running.clone().finalize(),
-            reserved: [0; 4],
-        };
+        let (payload_bytes, records, crc) = self.so_far();
+        let mark = MarkV1 { payload_bytes, records, crc, reserved: [0; 4] };
         self.put(&mark)?;
         Ok(Draft { progress: Progress { mark: Some(mark), ..self.progress }, mark })
+    }
+
+    /// Whether the stream's format says where what is settled ends.
+    #[must_use]
+    pub fn settles(&self) -> bool {
+        SettledV1::LAYOUTS.first().is_some_and(|layout| layout.format <= self.progress.version)
+    }
+
+    /// Ends what is settled. The draft goes on behind it: for a rest in which nothing of that has changed.
+    pub fn settle(&mut self) -> Result<Draft, WriteError> {
+        let mark = self.progress.mark.ok_or(WriteError::Unmarked)?;
+        let (payload_bytes, records, crc) = self.so_far();
+        self.put(&SettledV1 { payload_bytes, records, crc, reserved: [0; 4] })?;
+        self.progress.settled = true;
+        Ok(Draft { progress: self.progress.clone(), mark })
+    }
+
+    /// Bytes of payload, records, and their checksum, up to here.
+    fn so_far(&self) -> (u64, u64, u32) {
+        let Progress { at, records, running, .. } = &self.progress;
+        ((at - HEADER_BYTES) as u64, *records, running.clone().finalize())
     }
 
     /// Ends the stream, with counts of what was really written, and returns the header that the
@@ -259,12 +280,12 @@ impl<'a> Writer<'a> {
 }
 
 impl Draft {
-    /// Continues behind the mark, in the region the draft was written to. May be done any number of
+    /// Continues behind the mark, or behind what is settled, in the region the draft was written to. May be done any number of
     /// times; each time what came after the mark before is overwritten.
     pub fn resume<'a>(&self, region: &'a mut [u8]) -> Result<Writer<'a>, WriteError> {
         let mark_start = HEADER_BYTES + self.mark.payload_bytes as usize + size_of::<Frame>();
         let same = region.len() == self.progress.region_bytes
-            && region.get(mark_start..self.progress.at) == Some(self.mark.as_bytes());
+            && region.get(mark_start..).is_some_and(|rest| rest.starts_with(self.mark.as_bytes()));
         if !same {
             return Err(WriteError::Draft);
         }
@@ -272,7 +293,7 @@ impl Draft {
         Ok(Writer { region, progress: self.progress.clone() })
     }
 
-    /// Bytes of the region the planned part takes, the header's place included.
+    /// Bytes of the region that are written, the header's place included.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.progress.at

@@ -23,11 +23,8 @@ impl<R: Registers> Iommu<R> {
     /// Likewise, into a snapshot taken before: allocates only for what is new since,
     /// so that FREEZE need not.
     pub fn snapshot_into(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
-        self.must_be_live()?;
-        self.domains.values().try_for_each(|domain| domain.fresh())?;
-        self.units.iter().try_for_each(|unit| unit.growth_settled())?;
+        self.snapshot_queues_into(snapshot)?;
         let base = |unit: UnitIndex| self.unit_base(unit).unwrap_or_default().0;
-        refill(&mut snapshot.units, self.units.iter().map(|unit| unit.state()));
         let common = self.geometry.address_bits;
         refill(
             &mut snapshot.domains,
@@ -88,6 +85,15 @@ impl<R: Registers> Iommu<R> {
         );
         let posted = self.posted.frames.iter().map(|(frame, used)| PostedState { frame: frame.0, used: *used });
         refill(&mut snapshot.posted, posted);
+        Ok(())
+    }
+
+    /// Likewise, only what changes by itself: queues and faults. The rest stays as an earlier call has said it.
+    pub fn snapshot_queues_into(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
+        self.must_be_live()?;
+        self.domains.values().try_for_each(|domain| domain.fresh())?;
+        self.units.iter().try_for_each(|unit| unit.growth_settled())?;
+        refill(&mut snapshot.units, self.units.iter().map(|unit| unit.state()));
         refill(&mut snapshot.faults, self.faults.lines.iter().copied());
         Ok(())
     }

@@ -54,13 +54,28 @@ pub fn validate_plan(state: &State) -> Checked {
 
 /// Validates what a refresh replaced, in a set that was valid before. Does not allocate.
 pub fn validate_rest(state: &State) -> Checked {
-    state.first_disorder_of_rest().map_or(Ok(()), Err)?;
-    rest(state)
+    state.first_disorder_of_settled().map_or(Ok(()), Err)?;
+    settled(state)?;
+    validate_unsettled(state)
+}
+
+/// Likewise, when the refresh has found what is settled as it was.
+pub fn validate_unsettled(state: &State) -> Checked {
+    state.first_disorder_of_unsettled().map_or(Ok(()), Err)?;
+    unsettled(state)
 }
 
 fn rest(state: &State) -> Checked {
+    unsettled(state)?;
+    settled(state)
+}
+
+fn unsettled(state: &State) -> Checked {
     unit::check_rest(state)?;
-    guest::check_rest(state)?;
+    guest::check_rest(state)
+}
+
+fn settled(state: &State) -> Checked {
     interrupt::check_rest(state)?;
     device::check_rest(state)
 }

@@ -5,7 +5,8 @@
 //!
 //! In two steps: what was planned is read in the sandbox and remembered as a [`Prefix`]; at the
 //! jump [`Prefix::reopen`] checksums and frames only what stands behind the mark, so the pause does
-//! not grow with the planned part.
+//! not grow with the planned part. If what is settled is as it was then, it begins behind that, so the pause does not grow with
+//! devices either.
 
 mod error;
 
@@ -14,7 +15,7 @@ use zerocopy::FromBytes;
 use crate::checksum::{self, Running};
 use crate::header::{HEADER_BYTES, Header, HeaderError};
 use crate::record::{self, CRITICAL, FRAME_BYTES, Frame, Record};
-use crate::state::stream::{EndV1, MarkV1};
+use crate::state::stream::{EndV1, MarkV1, SettledV1};
 pub use error::ReadError;
 
 /// A record of an open stream.
@@ -52,6 +53,8 @@ pub struct Stream<'a> {
     payload: &'a [u8],
     /// Where iteration starts in the payload.
     from: usize,
+    /// It starts behind what is settled.
+    unsettled: bool,
     prefix: Prefix,
 }
 
@@ -66,6 +69,19 @@ pub struct Prefix {
     /// Where the records behind the mark start, in bytes of payload.
     rest_at: usize,
     mark: MarkV1,
+    /// The checksum up to `rest_at`.
+    running: Running,
+    settled: Option<Settled>,
+}
+
+/// Likewise, of what is settled behind it.
+#[derive(Clone)]
+struct Settled {
+    /// Where the frame of the record starts that ends it, in bytes of payload.
+    at: usize,
+    /// Where the records behind it start.
+    rest_at: usize,
+    mark: SettledV1,
     /// The checksum up to `rest_at`.
     running: Running,
 }
@@ -94,6 +110,19 @@ impl<'a> Stream<'a> {
         }
         running.update(payload.get(mark_at..rest_at).unwrap_or_default());
         counts(walk.end, mark.records)?;
+        let settled = match walk.settled {
+            Some((at, behind, mark)) => {
+                let mut running = running.clone();
+                running.update(payload.get(rest_at..at).unwrap_or_default());
+                let crc = running.clone().finalize();
+                if crc != mark.crc {
+                    return Err(ReadError::Checksum { stored: mark.crc, computed: crc });
+                }
+                running.update(payload.get(at..behind).unwrap_or_default());
+                Some(Settled { at, rest_at: behind, mark, running })
+            }
+            None => None,
+        };
         let prefix = Prefix {
             generation: header.generation,
             region_base: base,
@@ -102,8 +131,9 @@ impl<'a> Stream<'a> {
             rest_at,
             mark,
             running,
+            settled,
         };
-        Ok(Self { header, payload, from: 0, prefix })
+        Ok(Self { header, payload, from: 0, unsettled: false, prefix })
     }
 
     /// The header, checked.
@@ -129,13 +159,19 @@ impl<'a> Stream<'a> {
     pub const fn is_rest(&self) -> bool {
         self.from != 0
     }
+
+    /// Whether this is only what stands behind the settled part, which is as it was read before.
+    #[must_use]
+    pub const fn is_unsettled(&self) -> bool {
+        self.unsettled
+    }
 }
 
 impl Prefix {
     /// Opens what stands behind the mark, in the region the planned part was read from.
     ///
     /// The checksum of the whole payload is compared, continued from what was remembered of the planned part;
-    /// that part itself is not read again. Its memory has been writable by the old image only.
+    /// that part itself is not read again, nor what is settled, if it ends as it did. Their memory has been writable by the old image only.
     pub fn reopen<'a>(&self, region: &'a [u8], base: u64) -> Result<Stream<'a>, ReadError> {
         let header = Header::check(region, base)?;
         let payload = payload(region, &header)?;
@@ -148,18 +184,32 @@ impl Prefix {
         if !same || mark != Some(self.mark) {
             return Err(ReadError::Replanned);
         }
-        let mut running = self.running.clone();
-        running.update(payload.get(self.rest_at..).unwrap_or_default());
+        let settled = self.settled.as_ref().filter(|settled| settled.is_in(payload));
+        let (from, running, before) = match settled {
+            Some(settled) => (settled.rest_at, &settled.running, settled.mark.records),
+            None => (self.rest_at, &self.running, self.mark.records),
+        };
+        let mut running = running.clone();
+        running.update(payload.get(from..).unwrap_or_default());
         let computed = running.finalize();
         if computed != header.payload_crc {
             return Err(ReadError::Checksum { stored: header.payload_crc, computed });
         }
-        let walk = walk(payload, self.rest_at, self.mark.records.saturating_add(1))?;
-        if walk.mark.is_some() {
-            return Err(ReadError::Order { offset: self.rest_at, what: "a second mark" });
+        let walk = walk(payload, from, before.saturating_add(1))?;
+        if walk.mark.is_some() || settled.is_some() && walk.settled.is_some() {
+            return Err(ReadError::Order { offset: from, what: "a second mark" });
         }
         counts(walk.end, self.mark.records)?;
-        Ok(Stream { header, payload, from: self.rest_at, prefix: self.clone() })
+        Ok(Stream { header, payload, from, unsettled: settled.is_some(), prefix: self.clone() })
+    }
+}
+
+impl Settled {
+    /// Whether what is settled ends in `payload` as it did.
+    fn is_in(&self, payload: &[u8]) -> bool {
+        frame_at(payload, self.at).is_ok_and(|(record, next)| {
+            record.kind == SettledV1::KIND && next == self.rest_at && record.decode().ok() == Some(self.mark)
+        })
     }
 }
 
@@ -217,12 +267,16 @@ fn frame_at(payload: &[u8], offset: usize) -> Result<(RawRecord<'_>, usize), Rea
 struct Walk {
     /// Offset of the mark, offset behind it, the mark.
     mark: Option<(usize, usize, MarkV1)>,
+    /// Likewise, of what is settled.
+    settled: Option<(usize, usize, SettledV1)>,
     end: EndV1,
 }
 
-/// Walks over every frame from `at` on, where `records` were counted before.
-fn walk(payload: &[u8], mut at: usize, mut records: u64) -> Result<Walk, ReadError> {
+/// Walks over every frame from `from` on, where `records` were counted before.
+fn walk(payload: &[u8], from: usize, mut records: u64) -> Result<Walk, ReadError> {
+    let mut at = from;
     let mut mark: Option<(usize, usize, MarkV1)> = None;
+    let mut settled: Option<(usize, usize, SettledV1)> = None;
     loop {
         let (record, next) = match frame_at(payload, at) {
             Err(ReadError::Frame { .. }) if at == payload.len() => {
@@ -239,6 +293,16 @@ fn walk(payload: &[u8], mut at: usize, mut records: u64) -> Result<Walk, ReadErr
             equal("records before the mark", found.records, records)?;
             mark = Some((at, next, found));
         }
+        if record.kind == SettledV1::KIND {
+            // From the mark on when there is none: that was found when the planned part was read.
+            if settled.is_some() || from == 0 && mark.is_none() {
+                return Err(ReadError::Order { offset: at, what: "a settled mark where none can be" });
+            }
+            let found: SettledV1 = record.decode()?;
+            equal("bytes before the settled mark", found.payload_bytes, at as u64)?;
+            equal("records before the settled mark", found.records, records)?;
+            settled = Some((at, next, found));
+        }
         if record.kind == EndV1::KIND {
             if next != payload.len() {
                 return Err(ReadError::Order { offset: next, what: "records behind the end" });
@@ -246,7 +310,7 @@ fn walk(payload: &[u8], mut at: usize, mut records: u64) -> Result<Walk, ReadErr
             let end: EndV1 = record.decode()?;
             equal("bytes before the end", end.payload_bytes, at as u64)?;
             equal("records", end.records, records)?;
-            return Ok(Walk { mark, end });
+            return Ok(Walk { mark, settled, end });
         }
         records = records.saturating_add(1);
         at = next;

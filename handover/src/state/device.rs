@@ -156,7 +156,7 @@ pub const CONFIG_PIECE: usize = 256;
 record! {
     /// A piece of configuration space as the guest sees it. Pieces that are not there read as the
     /// device gives them.
-    ConfigV1 [0x0404, "config space", Freeze, true, 264] key |record| [record.device.into(), record.offset.into()];
+    ConfigV1 [0x0404, "config space", Settled, true, 264] key |record| [record.device.into(), record.offset.into()];
     {
         /// The device.
         pub device: u32,
@@ -169,7 +169,7 @@ record! {
 
 record! {
     /// The registers of a passed-through function as the guest set them. One per device of a preserved guest.
-    PciFunctionV1 [0x0405, "PCI function", Freeze, true, 48] key |record| [record.device.into(), 0];
+    PciFunctionV1 [0x0405, "PCI function", Settled, true, 48] key |record| [record.device.into(), 0];
     {
         /// The device.
         pub device: u32,

@@ -3,7 +3,7 @@
 record! {
     /// An MSI-X entry, or the MSI message, of a device. An entry that is not there is as after reset: masked, with
     /// an empty message and no route.
-    MsixV1 [0x0501, "MSI-X entry", Freeze, true, 64] key |record| [record.device.into(), u64::from(record.flags & MSIX_IS_MSI) << 32 | u64::from(record.index)];
+    MsixV1 [0x0501, "MSI-X entry", Settled, true, 64] key |record| [record.device.into(), u64::from(record.flags & MSIX_IS_MSI) << 32 | u64::from(record.index)];
     {
         /// Message address as the guest wrote it.
         pub guest_address: u64,
@@ -57,7 +57,7 @@ record! {
 
 record! {
     /// An allocated entry of an interrupt remapping table, present or not; compared with the table in place.
-    IrteV1 [0x0502, "IRTE", Freeze, true, 32] key |record| [record.unit.into(), record.index.into()];
+    IrteV1 [0x0502, "IRTE", Settled, true, 32] key |record| [record.unit.into(), record.index.into()];
     {
         /// Bits 63:0 (VT-d 9.10).
         pub low: u64,

@@ -14,14 +14,14 @@ use super::management::{FaultV1, ManagementV1, TotalsV1};
 use super::memory::{ExtentV1, ObjectV1, ReservedV1, SpaceObjectV1, SpaceV1};
 use super::platform::{IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE, UartInputV1, UartV1};
 use super::report::{ReportV1, StoppedV1};
-use super::stream::{EndV1, MarkV1};
+use super::stream::{EndV1, MarkV1, SettledV1};
 use super::trial;
 use super::trust::{KeyV1, TrustV1};
 use super::unit::{DomainIdV1, DomainV1, UnitRestV1, UnitV1};
 use super::vcpu::{VcpuMsrsV1, VcpuV1, XsaveV1};
 use crate::reader::{ReadError, Stream};
 use crate::record::{Part, Record};
-use crate::writer::{WriteError, Writer};
+use crate::writer::{Draft, WriteError, Writer};
 
 /// Room kept free in each growing list when a stream is decoded, so that a refresh in the pause need
 /// not allocate although guests enabled interrupts or faults came in since the plan.
@@ -93,6 +93,7 @@ macro_rules! state {
         pub const KINDS: &[(u32, &str)] = &[
             (MarkV1::KIND, MarkV1::NAME),
             (EndV1::KIND, EndV1::NAME),
+            (SettledV1::KIND, SettledV1::NAME),
             $( (<$type>::KIND, <$type>::NAME), )*
         ];
 
@@ -100,6 +101,7 @@ macro_rules! state {
         pub(crate) fn describe(text: &mut alloc::string::String, format: u16) {
             crate::abi::describe::<MarkV1>(text, format);
             crate::abi::describe::<EndV1>(text, format);
+            crate::abi::describe::<SettledV1>(text, format);
             $( crate::abi::describe::<$type>(text, format); )*
         }
 
@@ -110,17 +112,18 @@ macro_rules! state {
                     return Err(ReadError::Replanned);
                 }
                 let mut state = Self::default();
-                let mut planned = true;
+                let mut stage = Stage::Plan;
                 for record in stream.records() {
                     match record.kind {
                         MarkV1::KIND => {
-                            planned = false;
+                            stage = Stage::Settled;
                             $( state.planned.$field = state.$field.len(); )*
                         }
+                        SettledV1::KIND => stage = Stage::Freeze,
                         EndV1::KIND => {}
                         kind if trial::is_known(kind) => {}
                         $( <$type>::KIND => {
-                            in_part::<$type>(planned)?;
+                            in_part::<$type>(stage)?;
                             state.$field.push(record.decode()?);
                         } )*
                         kind if record.is_critical() => {
@@ -149,18 +152,22 @@ macro_rules! state {
                 self.uart_inputs.reserve(inputs);
             }
 
-            /// Replaces what was written behind the mark by what stands there now. Does not allocate.
+            /// Replaces what was written behind the mark, or behind what is settled, by what stands there now. Does not allocate.
             /// On an error the set is not to be used.
             pub fn refresh(&mut self, rest: &Stream<'_>) -> Result<(), RefreshError> {
                 if !rest.is_rest() {
                     return Err(ReadError::Replanned.into());
                 }
-                $( self.$field.truncate(self.planned.$field); )*
+                $( if <$type>::PART != Part::Settled || !rest.is_unsettled() {
+                    self.$field.truncate(self.planned.$field);
+                } )*
+                let mut stage = if rest.is_unsettled() { Stage::Freeze } else { Stage::Settled };
                 for record in rest.records() {
                     match record.kind {
+                        SettledV1::KIND => stage = Stage::Freeze,
                         EndV1::KIND => {}
                         $( <$type>::KIND => {
-                            in_part::<$type>(false)?;
+                            in_part::<$type>(stage)?;
                             let room = self.$field.capacity();
                             if self.$field.len() == room {
                                 return Err(RefreshError::Room { kind: <$type>::NAME, room });
@@ -180,27 +187,44 @@ macro_rules! state {
             /// Takes what is in the set now as planned: logs are then written before the mark.
             pub fn set_planned(&mut self) {
                 $( self.planned.$field = match <$type>::PART {
-                    Part::Freeze => 0,
+                    Part::Settled | Part::Freeze => 0,
                     Part::Plan | Part::Any => self.$field.len(),
                 }; )*
             }
 
             /// Puts the records of each kind in the order that [`crate::graph`] wants, those of the plan and the others apart.
             pub fn sort(&mut self) {
-                $(
+                self.sort_parts(|_| true);
+            }
+
+            /// Likewise, what FREEZE has gathered.
+            pub fn sort_unsettled(&mut self) {
+                self.sort_parts(|part| matches!(part, Part::Freeze | Part::Any));
+            }
+
+            fn sort_parts(&mut self, wanted: fn(Part) -> bool) {
+                $( if wanted(<$type>::PART) {
                     let (planned, rest) = match <$type>::PART {
                         Part::Any => self.$field.split_at_mut_checked(self.planned.$field).unwrap_or_default(),
-                        Part::Plan | Part::Freeze => (self.$field.as_mut_slice(), [].as_mut_slice()),
+                        _ => (self.$field.as_mut_slice(), [].as_mut_slice()),
                     };
                     order(planned);
                     order(rest);
-                )*
+                } )*
             }
 
             /// Drops what is not planned and keeps its room, so that FREEZE need not allocate.
             pub fn clear_rest(&mut self) {
+                $( if <$type>::PART == Part::Settled {
+                    self.$field.clear();
+                } )*
+                self.clear_unsettled();
+            }
+
+            /// Likewise, but for what is settled.
+            pub fn clear_unsettled(&mut self) {
                 $( match <$type>::PART {
-                    Part::Plan => {}
+                    Part::Plan | Part::Settled => {}
                     Part::Freeze => self.$field.clear(),
                     Part::Any => self.$field.truncate(self.planned.$field),
                 } )*
@@ -210,7 +234,7 @@ macro_rules! state {
             pub fn write_plan(&self, writer: &mut Writer<'_>) -> Result<(), WriteError> {
                 $( write(writer, match <$type>::PART {
                     Part::Plan => &self.$field,
-                    Part::Freeze => &[],
+                    Part::Settled | Part::Freeze => &[],
                     Part::Any => self.$field.get(..self.planned.$field).unwrap_or_default(),
                 })?; )*
                 trial::write(writer)
@@ -218,8 +242,29 @@ macro_rules! state {
 
             /// Writes the rest.
             pub fn write_rest(&self, writer: &mut Writer<'_>) -> Result<(), WriteError> {
+                self.write_settled(writer)?;
+                self.write_unsettled(writer)
+            }
+
+            /// Writes the first part of the rest, what is settled; the draft goes on behind it. In a format that has no such part
+            /// all of it is [`State::write_unsettled`]'s, in the order of kinds.
+            pub fn write_settled(&self, writer: &mut Writer<'_>) -> Result<Option<Draft>, WriteError> {
+                if !writer.settles() {
+                    return Ok(None);
+                }
+                $( if <$type>::PART == Part::Settled {
+                    write(writer, &self.$field)?;
+                } )*
+                writer.settle().map(Some)
+            }
+
+            /// Writes the second part of the rest.
+            pub fn write_unsettled(&self, writer: &mut Writer<'_>) -> Result<(), WriteError> {
+                let settles = writer.settles();
                 $( write(writer, match <$type>::PART {
                     Part::Plan => &[],
+                    Part::Settled if settles => &[],
+                    Part::Settled => &self.$field,
                     Part::Freeze => &self.$field,
                     Part::Any => self.$field.get(self.planned.$field..).unwrap_or_default(),
                 })?; )*
@@ -233,9 +278,17 @@ macro_rules! state {
                 None
             }
 
-            /// Likewise, looking only at kinds that a refresh replaces.
-            pub(crate) fn first_disorder_of_rest(&self) -> Option<crate::graph::GraphError> {
-                $( if <$type>::PART != Part::Plan {
+            /// Likewise, looking only at what is settled.
+            pub(crate) fn first_disorder_of_settled(&self) -> Option<crate::graph::GraphError> {
+                $( if <$type>::PART == Part::Settled {
+                    if let Some(error) = crate::graph::disorder(&self.$field) { return Some(error); }
+                } )*
+                None
+            }
+
+            /// Likewise, looking only at what each refresh replaces.
+            pub(crate) fn first_disorder_of_unsettled(&self) -> Option<crate::graph::GraphError> {
+                $( if matches!(<$type>::PART, Part::Freeze | Part::Any) {
                     if let Some(error) = crate::graph::disorder(&self.$field) { return Some(error); }
                 } )*
                 None
@@ -362,9 +415,22 @@ fn order<T: Record>(records: &mut [T]) {
     }
 }
 
-fn in_part<T: Record>(planned: bool) -> Result<(), ReadError> {
-    match (T::PART, planned) {
-        (Part::Any, _) | (Part::Plan, true) | (Part::Freeze, false) => Ok(()),
+/// How far a stream has been read.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// Before the mark.
+    Plan,
+    /// Behind it.
+    Settled,
+    /// Behind the settled mark.
+    Freeze,
+}
+
+fn in_part<T: Record>(stage: Stage) -> Result<(), ReadError> {
+    match (T::PART, stage) {
+        // Releases before the settled mark do not write one, and everything in the order of kinds.
+        (Part::Any, _) | (Part::Plan, Stage::Plan) | (Part::Settled | Part::Freeze, Stage::Settled) => Ok(()),
+        (Part::Freeze, Stage::Freeze) => Ok(()),
         _ => Err(ReadError::Part { kind: T::NAME }),
     }
 }

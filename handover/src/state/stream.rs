@@ -26,3 +26,18 @@ record! {
         pub planned_records: u64,
     }
 }
+
+record! {
+    /// Ends what is settled behind the mark: records that only a guest's writes to its devices' registers change. At most one. A reader
+    /// that has read this far at PLAN, and finds the same record in the same place in the pause, need not read it again.
+    SettledV1 [0x0003, "settled mark", Freeze, false, {2: 24}] key |_record| [0, 0];
+    {
+        /// Bytes of payload before this record's frame.
+        pub payload_bytes: u64,
+        /// Records before this one.
+        pub records: u64,
+        /// CRC32C of those bytes, which makes two of them distinguishable.
+        pub crc: u32,
+        reserved: [u8; 4],
+    }
+}

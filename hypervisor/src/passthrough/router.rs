@@ -3,6 +3,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use hermit_sync::SpinMutex;
 use iommu::{InterruptRange, InterruptTarget, msi_message};
@@ -28,6 +29,18 @@ pub struct Way {
 
 /// All ways of all guests' devices, by device and entry.
 static WAYS: SpinMutex<SortedMap<(Bdf, u16), Way>> = SpinMutex::new(SortedMap::new());
+
+/// Rises with every way that is made, altered or taken back, and what its remapping entry says.
+static CHANGES: AtomicU64 = AtomicU64::new(0);
+
+/// A number that rises with every change of a way.
+pub fn changes() -> u64 {
+    CHANGES.load(Ordering::Acquire)
+}
+
+fn changing() {
+    CHANGES.fetch_add(1, Ordering::AcqRel);
+}
 
 /// Shows the ways of a device, for the records.
 pub fn for_each_way(device: Bdf, mut show: impl FnMut(u16, &Way)) {
@@ -120,6 +133,7 @@ impl Router {
 
 impl InterruptRouter for Router {
     fn route(&mut self, device: Bdf, entry: u16, guest: MsiMessage) -> Result<MsiMessage, RouteError> {
+        changing();
         let message = InterruptMessage::from_msi(guest).ok_or(RouteError::InvalidMessage(guest))?;
         let key = (device, entry);
         let known = WAYS.lock().get(&key).copied();
@@ -159,6 +173,7 @@ impl InterruptRouter for Router {
     }
 
     fn release(&mut self, device: Bdf, entry: u16) {
+        changing();
         if let Some(way) = WAYS.lock().remove(&(device, entry)) {
             Self::close(way);
         }

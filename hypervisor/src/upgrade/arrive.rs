@@ -93,16 +93,19 @@ fn verify(ready: &mut Ready, entered: u64) -> Result<Reports, String> {
     state.refresh(&stream).map_err(|error| error.to_string())?;
     #[cfg(feature = "fault")]
     fault::lie(state, fault::Place::First);
-    graph::validate_rest(state).map_err(|error| error.to_string())?;
+    // What is settled was judged and taken over in the sandbox.
+    let settled = stream.is_unsettled();
+    let judge = if settled { graph::validate_unsettled } else { graph::validate_rest };
+    judge(state).map_err(|error| error.to_string())?;
     let mut own = convert::report::load_own(state).map_err(|error| error.to_string())?;
     if let Some(place) = own.phase_tsc.get_mut(Phase::Verify.index()) {
         *place = entered;
     }
     let totals = convert::management::load_totals(state).map_err(|error| error.to_string())?;
     restore::bridges(state)?;
-    restore::finish_units(state, &mut ready.units)?;
+    restore::finish_units(state, &mut ready.units, settled)?;
     for guest in &mut ready.guests {
-        guest.continue_from(state)?;
+        guest.continue_from(state, settled)?;
     }
     #[cfg(feature = "fault")]
     fault::lie_of_guests(&mut ready.guests, fault::Place::First);

@@ -59,6 +59,12 @@ impl Room {
         Ok(())
     }
 
+    /// Takes where their queues stand, and the faults.
+    fn take_queues(&mut self) -> Result<(), String> {
+        let taken = units::with(|units, _| units.snapshot_queues_into(&mut self.units));
+        taken.unwrap_or(Ok(())).map_err(|error| error.to_string())
+    }
+
     /// Takes what the units know.
     fn take_all_units(&mut self) -> Result<(), String> {
         let taken = units::with(|units, _| units.snapshot_into(&mut self.units));
@@ -249,7 +255,15 @@ pub enum Moment {
     /// The guests run: virtual CPUs are as after power-on.
     DryRun,
     /// Every virtual CPU has left its snapshot.
-    Freeze,
+    Freeze {
+        /// What is settled is in the set, as the dry run has gathered it.
+        settled: bool,
+    },
+}
+
+/// Rises with whatever may alter what is settled: the functions of these guests, and the ways of their interrupts.
+pub fn changes(vms: &[Arc<Vm>]) -> u64 {
+    vms.iter().fold(router::changes(), |sum, vm| sum.wrapping_add(vm.platform.pci_changes()))
 }
 
 /// The legacy region and the header of an XSAVE area: nothing of it is in use.
@@ -266,20 +280,36 @@ pub fn rest(
     current: &ReportV1,
     moment: Moment,
 ) -> Result<(), String> {
-    room.take_units()?;
+    let settled = moment == Moment::Freeze { settled: true };
+    if settled {
+        room.take_queues()?;
+    } else {
+        room.take_units()?;
+        convert::iommu::save_entries(state, &room.units).map_err(|error| error.to_string())?;
+    }
     convert::iommu::save_rest(state, &room.units).map_err(|error| error.to_string())?;
     for (vm, room) in vms.iter().zip(&mut room.guests) {
         rest_of_guest(state, vm, room, moment).map_err(|error| format!("guest {}: {error}", vm.name))?;
     }
     convert::management::save_totals(state, &settings::totals());
     convert::report::save(state, core::slice::from_ref(current));
-    state.sort();
+    if settled {
+        state.sort_unsettled();
+    } else {
+        state.sort();
+    }
     Ok(())
 }
 
 fn rest_of_guest(state: &mut State, vm: &Vm, room: &mut GuestRoom, moment: Moment) -> Result<(), String> {
     let GuestRoom { platform, routes: ways } = room;
-    vm.platform.save_into(platform);
+    if moment == (Moment::Freeze { settled: true }) {
+        vm.platform.save_unsettled_into(platform);
+    } else {
+        vm.platform.save_into(platform);
+        routes(&platform.pci.functions, ways);
+        convert::pci::save(state, vm.token, &platform.pci.functions, ways).map_err(|error| error.to_string())?;
+    }
     let rest = GuestRest {
         token: vm.token,
         state: vm.state(),
@@ -290,8 +320,7 @@ fn rest_of_guest(state: &mut State, vm: &Vm, room: &mut GuestRoom, moment: Momen
         started_tsc: 0,
     };
     convert::guest::save_rest(state, &rest);
-    routes(&platform.pci.functions, ways);
-    convert::platform::save(state, vm.token, platform, ways).map_err(|error| error.to_string())?;
+    convert::platform::save(state, vm.token, platform).map_err(|error| error.to_string())?;
     for (index, shared) in (0u32..).zip(&vm.vcpus) {
         if moment == Moment::DryRun {
             convert::vcpu::save(state, vm.token, index, shared.pcpu, &ArchState::reset(), &NO_XSAVE)

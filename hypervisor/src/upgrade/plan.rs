@@ -24,7 +24,7 @@ use super::gather::{self, Room};
 use super::stage::Staged;
 use super::{leave, report};
 use crate::host;
-use crate::mem::frames;
+use crate::mem::{frames, guard};
 use crate::passthrough::units;
 use crate::vm::{self, Vm};
 
@@ -66,6 +66,14 @@ impl Region {
     }
 }
 
+/// What the dry run has written of what only guests' writes to their devices' registers change.
+struct Settled {
+    /// Goes on behind it; `None` in a format that does not say where it ends.
+    draft: Option<Draft>,
+    /// [`gather::changes`] before it was gathered.
+    changes: u64,
+}
+
 /// An upgrade whose every object said yes.
 pub struct Planned {
     /// The image.
@@ -82,6 +90,7 @@ pub struct Planned {
     pub draft: Draft,
     /// Where they are.
     pub region: Region,
+    settled: Option<Settled>,
     room: Room,
     frozen: Vec<Token>,
 }
@@ -95,38 +104,61 @@ impl Planned {
     pub fn dry_run(&mut self) -> Result<u64, String> {
         // What the guests change while it is gathered can contradict itself; they don't do that all the time.
         let mut result = Ok(());
+        let mut changes = 0;
         for _ in 0..8 {
+            self.settled = None;
             self.state.clear_rest();
+            changes = gather::changes(&self.vms);
             result = self
-                .gather(gather::Moment::DryRun)
+                .gather_at(gather::Moment::DryRun)
                 .and_then(|()| graph::validate(&self.state).map_err(|error| error.to_string()));
             if result.is_ok() {
                 break;
             }
         }
         result?;
-        let written = self.write_rest()?;
+        let (written, draft) = self.write_rest()?;
+        self.settled = Some(Settled { draft, changes });
         self.state.reserve_rest();
-        self.state.clear_rest();
+        self.state.clear_unsettled();
         Ok(written)
     }
 
-    /// Gathers the rest as it is at this moment. After a dry run it takes no memory.
+    /// FREEZE, after a dry run: gathers the rest, or only what is not settled as it was then, judges and writes it. Takes no memory.
     ///
     /// # Errors
     /// Something has changed since PLAN, or has no place in the records.
-    pub fn gather(&mut self, moment: gather::Moment) -> Result<(), String> {
+    pub fn freeze(&mut self) -> Result<(), String> {
+        self.settled = self.settled.take().filter(|settled| settled.changes == gather::changes(&self.vms));
+        let settled = self.settled.is_some();
+        if !settled {
+            self.state.clear_rest();
+        }
+        self.gather_at(gather::Moment::Freeze { settled })?;
+        let judge = if settled { graph::validate_unsettled } else { graph::validate_rest };
+        judge(&self.state).map_err(|error| error.to_string())?;
+        if let Some(own) = self.state.reports.last_mut() {
+            own.pause_allocations = guard::taken_in_pause();
+        }
+        self.write_rest().map(|_| ())
+    }
+
+    /// Gathers the rest as it is at this moment. After a dry run it takes no memory.
+    fn gather_at(&mut self, moment: gather::Moment) -> Result<(), String> {
         gather::rest(&mut self.state, &self.vms, &mut self.room, &self.report, moment)
     }
 
-    /// Writes the rest behind the plan, the header last, and says the bytes of the whole.
-    ///
-    /// # Errors
-    /// The region is too small, or was overwritten.
-    pub fn write_rest(&mut self) -> Result<u64, String> {
+    /// Writes the rest behind the plan, or behind what is settled, the header last, and says the bytes of the whole. With a draft that goes on
+    /// behind what is settled now.
+    fn write_rest(&mut self) -> Result<(u64, Option<Draft>), String> {
         let region = self.region.memory();
-        let mut writer = self.draft.resume(region).map_err(|error| error.to_string())?;
-        self.state.write_rest(&mut writer).map_err(|error| error.to_string())?;
+        let behind = self.settled.as_ref().and_then(|settled| settled.draft.as_ref());
+        let mut writer = behind.unwrap_or(&self.draft).resume(region).map_err(|error| error.to_string())?;
+        let draft = match behind {
+            Some(_) => None,
+            None => self.state.write_settled(&mut writer).map_err(|error| error.to_string())?,
+        };
+        self.state.write_unsettled(&mut writer).map_err(|error| error.to_string())?;
         let header = writer.finish().map_err(|error| error.to_string())?;
         // Payload first, fence, header last (HANDOVER.md, format).
         fence(Ordering::SeqCst);
@@ -135,7 +167,7 @@ impl Planned {
         place.copy_from_slice(&header);
         fence(Ordering::SeqCst);
         let payload = Header::read_from_bytes(&header).map_or(0, |header| header.payload_bytes);
-        Ok(header.len() as u64 + payload)
+        Ok((header.len() as u64 + payload, draft))
     }
 
     /// The upgrade ends here, before FREEZE: everything is as before PLAN. The report, which is kept.
@@ -214,7 +246,18 @@ pub fn prepare(staged: Staged) -> Result<Planned, String> {
     match write(&mut region, &state, staged.format) {
         Ok(draft) => {
             let room = Room::of(&vms);
-            Ok(Planned { report: staged.report, staged, vms, leaving, state, draft, region, room, frozen })
+            Ok(Planned {
+                report: staged.report,
+                staged,
+                vms,
+                leaving,
+                state,
+                draft,
+                region,
+                settled: None,
+                room,
+                frozen,
+            })
         }
         Err(reason) => {
             region.free();

@@ -154,7 +154,7 @@ fn prepare(boot: &BootInfo, block: Block, jump: &JumpBlock) -> Result<Ready, Str
     machine_cpus::prepare(machine.pcpus.len())?;
     let mut guests = restore::guests(&state)?;
     for guest in &mut guests {
-        guest.continue_from(&state)?;
+        guest.continue_from(&state, false)?;
     }
     lie_of_guests(&mut guests);
     vm::reserve(guests.len());

@@ -84,12 +84,14 @@ pub fn units(state: &State, firmware: &Firmware) -> Result<Snapshot, String> {
     Ok(snapshot)
 }
 
-/// The second half: queues, remapping entries, faults, as they were left; every live register is compared once more. Takes no memory.
+/// The second half: queues, remapping entries, faults, as they were left; every live register is compared once more. Takes no memory. When
+/// what is settled is as it was, the entries are those that [`units`] has read.
 ///
 /// # Errors
 /// A register or an entry is not as recorded, or not every recorded unit is there.
-pub fn finish_units(state: &State, snapshot: &mut Snapshot) -> Result<(), String> {
-    convert::iommu::load_into(state, snapshot).map_err(text)?;
+pub fn finish_units(state: &State, snapshot: &mut Snapshot, settled: bool) -> Result<(), String> {
+    let load = if settled { convert::iommu::load_queues_into } else { convert::iommu::load_into };
+    load(state, snapshot).map_err(text)?;
     let memory = ArenaFrames(units::TAG);
     match units::with(|units, _| (units.units(), units.finish(snapshot, &memory))) {
         None if snapshot.units.is_empty() => Ok(()),
@@ -195,20 +197,21 @@ fn messages(function: &FunctionPlan) -> usize {
 }
 
 impl Restored {
-    /// Takes over what the guest was doing. In the sandbox from the records of the dry run, in the pause from the last ones.
+    /// Takes over what the guest was doing. In the sandbox from the records of the dry run, in the pause from the last ones: when what is
+    /// settled is as it was, its functions and the ways of their interrupts go on as they are.
     ///
     /// # Errors
     /// The guest can't go on from there.
-    pub fn continue_from(&mut self, state: &State) -> Result<(), String> {
+    pub fn continue_from(&mut self, state: &State, settled: bool) -> Result<(), String> {
         let token = self.vm.token;
-        self.go_on(state).map_err(|error| format!("guest {token:#x}: {error}"))
+        self.go_on(state, settled).map_err(|error| format!("guest {token:#x}: {error}"))
     }
 
-    fn go_on(&mut self, state: &State) -> Result<(), String> {
-        let token = self.vm.token;
+    /// The guest's functions, and the ways of their interrupts.
+    fn take_functions(&mut self, state: &State) -> Result<(), String> {
         let Self { functions, platform, routes, .. } = self;
-        convert::platform::load_into(state, token, functions, platform, routes).map_err(text)?;
-        self.vm.platform.restore(platform).map_err(|error| error.to_string())?;
+        convert::pci::load(state, functions, &mut platform.pci.functions, routes).map_err(text)?;
+        self.vm.platform.with_pci(|pci| pci.restore(&platform.pci)).map_err(|error| error.to_string())?;
         for device in self.vm.devices().iter().filter(|device| quarantine::holds(device.bdf)) {
             self.vm.platform.with_pci(|pci| pci.mark_removed(device.bdf));
         }
@@ -216,9 +219,16 @@ impl Restored {
             let bdf = device.bdf;
             Router::keep_only(bdf, |entry| routes.iter().any(|route| route.device == bdf && route.entry == entry));
         }
-        for route in &*routes {
-            restore_route(&self.router, route)?;
+        routes.iter().try_for_each(|route| restore_route(&self.router, route))
+    }
+
+    fn go_on(&mut self, state: &State, settled: bool) -> Result<(), String> {
+        let token = self.vm.token;
+        if !settled {
+            self.take_functions(state)?;
         }
+        convert::platform::load_into(state, token, &mut self.platform).map_err(text)?;
+        self.vm.platform.restore_unsettled(&self.platform).map_err(|error| error.to_string())?;
         for (index, ((pcpu, runner), vcpu)) in (0u32..).zip(self.vcpus.iter_mut().zip(&mut self.states)) {
             convert::vcpu::load_into(state, token, index, vcpu).map_err(text)?;
             if vcpu.pcpu != *pcpu {

@@ -4,7 +4,6 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use handover::graph;
 use handover::jump::{self as contract, JumpBlock};
 use handover::phase::{Outcome, Phase};
 use handover::state::report::{BLAME_NEW_IMAGE, BLAME_OLD_IMAGE, ReportV1};
@@ -14,7 +13,7 @@ use zerocopy::FromZeros;
 
 use super::block::Block;
 use super::plan::Planned;
-use super::{freeze, gather, jump, last_words, report, rescue, watchdog};
+use super::{freeze, jump, last_words, report, rescue, watchdog};
 use crate::mem::layout::{SCRATCH_BYTES, SLOT_BYTES};
 use crate::mem::{guard, host_map};
 use crate::passthrough::units;
@@ -103,12 +102,7 @@ fn attempt(core: &mut Core, planned: &mut Planned, entry: u64) -> Result<(), (Ph
     }
     planned.report.faults = units::fault_count();
     report::enter(&mut planned.report, Phase::Switch);
-    planned.gather(gather::Moment::Freeze).map_err(failed)?;
-    graph::validate_rest(&planned.state).map_err(|error| failed(error.to_string()))?;
-    if let Some(own) = planned.state.reports.last_mut() {
-        own.pause_allocations = guard::taken_in_pause();
-    }
-    planned.write_rest().map_err(failed)?;
+    planned.freeze().map_err(failed)?;
     let host = host::get();
     let deadline_ms = manage::deadline_ms().into();
     let deadline = cpu::tsc() + time::ms_to_ticks(deadline_ms);

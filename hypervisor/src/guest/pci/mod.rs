@@ -73,6 +73,8 @@ pub struct PciBus {
     /// First address beyond the guest's physical address space.
     address_end: u64,
     counters: PciCounters,
+    /// Rises with whatever may alter a function.
+    changes: u64,
 }
 
 impl PciBus {
@@ -80,7 +82,15 @@ impl PciBus {
     #[must_use]
     pub fn new(router: Box<dyn InterruptRouter>, blocked: Vec<GuestRange>, address_bits: u8) -> Self {
         let address_end = 1u64.checked_shl(u32::from(address_bits)).unwrap_or(u64::MAX);
-        Self { functions: Vec::new(), latch: 0, router, blocked, address_end, counters: PciCounters::default() }
+        Self {
+            functions: Vec::new(),
+            latch: 0,
+            router,
+            blocked,
+            address_end,
+            counters: PciCounters::default(),
+            changes: 0,
+        }
     }
 
     /// Plugs `function` into the next slot, which it returns (1 to 31).
@@ -139,6 +149,12 @@ impl PciBus {
     #[must_use]
     pub fn functions(&self) -> &[Passthrough] {
         &self.functions
+    }
+
+    /// Rises with whatever may alter what [`save`](Self::save) says of the functions.
+    #[must_use]
+    pub const fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// What went wrong so far.
@@ -234,6 +250,7 @@ impl PciBus {
         }
         let function = Self::position(slot).and_then(|position| self.functions.get_mut(position));
         if let Some(function) = function.filter(|function| !function.removed) {
+            self.changes += 1;
             function.write_dword(offset & !3, value, mask, &mut *self.router, &mut self.counters);
             self.reconcile();
         }
@@ -328,6 +345,7 @@ impl PciBus {
     pub fn mmio_write(&mut self, address: u64, width: u8, value: u64) -> bool {
         for function in &mut self.functions {
             if let Some((bar, offset)) = function.find(address, width) {
+                self.changes += 1;
                 function.bar_write(bar, offset, width, value, &mut *self.router, &mut self.counters);
                 return true;
             }
@@ -338,6 +356,7 @@ impl PciBus {
     /// Tries again to route what the router refused, say with [`RouteError::Busy`] during an
     /// upgrade. Until then the entries are masked, and the devices' pending bits keep what arrives.
     pub fn retry_routes(&mut self) {
+        self.changes += 1;
         for function in &mut self.functions {
             function.retry_routes(&mut *self.router, &mut self.counters);
         }
@@ -345,6 +364,7 @@ impl PciBus {
 
     /// Stops DMA and interrupts of every function and gives all routes back: the guest has ended.
     pub fn quiesce(&mut self) {
+        self.changes += 1;
         for function in &mut self.functions {
             function.quiesce(&mut *self.router, &mut self.counters);
         }
@@ -353,6 +373,7 @@ impl PciBus {
 
     /// Takes `device` away from the guest, which runs on: reads of it give all ones, its BARs are gone.
     pub fn remove(&mut self, device: Bdf) {
+        self.changes += 1;
         if let Some(function) = self.functions.iter_mut().find(|function| function.device == device) {
             function.remove(&mut *self.router, &mut self.counters);
         }
@@ -361,6 +382,7 @@ impl PciBus {
 
     /// A function that the image before this one took away is still away. Touches no hardware.
     pub fn mark_removed(&mut self, device: Bdf) {
+        self.changes += 1;
         if let Some(function) = self.functions.iter_mut().find(|function| function.device == device) {
             function.removed = true;
         }
@@ -369,6 +391,7 @@ impl PciBus {
     /// Stops, resets and unplugs every function: the guest has ended, and the functions are its own no more. Returns those
     /// that could not be reset.
     pub fn retire(&mut self) -> Vec<(Bdf, ResetError)> {
+        self.changes += 1;
         let mut broken = Vec::new();
         for mut function in core::mem::take(&mut self.functions) {
             if let Err(error) = function.reset(&mut *self.router, &mut self.counters) {
@@ -381,6 +404,7 @@ impl PciBus {
     /// Resets every function and the bus, for the guest's next life.
     pub fn reset(&mut self) {
         self.latch = 0;
+        self.changes += 1;
         for function in &mut self.functions {
             // What could not be reset is counted.
             let _reset = function.reset(&mut *self.router, &mut self.counters);
@@ -398,9 +422,20 @@ impl PciBus {
 
     /// Likewise, into a state of this bus that was saved before: takes no memory.
     pub fn save_into(&self, state: &mut PciState) {
+        state.latch = self.latch;
         state.functions.resize_with(self.functions.len(), PciFunctionState::default);
         self.functions.iter().zip(&mut state.functions).for_each(|(function, state)| function.save_into(state));
-        state.latch = self.latch;
+    }
+
+    /// The address register of configuration mechanism 1: all that is not a function's.
+    #[must_use]
+    pub const fn latch(&self) -> u32 {
+        self.latch
+    }
+
+    /// Puts it back.
+    pub const fn set_latch(&mut self, latch: u32) {
+        self.latch = latch & LATCH_WRITABLE;
     }
 
     /// Continues from `state` on a bus with the same functions, without a write to hardware or a call
@@ -422,7 +457,7 @@ impl PciBus {
                 }
             }
         }
-        self.latch = state.latch & LATCH_WRITABLE;
+        self.set_latch(state.latch);
         self.reconcile();
         Ok(())
     }

@@ -193,6 +193,12 @@ impl GuestPlatform {
         result
     }
 
+    /// Rises with whatever may alter a PCI function.
+    #[must_use]
+    pub fn pci_changes(&self) -> u64 {
+        self.devices.lock().pci.changes()
+    }
+
     /// Everything shared. The vCPUs stand still.
     #[must_use]
     pub fn save(&self) -> PlatformState {
@@ -204,10 +210,16 @@ impl GuestPlatform {
     /// Likewise, into a state of this guest that was saved before: takes no memory but for console input that came since. The CPUID table,
     /// which does not change, is left as it is.
     pub fn save_into(&self, state: &mut PlatformState) {
+        self.devices.lock().pci.save_into(&mut state.pci);
+        self.save_unsettled_into(state);
+    }
+
+    /// Likewise, but for the PCI functions.
+    pub fn save_unsettled_into(&self, state: &mut PlatformState) {
         let devices = self.devices.lock();
+        state.pci.latch = devices.pci.latch();
         state.ioapic = devices.ioapic.save();
         devices.uart.save_into(&mut state.uart);
-        devices.pci.save_into(&mut state.pci);
         state.legacy = devices.legacy.save();
         state.clock = self.clock.save();
         state.power = match devices.power {
@@ -223,6 +235,15 @@ impl GuestPlatform {
     /// # Errors
     /// The state is damaged or of another guest.
     pub fn restore(&self, state: &PlatformState) -> Result<(), RestoreError> {
+        self.devices.lock().pci.restore(&state.pci).map_err(RestoreError::Pci)?;
+        self.restore_unsettled(state)
+    }
+
+    /// Likewise, but for the PCI functions, which go on as they are.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore).
+    pub fn restore_unsettled(&self, state: &PlatformState) -> Result<(), RestoreError> {
         let mut devices = self.devices.lock();
         devices.power = match state.power {
             0 => None,
@@ -232,7 +253,7 @@ impl GuestPlatform {
         };
         devices.ioapic.restore(&state.ioapic).map_err(RestoreError::Ioapic)?;
         devices.uart.restore(&state.uart).map_err(RestoreError::Uart)?;
-        devices.pci.restore(&state.pci).map_err(RestoreError::Pci)?;
+        devices.pci.set_latch(state.pci.latch);
         devices.legacy.restore(&state.legacy);
         self.note_events(&devices);
         Ok(())

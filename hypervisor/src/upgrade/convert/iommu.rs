@@ -167,8 +167,7 @@ fn unit_at(snapshot: &Snapshot, base: u64) -> Converted<u32> {
     })
 }
 
-/// Appends what changes of units until FREEZE, remapping entries and faults. Part of the rest; the units and devices are those of
-/// the plan.
+/// Appends what changes of units until FREEZE, and faults. Part of the rest; the units are those of the plan.
 ///
 /// # Errors
 /// A unit is there that was not planned.
@@ -184,6 +183,14 @@ pub fn save_rest(state: &mut State, snapshot: &Snapshot) -> Converted<()> {
             sequence: unit.sequence,
         });
     }
+    faults(state, snapshot)
+}
+
+/// Appends the remapping entries. Part of the rest, settled; units and devices are those of the plan.
+///
+/// # Errors
+/// A unit is there that was not planned.
+pub fn save_entries(state: &mut State, snapshot: &Snapshot) -> Converted<()> {
     for entry in &snapshot.irtes {
         let unit = unit_at(snapshot, entry.unit)?;
         // Only attached devices have a record; what is the management NIC's own is gone by then.
@@ -198,6 +205,10 @@ pub fn save_rest(state: &mut State, snapshot: &Snapshot) -> Converted<()> {
             flags: if owner.is_none() { IRTE_OWN } else { 0 },
         });
     }
+    Ok(())
+}
+
+fn faults(state: &mut State, snapshot: &Snapshot) -> Converted<()> {
     for (sequence, line) in (1..).zip(&snapshot.faults) {
         let fault = &line.fault;
         let (access, entry) = match fault.access {
@@ -294,7 +305,7 @@ pub fn load_into(state: &State, snapshot: &mut Snapshot) -> Converted<()> {
             owner: (record.flags & IRTE_OWN == 0).then(|| function(record.owner)),
         })
     };
-    refill(&mut snapshot.units, &state.units, |unit| load_unit(state, unit))?;
+    load_queues_into(state, snapshot)?;
     refill(&mut snapshot.domains, &state.domains, load_domain)?;
     refill(&mut snapshot.dids, &state.domain_ids, did)?;
     refill(&mut snapshot.devices, &state.devices, device)?;
@@ -302,7 +313,15 @@ pub fn load_into(state: &State, snapshot: &mut Snapshot) -> Converted<()> {
     refill(&mut snapshot.aliases, &state.aliases, alias)?;
     refill(&mut snapshot.leaving, &state.leaving, leaving)?;
     refill(&mut snapshot.irtes, &state.irtes, irte)?;
-    refill(&mut snapshot.posted, &state.posted, |record| Ok(PostedState { frame: record.frame, used: record.used }))?;
+    refill(&mut snapshot.posted, &state.posted, |record| Ok(PostedState { frame: record.frame, used: record.used }))
+}
+
+/// Likewise, only what [`save_rest`] has appended: the rest of the snapshot stays as an earlier call has loaded it.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_queues_into(state: &State, snapshot: &mut Snapshot) -> Converted<()> {
+    refill(&mut snapshot.units, &state.units, |unit| load_unit(state, unit))?;
     refill(&mut snapshot.faults, &state.faults, |record| load_fault(state, record))
 }
 

@@ -10,7 +10,6 @@ use handover::state::is_zero;
 use handover::state::lapic::GuestClockV1;
 use handover::state::platform::{IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE, UartInputV1, UartV1};
 
-use super::pci::{FunctionPlan, RouteState};
 use super::{ConvertError, Converted, find, flag, group, name_of, require};
 use crate::guest::clock::ClockState;
 use crate::guest::cpuid::CpuidEntry;
@@ -29,12 +28,12 @@ pub fn save_plan(state: &mut State, guest: u64, cpuid: &[CpuidEntry]) {
     }));
 }
 
-/// Appends the rest of a guest's platform, after its devices' plans. `routes` are those of the guest's devices, one per routed
-/// interrupt. The power event goes into [`super::guest::save_rest`].
+/// Appends the rest of a guest's platform but for its functions, which are [`super::pci::save`]'s. The power event goes into
+/// [`super::guest::save_rest`].
 ///
 /// # Errors
-/// The UART's input is longer than it can be, or a function is not as planned, see [`super::pci::save`].
-pub fn save(state: &mut State, guest: u64, platform: &PlatformState, routes: &[RouteState]) -> Converted<()> {
+/// The UART's input is longer than it can be.
+pub fn save(state: &mut State, guest: u64, platform: &PlatformState) -> Converted<()> {
     let clock = &platform.clock;
     state.guest_clocks.push(GuestClockV1 {
         guest,
@@ -56,7 +55,7 @@ pub fn save(state: &mut State, guest: u64, platform: &PlatformState, routes: &[R
     uart(state, guest, &platform.uart)?;
     legacy(state, guest, &platform.legacy);
     state.pci_hosts.push(PciHostV1 { guest, address: platform.pci.latch, reserved: [0; 4] });
-    super::pci::save(state, guest, &platform.pci.functions, routes)
+    Ok(())
 }
 
 /// A guest's platform, for `CpuidTable::restore`, `GuestClock::new` and `GuestPlatform::restore`, which check registers' bits.
@@ -65,22 +64,17 @@ pub fn save(state: &mut State, guest: u64, platform: &PlatformState, routes: &[R
 /// A record is missing, or holds what this image cannot take over.
 pub fn load(state: &State, guest: u64) -> Converted<PlatformState> {
     let mut platform = PlatformState { cpuid: load_cpuid(state, guest), ..PlatformState::default() };
-    load_into(state, guest, &super::pci::load_plan(state, guest)?, &mut platform, &mut Vec::new())?;
+    super::pci::load(state, &super::pci::load_plan(state, guest)?, &mut platform.pci.functions, &mut Vec::new())?;
+    load_into(state, guest, &mut platform)?;
     Ok(platform)
 }
 
-/// Likewise, with the ways of its devices' interrupts, into what an earlier call has filled: takes no memory but for more input or ways
-/// than there were. The functions are those of the plan; the CPUID table, which does not change, is left as it is.
+/// Likewise, into what an earlier call has filled: takes no memory but for more input than there was. The functions, which are
+/// [`super::pci::load`]'s, and the CPUID table, which does not change, are left as they are.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_into(
-    state: &State,
-    guest: u64,
-    plans: &[FunctionPlan],
-    platform: &mut PlatformState,
-    routes: &mut Vec<RouteState>,
-) -> Converted<()> {
+pub fn load_into(state: &State, guest: u64, platform: &mut PlatformState) -> Converted<()> {
     let key = [guest, 0];
     let clock = find(&state.guest_clocks, key)?;
     require(clock.tsc_khz > 0, clock, "TSC frequency", clock.tsc_khz)?;
@@ -94,7 +88,6 @@ pub fn load_into(
         }
     };
     let host = find(&state.pci_hosts, key)?;
-    super::pci::load(state, plans, &mut platform.pci.functions, routes)?;
     platform.pci.latch = host.address;
     platform.ioapic =
         IoapicState { entries: ioapic.redirection, lines: ioapic.levels, id: ioapic.id, select: ioapic.select };

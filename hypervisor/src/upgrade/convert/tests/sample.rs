@@ -108,11 +108,13 @@ impl Everything {
 
     /// What is written at FREEZE, in no order.
     pub(super) fn save_rest(&self, state: &mut State) -> Converted<()> {
+        units::save_entries(state, &self.snapshot)?;
         units::save_rest(state, &self.snapshot)?;
         guest::save_rest(state, &self.rest);
         vcpu::save(state, GUEST, 0, self.vcpu.pcpu, &self.vcpu.arch, &self.vcpu.xsave)?;
         lapic::save(state, GUEST, 0, &self.private);
-        platform::save(state, GUEST, &self.platform, &self.routes)?;
+        platform::save(state, GUEST, &self.platform)?;
+        pci::save(state, GUEST, &self.platform.pci.functions, &self.routes)?;
         management::save_totals(state, &self.totals);
         Ok(())
     }
