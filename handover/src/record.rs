@@ -131,6 +131,7 @@ impl fmt::Display for RecordName {
             | "vCPU"
             | "LAPIC"
             | "kvmclock"
+            | "vCPU place"
             | "vCPU MSRs"
             | "CPUID entry"
             | "XSAVE piece"

@@ -9,7 +9,9 @@ use handover::state::device::{AliasV1, BAR_64, BAR_MAPPED, BAR_PORTS, BarV1};
 use handover::state::interrupt::{IRTE_OWN, NO_IRTE};
 use handover::state::machine::{OWNER_FREE, REGION_RESERVED};
 use handover::state::memory::{ExtentV1, ReservedV1, SpaceV1};
+use handover::state::page::VcpuPlaceV1;
 use handover::state::unit::{DOMAIN_SHARES_NESTED, DomainIdV1, DomainV1};
+use handover::state::vcpu::VcpuV1;
 
 #[test]
 fn the_sample_makes_sense() {
@@ -292,4 +294,49 @@ fn the_short_validation_finds_what_a_refresh_can_break() {
     }
     let unused: DomainV1 = sample().domains[0];
     assert_eq!(unused.token, GUEST_DOMAIN);
+}
+
+/// The sample with its vCPU in a place of its own.
+fn placed() -> State {
+    let mut state = sample();
+    let VcpuV1 { guest, pcpu, .. } = state.vcpus[0];
+    let base = state.arenas[0].base + 0x3f_0000;
+    state.vcpu_places.push(VcpuPlaceV1 { guest, base, vcpu: 0, pcpu, area_bytes: 832, page_offset: 832 });
+    state.vcpus.clear();
+    state.xsave.clear();
+    state.lapics.clear();
+    state.clocks.clear();
+    state.vcpu_msrs.clear();
+    state
+}
+
+#[test]
+fn places_of_vcpus_are_whole_and_in_the_arena() {
+    assert_eq!(validate(&placed()), Ok(()));
+    let refused = |change: fn(&mut State), what: &str| {
+        let mut state = placed();
+        change(&mut state);
+        let error = validate(&state).expect_err(what).to_string();
+        assert!(error.contains(what), "{error}");
+    };
+    refused(|state| state.vcpu_places[0].base += 8, "address");
+    refused(|state| state.vcpu_places[0].base = 0x1000, "vCPU place");
+    refused(|state| state.vcpu_places[0].base = !0xfff, "address");
+    refused(|state| state.vcpu_places[0].pcpu = 99, "pCPU");
+    refused(|state| state.vcpu_places[0].guest = 0x9999, "guest");
+    refused(|state| state.vcpu_places[0].vcpu = 1, "number");
+    refused(|state| state.vcpu_places[0].page_offset = 840, "offset of the page");
+    refused(|state| state.vcpu_places[0].page_offset = 768, "offset of the page");
+    refused(|state| state.vcpu_places[0].page_offset = !63, "offset of the page");
+    refused(|state| state.vcpu_places[0].area_bytes = u32::MAX, "offset of the page");
+    refused(|state| state.guests[0].vcpu_count = 2, "places of vCPUs");
+    refused(
+        |state| {
+            state.guests[0].vcpu_count = 2;
+            state.vcpu_places.push(VcpuPlaceV1 { vcpu: 1, ..state.vcpu_places[0] });
+        },
+        "overlap",
+    );
+    // A record besides the place: one of the two is too many.
+    refused(|state| state.vcpus = sample().vcpus, "vCPUs");
 }

@@ -1,11 +1,16 @@
 //! Guests and their vCPUs.
 
+use alloc::vec::Vec;
+
+use super::ranges::{FRAME, frames, owned};
 use super::{Checked, GraphError, count, follow, group, one_each, value};
 use crate::record::{Record, RecordName};
 use crate::state::guest::{
     CONSOLE_COM2, GUEST_RUNNING, GUEST_STOPPED, GuestV1, ON_UPGRADE_PRESERVE, ON_UPGRADE_STOP, POWER_RESET,
 };
+use crate::state::machine::OWNER_ARENA;
 use crate::state::management::{MANAGEMENT_DHCP, ManagementV1, NO_NIC};
+use crate::state::page::{VcpuPage, VcpuPlaceV1};
 use crate::state::platform::{UART_INPUT_MAX, UART_PIECE, UartV1};
 use crate::state::trust::{TRUST_UNSIGNED, TrustV1};
 use crate::state::vcpu::{
@@ -42,9 +47,50 @@ pub(super) fn check(state: &State) -> Checked {
     for stopped in &state.stopped {
         value(text(&stopped.name).is_some_and(|name| !name.is_empty()), stopped, "name", 0)?;
     }
+    places(state)?;
     super::device::counted(state)?;
     management(state)?;
     trust(state)
+}
+
+/// Either all vCPUs of a guest have a place, or none.
+fn places(state: &State) -> Checked {
+    let mut ranges = Vec::new();
+    for place in &state.vcpu_places {
+        follow(place, "guest", &state.guests, [place.guest, 0])?;
+        follow(place, "pCPU", &state.pcpus, [place.pcpu.into(), 0])?;
+        let fine = place.area_bytes <= XSAVE_MAX
+            && place.page_offset >= place.area_bytes
+            && place.page_offset.is_multiple_of(64)
+            && place.page_offset <= 2 * XSAVE_MAX;
+        value(fine, place, "offset of the page", place.page_offset.into())?;
+        let bytes = place_bytes(place);
+        frames(place, "address", place.base, bytes)?;
+        owned(&state.regions, OWNER_ARENA, place, "address", place.base, bytes)?;
+        ranges.push((place.base, bytes, place.name()));
+    }
+    ranges.sort_unstable_by_key(|(base, ..)| *base);
+    for [first, second] in ranges.array_windows() {
+        if first.0.saturating_add(first.1) > second.0 {
+            return Err(GraphError::Overlap { first: first.2, second: second.2, address: second.0 });
+        }
+    }
+    for guest in &state.guests {
+        let places = group(&state.vcpu_places, guest.token);
+        if !places.is_empty() {
+            count(guest, "places of vCPUs", guest.vcpu_count.into(), places.len())?;
+        }
+        for (expected, place) in places.iter().enumerate() {
+            value(u64::from(place.vcpu) == expected as u64, place, "number", place.vcpu.into())?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of the frames of a place.
+#[must_use]
+pub fn place_bytes(place: &VcpuPlaceV1) -> u64 {
+    (u64::from(place.page_offset) + size_of::<VcpuPage>() as u64).next_multiple_of(FRAME)
 }
 
 fn trust(state: &State) -> Checked {
@@ -86,7 +132,8 @@ pub(super) fn check_rest(state: &State) -> Checked {
     }
     for guest in &state.guests {
         let vcpus = group(&state.vcpus, guest.token);
-        let due = if guest.on_upgrade == ON_UPGRADE_PRESERVE { guest.vcpu_count } else { 0 };
+        let elsewhere = !group(&state.vcpu_places, guest.token).is_empty();
+        let due = if guest.on_upgrade == ON_UPGRADE_PRESERVE && !elsewhere { guest.vcpu_count } else { 0 };
         count(guest, "vCPUs", due.into(), vcpus.len())?;
         for (expected, vcpu) in vcpus.iter().enumerate() {
             value(u64::from(vcpu.index) == expected as u64, vcpu, "number", vcpu.index.into())?;
@@ -103,7 +150,8 @@ pub(super) fn check_rest(state: &State) -> Checked {
     platform(state)
 }
 
-fn vcpu_fields(state: &State, vcpu: &VcpuV1) -> Checked {
+/// What a vCPU's own fields must be.
+pub fn vcpu_fields(state: &State, vcpu: &VcpuV1) -> Checked {
     follow(vcpu, "pCPU", &state.pcpus, [vcpu.pcpu.into(), 0])?;
     value(
         (ACTIVITY_RUNNING..=ACTIVITY_WAIT_FOR_SIPI).contains(&vcpu.activity),

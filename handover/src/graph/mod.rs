@@ -25,6 +25,7 @@ mod unit;
 use alloc::vec::Vec;
 
 pub use error::GraphError;
+pub use guest::{place_bytes, vcpu_fields};
 
 use crate::record::Record;
 use crate::state::State;

@@ -9,6 +9,7 @@
 //! - [`guest`]: guests and what they have done
 //! - [`vcpu`]: registers, emulated MSRs, extended state
 //! - [`lapic`]: virtual local APIC and clocks
+//! - [`page`]: where all of that of a vCPU is in the pause
 //! - [`platform`]: the guest's I/O APIC, UART, PCI host, legacy ports
 //! - [`management`]: address, fault log
 //! - [`report`]: what became of upgrades
@@ -115,6 +116,7 @@ pub mod lapic;
 pub mod machine;
 pub mod management;
 pub mod memory;
+pub mod page;
 pub mod platform;
 pub mod report;
 pub mod set;

@@ -12,6 +12,7 @@ use super::lapic::{GuestClockV1, KvmClockV1, LapicV1};
 use super::machine::{ArenaV1, BootV1, BridgeV1, MachineV1, ModuleV1, PcpuV1, RegionV1};
 use super::management::{FaultV1, ManagementV1, TotalsV1};
 use super::memory::{ExtentV1, ObjectV1, ReservedV1, SpaceObjectV1, SpaceV1};
+use super::page::VcpuPlaceV1;
 use super::platform::{IoapicV1, LegacyV1, PciHostV1, UART_INPUT_MAX, UART_PIECE, UartInputV1, UartV1};
 use super::report::{ReportV1, StoppedV1};
 use super::stream::{EndV1, MarkV1, SettledV1};
@@ -337,6 +338,8 @@ state! {
     guests: GuestV1,
     /// CPUID tables of guests.
     cpuids: CpuidV1,
+    /// Where vCPUs' state will be.
+    vcpu_places: VcpuPlaceV1,
     /// Devices.
     devices: DeviceV1,
     /// Requester aliases.

@@ -134,6 +134,7 @@ pub fn at(place: Place) {
 pub fn lie(state: &mut handover::State, place: Place) {
     if lies(Lie::RecordCount, place) {
         state.vcpus.pop();
+        state.vcpu_places.pop();
     }
     // HLE, which no policy passes (SDM 2A, CPUID: leaf 7, EBX bit 4).
     let structured = state.cpuids.iter_mut().find(|entry| (entry.leaf, entry.subleaf) == (7, 0));

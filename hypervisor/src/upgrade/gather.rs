@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use handover::State;
+use handover::state::page::VcpuPlaceV1;
 use handover::state::report::ReportV1;
 use iommu::state::Snapshot;
 use machine::pci::{Bdf, ConfigSpace};
@@ -107,11 +108,18 @@ fn mapped(vm: &Vm) -> Vec<PciFunctionState> {
     vm.platform.save().pci.functions
 }
 
-/// Everything that does not change after PLAN. Upgrade `sequence` will preserve `vms` and stop `leaving`.
+/// Everything that does not change after PLAN. Upgrade `sequence` will preserve `vms` and stop `leaving`; virtual CPUs have these places,
+/// where the format has any.
 ///
 /// # Errors
 /// Something can't be preserved, or has no place in the records.
-pub fn planned(sequence: u64, vms: &[Arc<Vm>], leaving: &[Arc<Vm>], reports: &[ReportV1]) -> Result<State, String> {
+pub fn planned(
+    sequence: u64,
+    vms: &[Arc<Vm>],
+    leaving: &[Arc<Vm>],
+    places: &[VcpuPlaceV1],
+    reports: &[ReportV1],
+) -> Result<State, String> {
     requests::check(vms)?;
     walk::check(vms)?;
     let mut state = State::default();
@@ -162,6 +170,7 @@ pub fn planned(sequence: u64, vms: &[Arc<Vm>], leaving: &[Arc<Vm>], reports: &[R
     }
     convert::trust::save(&mut state, &trust::state(&host.note));
     convert::report::save(&mut state, reports);
+    state.vcpu_places.extend_from_slice(places);
     state.stopped = report::all_stopped();
     state.stopped.extend(leave::records(sequence, leaving));
     state.set_planned();
@@ -267,7 +276,11 @@ pub fn changes(vms: &[Arc<Vm>]) -> u64 {
 }
 
 /// The legacy region and the header of an XSAVE area: nothing of it is in use.
-static NO_XSAVE: [u8; 576] = [0; 576];
+fn no_xsave(area: &mut [u8]) -> usize {
+    let bytes = area.len().min(576);
+    area.iter_mut().take(bytes).for_each(|byte| *byte = 0);
+    bytes
+}
 
 /// What FREEZE adds: virtual CPUs, interrupt state, clocks, queue tails.
 ///
@@ -321,20 +334,22 @@ fn rest_of_guest(state: &mut State, vm: &Vm, room: &mut GuestRoom, moment: Momen
     };
     convert::guest::save_rest(state, &rest);
     convert::platform::save(state, vm.token, platform).map_err(|error| error.to_string())?;
+    let apart = !state.vcpu_places.is_empty();
     for (index, shared) in (0u32..).zip(&vm.vcpus) {
+        let mut place = shared.place.lock();
+        let Some(place) = place.as_mut() else { return Err(format!("vCPU {index} has no place")) };
         if moment == Moment::DryRun {
-            convert::vcpu::save(state, vm.token, index, shared.pcpu, &ArchState::reset(), &NO_XSAVE)
-                .map_err(|error| error.to_string())?;
-            convert::lapic::save(state, vm.token, index, &VcpuPlatform::initial(index));
-            continue;
+            let registers = (&ArchState::reset(), &VcpuPlatform::initial(index));
+            place.fill(registers.0, registers.1, no_xsave).map_err(|error| error.to_string())?;
         }
-        let mut taken = shared.snapshot.lock();
-        if !core::mem::take(&mut taken.fresh) {
-            return Err(format!("vCPU {index} did not stop"));
+        if !place.take_fresh() {
+            return Err(format!("vCPU {index} did not stop, or is in a state that has no place in the records"));
         }
-        convert::vcpu::save(state, vm.token, index, shared.pcpu, &taken.registers, &taken.extended)
-            .map_err(|error| error.to_string())?;
-        convert::lapic::save(state, vm.token, index, &taken.platform);
+        if !apart {
+            let (page, area) = place.left();
+            convert::vcpu::save(state, &page.vcpu, area).map_err(|error| error.to_string())?;
+            convert::lapic::save(state, page);
+        }
     }
     Ok(())
 }

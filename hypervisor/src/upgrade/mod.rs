@@ -21,6 +21,7 @@
 //! Both:
 //! - `block`, `jump`: the memory and the instructions between them
 //! - `rescue`, `watchdog`: what leads back when the new image fails, and when it is silent
+//! - `pages`: where virtual CPUs' state lies in the pause
 //! - `last_words`: what the new image said before
 //! - `convert`: run-time state to records and back
 //! - `fault`: faults planted for the tests of the rollback, in images built for that
@@ -40,6 +41,7 @@ pub mod gather;
 pub mod jump;
 pub mod last_words;
 pub mod leave;
+pub mod pages;
 pub mod plan;
 pub mod ready;
 pub mod report;

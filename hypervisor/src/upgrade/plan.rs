@@ -11,7 +11,9 @@ use core::sync::atomic::{Ordering, fence};
 
 use handover::header::Header;
 use handover::phase::{Outcome, Phase};
+use handover::record::Record;
 use handover::state::machine::FrameTag;
+use handover::state::page::VcpuPlaceV1;
 use handover::state::report::{BLAME_OLD_IMAGE, ReportV1};
 use handover::writer::{Draft, Writer};
 use handover::{State, graph};
@@ -21,6 +23,7 @@ use zerocopy::FromBytes;
 
 use super::block::Block;
 use super::gather::{self, Room};
+use super::pages::Pages;
 use super::stage::Staged;
 use super::{leave, report};
 use crate::host;
@@ -90,6 +93,7 @@ pub struct Planned {
     pub draft: Draft,
     /// Where they are.
     pub region: Region,
+    pages: Pages,
     settled: Option<Settled>,
     room: Room,
     frozen: Vec<Token>,
@@ -182,6 +186,7 @@ impl Planned {
         thaw(&self.frozen);
         self.frozen.clear();
         self.region.free();
+        self.pages.free(&self.vms);
     }
 }
 
@@ -211,8 +216,8 @@ fn freeze(vms: &[Arc<Vm>]) -> Result<Vec<Token>, String> {
 }
 
 /// The planned records of the machine as it is now, judged.
-fn records(sequence: u64, vms: &[Arc<Vm>], leaving: &[Arc<Vm>]) -> Result<State, String> {
-    let state = gather::planned(sequence, vms, leaving, &gather::reports())?;
+fn records(sequence: u64, vms: &[Arc<Vm>], leaving: &[Arc<Vm>], places: &[VcpuPlaceV1]) -> Result<State, String> {
+    let state = gather::planned(sequence, vms, leaving, places, &gather::reports())?;
     graph::validate_plan(&state).map_err(|error| error.to_string())?;
     Ok(state)
 }
@@ -240,9 +245,16 @@ pub fn prepare(staged: Staged) -> Result<Planned, String> {
         thaw(&frozen);
         reason
     };
-    let state = records(staged.report.sequence, &vms, &leaving).map_err(undone)?;
-    let mut region =
-        Region::allocate().ok_or_else(|| undone("the arena has no room for the handover records".into()))?;
+    const NO_ROOM: &str = "the arena has no room for the handover records";
+    let Some(pages) = Pages::allocate(&vms, host::get().generation + 1) else { return Err(undone(NO_ROOM.into())) };
+    let undone = |reason: String| {
+        pages.free(&vms);
+        undone(reason)
+    };
+    let apart = VcpuPlaceV1::LAYOUTS.first().is_some_and(|layout| layout.format <= staged.format);
+    let places = if apart { pages.records() } else { &[] };
+    let state = records(staged.report.sequence, &vms, &leaving, places).map_err(undone)?;
+    let mut region = Region::allocate().ok_or_else(|| undone(NO_ROOM.into()))?;
     match write(&mut region, &state, staged.format) {
         Ok(draft) => {
             let room = Room::of(&vms);
@@ -254,6 +266,7 @@ pub fn prepare(staged: Staged) -> Result<Planned, String> {
                 state,
                 draft,
                 region,
+                pages,
                 settled: None,
                 room,
                 frozen,

@@ -125,7 +125,8 @@ fn prepare(boot: &BootInfo, block: Block, jump: &JumpBlock) -> Result<Ready, Str
     graph::validate(&state).map_err(|error| error.to_string())?;
     lie(&mut state);
     let records = stream.records().count();
-    log::info!("{records} records, {} guests, {} vCPUs", state.guests.len(), state.vcpus.len());
+    let vcpus: u32 = state.guests.iter().map(|guest| guest.vcpu_count).sum();
+    log::info!("{records} records, {} guests, {vcpus} vCPUs", state.guests.len());
 
     let machine = convert::machine::load(&state).map_err(|error| error.to_string())?;
     time::set_rates(machine.rates);
@@ -276,7 +277,8 @@ pub fn account(state: &State, guests: &[Restored]) -> Result<(), String> {
     let unit_count = units::with(|units, _| units.units()).unwrap_or(0);
     all("IOMMU units", state.units.len(), unit_count)?;
     all("guests", state.guests.len(), guests.len())?;
-    all("vCPUs", state.vcpus.len(), guests.iter().map(|guest| guest.vcpus.len()).sum())?;
+    let vcpus = state.vcpus.len() + state.vcpu_places.len();
+    all("vCPUs", vcpus, guests.iter().map(|guest| guest.vcpus.len()).sum())?;
     all("memory extents", state.extents.len(), guests.iter().map(|guest| guest.vm.ram.extents.len()).sum())
 }
 

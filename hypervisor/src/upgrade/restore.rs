@@ -1,13 +1,15 @@
 //! From records to the living machine, without a write to hardware.
+#![expect(unsafe_code, reason = "virtual CPUs' state lies in memory that another image wrote")]
 
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use handover::State;
 use handover::state::guest::GuestV1;
 use handover::state::machine::FrameTag;
+use handover::state::page::VcpuPlaceV1;
+use handover::{State, graph};
 use iommu::Iommu;
 use iommu::state::Snapshot;
 use machine::access::TableMemory;
@@ -17,6 +19,7 @@ use machine::pci::ConfigSpace;
 use super::convert;
 use super::convert::pci::{FunctionPlan, RouteState};
 use super::convert::vcpu::VcpuState;
+use super::pages;
 use crate::config::DEFAULT_FAULT_LIMIT;
 use crate::firmware::Firmware;
 use crate::guest::clock::GuestClock;
@@ -90,7 +93,7 @@ pub fn units(state: &State, firmware: &Firmware) -> Result<Snapshot, String> {
 /// # Errors
 /// A register or an entry is not as recorded, or not every recorded unit is there.
 pub fn finish_units(state: &State, snapshot: &mut Snapshot, settled: bool) -> Result<(), String> {
-    let load = if settled { convert::iommu::load_queues_into } else { convert::iommu::load_into };
+    let load = if settled { convert::iommu::load_unsettled_into } else { convert::iommu::load_into };
     load(state, snapshot).map_err(text)?;
     let memory = ArenaFrames(units::TAG);
     match units::with(|units, _| (units.units(), units.finish(snapshot, &memory))) {
@@ -147,7 +150,7 @@ fn guest(state: &State, token: u64) -> Result<Restored, String> {
     let functions = convert::pci::load_plan(state, token).map_err(text)?;
     let mut states = Vec::new();
     for index in 0..planned.vcpus {
-        states.push(convert::vcpu::load(state, token, index).map_err(text)?);
+        states.push(convert::vcpu::load_plan(state, token, index).map_err(text)?);
     }
     let pcpus: Vec<u32> = states.iter().map(|vcpu| vcpu.pcpu).collect();
     let parts = Parts {
@@ -229,12 +232,23 @@ impl Restored {
         }
         convert::platform::load_into(state, token, &mut self.platform).map_err(text)?;
         self.vm.platform.restore_unsettled(&self.platform).map_err(|error| error.to_string())?;
+        let places = convert::vcpu::places(state, token);
+        if !places.is_empty() && places.len() != self.states.len() {
+            return Err(format!("{} vCPUs have places, planned were {}", places.len(), self.states.len()));
+        }
         for (index, ((pcpu, runner), vcpu)) in (0u32..).zip(self.vcpus.iter_mut().zip(&mut self.states)) {
-            convert::vcpu::load_into(state, token, index, vcpu).map_err(text)?;
+            match places.get(index as usize) {
+                // SAFETY: the plan was judged in the sandbox, where the arena was mapped; who writes there stands still.
+                Some(place) => unsafe { from_page(state, place, runner, vcpu)? },
+                None => {
+                    convert::vcpu::load_into(state, token, index, vcpu).map_err(text)?;
+                    let platform = convert::lapic::load(state, token, index).map_err(text)?;
+                    runner.continue_from(&vcpu.arch, &vcpu.xsave, &platform)?;
+                }
+            }
             if vcpu.pcpu != *pcpu {
                 return Err(format!("vCPU {index} is on pCPU {}, planned was {pcpu}", vcpu.pcpu));
             }
-            runner.continue_from(vcpu, &convert::lapic::load(state, token, index).map_err(text)?)?;
         }
         let rest = convert::guest::load_rest(state, token).map_err(text)?;
         if rest.state != crate::vm::VmState::Running {
@@ -242,6 +256,26 @@ impl Restored {
         }
         Ok(())
     }
+}
+
+/// Takes over a virtual CPU from its place.
+///
+/// # Safety
+/// As for [`pages::read`].
+unsafe fn from_page(
+    state: &State,
+    place: &VcpuPlaceV1,
+    runner: &mut Runner,
+    vcpu: &mut VcpuState,
+) -> Result<(), String> {
+    // SAFETY: by contract.
+    let (page, area) = unsafe { pages::read(place) };
+    page.check(host::get().generation, place).map_err(|error| error.to_string())?;
+    graph::vcpu_fields(state, &page.vcpu).map_err(|error| error.to_string())?;
+    convert::vcpu::read(&page.vcpu, vcpu).map_err(text)?;
+    let area = area.get(..page.vcpu.xsave_bytes as usize).ok_or("its XSAVE area is longer than its place")?;
+    let platform = convert::lapic::read(&page.lapic, &page.clock, &page.msrs).map_err(text)?;
+    runner.continue_from(&vcpu.arch, area, &platform)
 }
 
 /// Takes over a function: it is the one recorded.

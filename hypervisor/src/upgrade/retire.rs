@@ -17,7 +17,7 @@ use machine::paging::Permissions;
 use super::block::Block;
 use super::convert::management::{ManagementState, Totals};
 use super::restore::Restored;
-use super::{convert, report, watchdog};
+use super::{convert, pages, report, watchdog};
 use crate::guest::pci::PciBus;
 use crate::mem::layout::SLOT_BYTES;
 use crate::mem::{frames, guard, host_map};
@@ -119,6 +119,7 @@ pub fn run() {
     }
     Block::forget();
     consume(leftover.region);
+    leftover.state.vcpu_places.iter().for_each(pages::free);
     claim(leftover.region, leftover.region_bytes);
     wipe_old_slot();
     for vm in vm::all() {

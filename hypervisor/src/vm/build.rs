@@ -15,7 +15,7 @@ use machine::cpu::random;
 use machine::pci::Bdf;
 
 use super::memory::{AddressSpace, GuestRam};
-use super::runner::{Engine, Runner, Snapshot};
+use super::runner::{Engine, Runner};
 use super::services::{Kicks, PlatformRam, SerialConsole};
 use super::{VcpuShared, Vm, VmState, tokens};
 use crate::config;
@@ -106,13 +106,12 @@ pub fn assemble(
         vcpus: parts
             .pcpus
             .iter()
-            .zip(0..)
-            .map(|(pcpu, index)| VcpuShared {
+            .map(|pcpu| VcpuShared {
                 pcpu: *pcpu,
                 exits: SpinMutex::default(),
                 halted: AtomicBool::new(false),
                 entered: AtomicBool::new(false),
-                snapshot: SpinMutex::new(Snapshot::empty(index)),
+                place: SpinMutex::new(None),
             })
             .collect(),
         devices,

@@ -24,6 +24,7 @@ use crate::guest::message::InterruptFabric;
 use crate::guest::platform::GuestPlatform;
 use crate::passthrough::{Assigned, release};
 use crate::smp::pcpu;
+use crate::upgrade::pages::Place;
 use crate::vcpu::counters::ExitCounters;
 use memory::{AddressSpace, GuestRam};
 
@@ -80,8 +81,8 @@ pub struct VcpuShared {
     pub halted: AtomicBool,
     /// Whether its pCPU is in the guest, or about to enter it.
     pub entered: AtomicBool,
-    /// What FREEZE took out of it.
-    pub snapshot: SpinMutex<runner::Snapshot>,
+    /// Where FREEZE leaves its state, in an upgrade.
+    pub place: SpinMutex<Option<Place>>,
 }
 
 impl Vm {

@@ -4,7 +4,6 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::services::VcpuTime;
@@ -12,24 +11,11 @@ use super::{Vm, VmState};
 use crate::guest::lapic::StartupEvent;
 use crate::guest::legacy::PowerEvent;
 use crate::guest::platform::{VcpuBus, VcpuPlatform, VcpuPlatformState};
-use crate::upgrade::convert::vcpu::VcpuState;
 use crate::vcpu::cpu::VirtualCpu;
 use crate::vcpu::handle::Reason;
 use crate::vcpu::run::{RunStatistics, Why, run_until_event};
 use crate::vcpu::state::{Activity, ArchState, RFLAGS_IF};
 use crate::{cpu, host};
-
-/// What FREEZE takes out of a virtual CPU. Its room is there from the beginning: the pause takes no memory.
-pub struct Snapshot {
-    /// Whether it was taken and not used yet.
-    pub fresh: bool,
-    /// Registers.
-    pub registers: ArchState,
-    /// The XSAVE area.
-    pub extended: Vec<u8>,
-    /// LAPIC, clock, MSRs.
-    pub platform: VcpuPlatformState,
-}
 
 /// A vendor's virtual CPU with a run loop of its own: what an exit calls is known when Baton is compiled.
 pub trait Engine: VirtualCpu + Send {
@@ -55,25 +41,9 @@ pub struct Runner {
     entered: bool,
 }
 
-impl Snapshot {
-    /// Nothing was taken yet of virtual CPU `index`.
-    #[must_use]
-    pub fn empty(index: u32) -> Self {
-        Self {
-            fresh: false,
-            registers: ArchState::reset(),
-            extended: Vec::new(),
-            platform: VcpuPlatform::initial(index),
-        }
-    }
-}
-
 impl Runner {
     /// Puts one together.
     pub fn new(vm: Arc<Vm>, index: u32, cpu: Box<dyn Engine>, platform: VcpuPlatform) -> Self {
-        if let Some(shared) = vm.vcpus.get(index as usize) {
-            shared.snapshot.lock().extended.reserve(cpu.extended_state_size());
-        }
         Self { vm, index, cpu, platform, statistics: RunStatistics::default(), entered: false }
     }
 
@@ -81,9 +51,14 @@ impl Runner {
     ///
     /// # Errors
     /// The state is damaged, or not of this virtual CPU.
-    pub fn continue_from(&mut self, vcpu: &VcpuState, platform: &VcpuPlatformState) -> Result<(), String> {
-        self.cpu.set_state(&vcpu.arch).map_err(|error| error.to_string())?;
-        self.cpu.restore_extended(&vcpu.xsave).map_err(|error| error.to_string())?;
+    pub fn continue_from(
+        &mut self,
+        registers: &ArchState,
+        extended: &[u8],
+        platform: &VcpuPlatformState,
+    ) -> Result<(), String> {
+        self.cpu.set_state(registers).map_err(|error| error.to_string())?;
+        self.cpu.restore_extended(extended).map_err(|error| error.to_string())?;
         self.platform.restore(platform).map_err(|error| error.to_string())
     }
 
@@ -207,15 +182,13 @@ impl Runner {
         self.vm.stop(format!("vCPU {}: {reason} at {:#x}", self.index, self.cpu.rip()));
     }
 
-    /// Leaves its state where [`Vm::vcpus`] shows it, while it is not loaded.
+    /// Leaves its state in its place, while it is not loaded.
     pub fn snapshot(&mut self) {
         let Some(shared) = self.vm.vcpus.get(self.index as usize) else { return };
-        let mut snapshot = shared.snapshot.lock();
-        snapshot.extended.resize(self.cpu.extended_state_size(), 0);
-        let written = self.cpu.save_extended(&mut snapshot.extended);
-        snapshot.extended.truncate(written);
-        snapshot.registers = self.cpu.state();
-        snapshot.platform = self.platform.save();
-        snapshot.fresh = true;
+        let mut place = shared.place.lock();
+        let Some(place) = place.as_mut() else { return };
+        let Self { cpu, platform, .. } = self;
+        // What has no place in the records leaves the place as it was, and FREEZE finds that.
+        let _filled = place.fill(&cpu.state(), &platform.save(), |area| cpu.save_extended(area));
     }
 }

@@ -20,8 +20,28 @@ pub fn crc32c(state: u32, bytes: &[u8]) -> Option<u32> {
     if !present() {
         return None;
     }
-    let (words, rest) = bytes.as_chunks::<8>();
     let mut wide = u64::from(state);
+    // Eight at a time: an upgrade's pause counts the loop's own instructions.
+    let (blocks, bytes) = bytes.as_chunks::<64>();
+    for block in blocks {
+        // SAFETY: reads the block's 64 bytes and computes on registers; CPUID announces the instruction, which needs no SSE state.
+        unsafe {
+            asm!(
+                "crc32 {crc}, qword ptr [{at}]",
+                "crc32 {crc}, qword ptr [{at} + 8]",
+                "crc32 {crc}, qword ptr [{at} + 16]",
+                "crc32 {crc}, qword ptr [{at} + 24]",
+                "crc32 {crc}, qword ptr [{at} + 32]",
+                "crc32 {crc}, qword ptr [{at} + 40]",
+                "crc32 {crc}, qword ptr [{at} + 48]",
+                "crc32 {crc}, qword ptr [{at} + 56]",
+                crc = inout(reg) wide,
+                at = in(reg) block.as_ptr(),
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+    }
+    let (words, rest) = bytes.as_chunks::<8>();
     for word in words {
         let word = u64::from_le_bytes(*word);
         // SAFETY: computes on registers; CPUID announces the instruction, which needs no SSE state.
@@ -54,6 +74,22 @@ fn present() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In pieces of any length the same as bit by bit, by the polynomial (reflected 0x1edc6f41).
+    #[test]
+    fn blocks_words_and_bytes() {
+        let bytes: [u8; 200] = core::array::from_fn(|i| (i * 37 + 11) as u8);
+        for length in 0..bytes.len() {
+            let slow = bytes[..length].iter().fold(!0u32, |state, byte| {
+                (0..8).fold(state ^ u32::from(*byte), |state, _| {
+                    state >> 1 ^ if state & 1 == 1 { 0x82f6_3b78 } else { 0 }
+                })
+            });
+            if let Some(state) = crc32c(!0, &bytes[..length]) {
+                assert_eq!(state, slow, "{length}");
+            }
+        }
+    }
 
     /// RFC 3720 B.4, in one piece and in two.
     #[test]

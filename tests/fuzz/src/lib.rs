@@ -7,11 +7,15 @@
 use guest_loader::layout::GuestMap;
 use guest_loader::{GuestMemory, Module, OutOfGuestMemory, Plan, Problem, Start};
 use handover::header::{HEADER_BYTES, Header, MAGIC};
+use handover::state::page::{VcpuPage, VcpuPlaceV1};
+use handover::state::vcpu::VcpuV1;
 use handover::{State, crc32c, graph, note, reader};
+use hypervisor::upgrade::convert::{self, vcpu::VcpuState};
+use hypervisor::vcpu::state::ArchState;
 use machine::access::Width;
 use machine::addr::GuestPhys;
 use machine::pci::{self, Bdf, Buses, ConfigSpace};
-use zerocopy::IntoBytes;
+use zerocopy::{FromZeros, IntoBytes};
 
 /// A reader.
 pub struct Target {
@@ -22,8 +26,9 @@ pub struct Target {
 }
 
 /// All readers.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "stream", run: stream },
+    Target { name: "page", run: page },
     Target { name: "note", run: image_note },
     Target { name: "dmar", run: dmar },
     Target { name: "pci", run: buses },
@@ -61,8 +66,29 @@ fn stream(payload: &[u8]) {
     header.header_crc = header.checksum();
     let region = [header.as_bytes(), payload].concat();
     let Ok(stream) = reader::Stream::open(&region, BASE) else { return };
-    if let Ok(state) = State::decode(&stream) {
+    if let Ok(mut state) = State::decode(&stream) {
         _ = graph::validate(&state).map_err(|error| error.to_string());
+        // As in the pause: from the mark on, or from what is settled on.
+        if let Ok(rest) = stream.prefix().reopen(&region, BASE)
+            && state.refresh(&rest).is_ok()
+        {
+            _ = graph::validate_rest(&state).map_err(|error| error.to_string());
+        }
+    }
+}
+
+/// The bytes are a vCPU's page; it is sealed, so that its fields are looked at.
+fn page(bytes: &[u8]) {
+    let mut page = VcpuPage::new_zeroed();
+    page.as_mut_bytes().iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
+    let VcpuV1 { guest, index: vcpu, pcpu, .. } = page.vcpu;
+    let place = VcpuPlaceV1 { guest, base: BASE, vcpu, pcpu, area_bytes: 832, page_offset: 832 };
+    _ = page.check(3, &place).map_err(|error| error.to_string());
+    page.seal(3);
+    if page.check(3, &place).is_ok() {
+        let mut vcpu = VcpuState { pcpu: 0, arch: ArchState::reset(), xsave: Vec::new() };
+        _ = convert::vcpu::read(&page.vcpu, &mut vcpu).map_err(|error| error.to_string());
+        _ = convert::lapic::read(&page.lapic, &page.clock, &page.msrs).map_err(|error| error.to_string());
     }
 }
 

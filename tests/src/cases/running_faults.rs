@@ -5,11 +5,13 @@
 
 use std::mem::offset_of;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use batonctl::upgrade;
 use handover::jump::{ABANDONED, JumpBlock};
 use handover::reader::Stream;
+use handover::state::page::VcpuPage;
 use handover::{State, graph};
+use zerocopy::FromBytes;
 
 use super::{Bed, faults};
 use crate::config::Guest;
@@ -86,7 +88,17 @@ fn lost(bed: &mut Bed, fault: (u8, u8), word: &str) -> Result<()> {
     let stream = Stream::open(&region, base).map_err(|error| anyhow::anyhow!("the records are not whole: {error}"))?;
     let state = State::decode(&stream).map_err(|error| anyhow::anyhow!("{error}"))?;
     graph::validate(&state).map_err(|error| anyhow::anyhow!("{error}"))?;
-    ensure!(state.guests.len() == 1 && state.vcpus.len() == 1 && !state.devices.is_empty(), "records are missing");
+    ensure!(state.guests.len() == 1 && !state.devices.is_empty(), "records are missing");
+    // Its virtual CPU's registers are in their place.
+    let [place] = state.vcpu_places[..] else { bail!("{} places for one virtual CPU", state.vcpu_places.len()) };
+    let bytes = machine.memory(place.base + u64::from(place.page_offset), size_of::<VcpuPage>() as u64)?;
+    let page = VcpuPage::read_from_bytes(&bytes).ok().context("no page")?;
+    page.check(stream.header().generation, &place).map_err(|error| anyhow::anyhow!("{error}"))?;
+    ensure!(
+        page.vcpu.cr3 != 0 && page.vcpu.xsave_bytes <= place.area_bytes,
+        "not a guest's registers: {:?}",
+        page.vcpu
+    );
     // It has stopped, and nothing has reset the machine.
     let cpu = machine.qmp()?.monitor("info registers")?;
     ensure!(cpu.contains("HLT=1"), "pCPU 0 goes on: {cpu}");

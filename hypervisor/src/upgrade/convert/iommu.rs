@@ -250,6 +250,26 @@ pub fn load(state: &State) -> Converted<Snapshot> {
 /// # Errors
 /// As [`load`].
 pub fn load_into(state: &State, snapshot: &mut Snapshot) -> Converted<()> {
+    load_unsettled_into(state, snapshot)?;
+    let base = |index: u32| find(&state.units, [index.into(), 0]).map(|unit| unit.register_base);
+    let irte = |record: &IrteV1| {
+        require(record.flags & !IRTE_OWN == 0, record, "flags", record.flags)?;
+        Ok(IrteState {
+            unit: base(record.unit)?,
+            low: record.low,
+            high: record.high,
+            index: narrow(record, "index", record.index)?,
+            owner: (record.flags & IRTE_OWN == 0).then(|| function(record.owner)),
+        })
+    };
+    refill(&mut snapshot.irtes, &state.irtes, irte)
+}
+
+/// Likewise, but for the remapping entries, which stay as an earlier call has loaded them.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_unsettled_into(state: &State, snapshot: &mut Snapshot) -> Converted<()> {
     let base = |index: u32| find(&state.units, [index.into(), 0]).map(|unit| unit.register_base);
     let did = |record: &DomainIdV1| {
         Ok(DidState { unit: base(record.unit)?, token: record.domain, did: narrow(record, "id", record.did)? })
@@ -295,33 +315,14 @@ pub fn load_into(state: &State, snapshot: &mut Snapshot) -> Converted<()> {
     let leaving = |record: &LeavingV1| {
         Ok(LeavingState { segment: (record.requester >> 16) as u16, source: record.requester as u16 })
     };
-    let irte = |record: &IrteV1| {
-        require(record.flags & !IRTE_OWN == 0, record, "flags", record.flags)?;
-        Ok(IrteState {
-            unit: base(record.unit)?,
-            low: record.low,
-            high: record.high,
-            index: narrow(record, "index", record.index)?,
-            owner: (record.flags & IRTE_OWN == 0).then(|| function(record.owner)),
-        })
-    };
-    load_queues_into(state, snapshot)?;
+    refill(&mut snapshot.units, &state.units, |unit| load_unit(state, unit))?;
     refill(&mut snapshot.domains, &state.domains, load_domain)?;
     refill(&mut snapshot.dids, &state.domain_ids, did)?;
     refill(&mut snapshot.devices, &state.devices, device)?;
     refill(&mut snapshot.pasids, &state.pasids, pasid)?;
     refill(&mut snapshot.aliases, &state.aliases, alias)?;
     refill(&mut snapshot.leaving, &state.leaving, leaving)?;
-    refill(&mut snapshot.irtes, &state.irtes, irte)?;
-    refill(&mut snapshot.posted, &state.posted, |record| Ok(PostedState { frame: record.frame, used: record.used }))
-}
-
-/// Likewise, only what [`save_rest`] has appended: the rest of the snapshot stays as an earlier call has loaded it.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_queues_into(state: &State, snapshot: &mut Snapshot) -> Converted<()> {
-    refill(&mut snapshot.units, &state.units, |unit| load_unit(state, unit))?;
+    refill(&mut snapshot.posted, &state.posted, |record| Ok(PostedState { frame: record.frame, used: record.used }))?;
     refill(&mut snapshot.faults, &state.faults, |record| load_fault(state, record))
 }
 

@@ -2,6 +2,7 @@
 
 use handover::State;
 use handover::state::lapic::{KvmClockV1, LAPIC_INIT, LAPIC_NMI, LAPIC_STARTUP, LAPIC_STARTUP_SHIFT, LapicV1};
+use handover::state::page::VcpuPage;
 use handover::state::vcpu::VcpuMsrsV1;
 
 use super::{Converted, find, flag, require};
@@ -13,11 +14,18 @@ use crate::guest::platform::VcpuPlatformState;
 /// All bits of a LAPIC's events.
 const EVENTS: u32 = LAPIC_NMI | LAPIC_INIT | LAPIC_STARTUP | 0xff << LAPIC_STARTUP_SHIFT;
 
-/// Appends LAPIC, clock registrations and MSRs of vCPU `vcpu` of guest `guest`. Part of the rest.
-pub fn save(state: &mut State, guest: u64, vcpu: u32, platform: &VcpuPlatformState) {
+/// Appends LAPIC, clock registrations and MSRs of a vCPU. Part of the rest, in a format without places for vCPUs.
+pub fn save(state: &mut State, page: &VcpuPage) {
+    state.lapics.push(page.lapic);
+    state.clocks.push(page.clock);
+    state.vcpu_msrs.push(page.msrs);
+}
+
+/// Fills the records of LAPIC, clock registrations and MSRs of vCPU `vcpu` of guest `guest`.
+pub fn fill(page: &mut VcpuPage, guest: u64, vcpu: u32, platform: &VcpuPlatformState) {
     let VcpuPlatformState { lapic, clock, msrs } = platform;
     let [lvt_timer, lvt_thermal, lvt_performance, lvt_lint0, lvt_lint1, lvt_error] = lapic.lvt;
-    state.lapics.push(LapicV1 {
+    page.lapic = LapicV1 {
         guest,
         base: lapic.base,
         icr: lapic.icr,
@@ -42,15 +50,15 @@ pub fn save(state: &mut State, guest: u64, vcpu: u32, platform: &VcpuPlatformSta
         in_service: lapic.isr,
         trigger: lapic.tmr,
         reserved: [0; 16],
-    });
-    state.clocks.push(KvmClockV1 {
+    };
+    page.clock = KvmClockV1 {
         guest,
         system_time_msr: clock.system_time,
         wall_clock_msr: clock.wall_clock,
         vcpu,
         version: clock.version,
-    });
-    state.vcpu_msrs.push(VcpuMsrsV1 {
+    };
+    page.msrs = VcpuMsrsV1 {
         guest,
         microcode: msrs.microcode,
         misc_enable: msrs.misc_enable,
@@ -60,7 +68,7 @@ pub fn save(state: &mut State, guest: u64, vcpu: u32, platform: &VcpuPlatformSta
         mtrr_variable: msrs.mtrr_variable,
         vcpu,
         reserved: [0; 4],
-    });
+    };
 }
 
 /// LAPIC, clock registrations and MSRs of a vCPU. The platform's `restore` checks the registers' bits.
@@ -69,8 +77,15 @@ pub fn save(state: &mut State, guest: u64, vcpu: u32, platform: &VcpuPlatformSta
 /// A record is missing, or holds what this image cannot take over.
 pub fn load(state: &State, guest: u64, vcpu: u32) -> Converted<VcpuPlatformState> {
     let key = [guest, vcpu.into()];
-    let record = find(&state.lapics, key)?;
-    require(record.id == vcpu, record, "APIC id", record.id)?;
+    read(find(&state.lapics, key)?, find(&state.clocks, key)?, find(&state.vcpu_msrs, key)?)
+}
+
+/// Likewise, of records that stand in order or in a page.
+///
+/// # Errors
+/// They hold what this image cannot take over.
+pub fn read(record: &LapicV1, clock: &KvmClockV1, msrs: &VcpuMsrsV1) -> Converted<VcpuPlatformState> {
+    require(record.id == record.vcpu, record, "APIC id", record.id)?;
     require(record.events & !EVENTS == 0, record, "pending events", record.events)?;
     require(record.task_priority <= 0xff, record, "task priority", record.task_priority)?;
     flag(record, "armed timer", record.timer_armed)?;
@@ -101,9 +116,7 @@ pub fn load(state: &State, guest: u64, vcpu: u32) -> Converted<VcpuPlatformState
         tmr: record.trigger,
         events: record.events,
     };
-    let clock = find(&state.clocks, key)?;
     require(clock.version.is_multiple_of(2), clock, "version", clock.version)?;
-    let msrs = find(&state.vcpu_msrs, key)?;
     Ok(VcpuPlatformState {
         lapic,
         clock: VcpuClockState {

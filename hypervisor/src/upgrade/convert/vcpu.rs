@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use handover::State;
 use handover::record::Record;
 use handover::state::is_zero;
+use handover::state::page::VcpuPlaceV1;
 use handover::state::vcpu::{
     ACTIVITY_HALTED, ACTIVITY_RUNNING, ACTIVITY_WAIT_FOR_SIPI, EVENT_EXCEPTION, EVENT_HAS_ERROR, EVENT_INTERRUPT,
     EVENT_NMI, EVENT_NONE, NMI_BLOCKED, SEGMENT_UNUSABLE, SHADOW_MOV_SS, SHADOW_STI, SegmentV1, VcpuV1, XSAVE_MAX,
@@ -26,21 +27,51 @@ pub struct VcpuState {
     pub xsave: Vec<u8>,
 }
 
-/// Appends vCPU `index` of guest `guest`. Part of the rest. Pieces of its XSAVE area that are zero are left out.
+/// Appends a vCPU's record and its XSAVE area. Part of the rest, in a format without places for vCPUs. Pieces of the area that are
+/// zero are left out.
 ///
 /// # Errors
-/// It has what the records have no place for.
-pub fn save(state: &mut State, guest: u64, index: u32, pcpu: u32, arch: &ArchState, xsave: &[u8]) -> Converted<()> {
-    let record = name_of::<VcpuV1>([guest, index.into()]);
-    let unsaved = |what, value| Err(ConvertError::Unsaved { record, what, value });
+/// The area is longer than the records have a place for.
+pub fn save(state: &mut State, vcpu: &VcpuV1, xsave: &[u8]) -> Converted<()> {
+    let VcpuV1 { guest, index, .. } = *vcpu;
     let xsave_bytes = match u32::try_from(xsave.len()) {
         Ok(bytes) if bytes <= XSAVE_MAX => bytes,
-        _ => return unsaved("an XSAVE area of length", xsave.len() as u64),
+        _ => {
+            let (record, value) = (vcpu.name(), xsave.len() as u64);
+            return Err(ConvertError::Unsaved { record, what: "an XSAVE area of length", value });
+        }
     };
+    let before = state.xsave.len();
+    for (offset, piece) in (0..).step_by(XSAVE_PIECE).zip(xsave.chunks(XSAVE_PIECE)) {
+        if is_zero(piece) {
+            continue;
+        }
+        let mut bytes = [0; XSAVE_PIECE];
+        if let Some(place) = bytes.get_mut(..piece.len()) {
+            place.copy_from_slice(piece);
+        }
+        state.xsave.push(XsaveV1 { guest, vcpu: index, offset, bytes });
+    }
+    let xsave_pieces = (state.xsave.len() - before) as u32;
+    state.vcpus.push(VcpuV1 { xsave_bytes, xsave_pieces, ..*vcpu });
+    Ok(())
+}
+
+/// Fills the record of vCPU `index` of guest `guest`, which has an XSAVE area of `xsave_bytes` elsewhere.
+///
+/// # Errors
+/// It has what the record has no place for.
+pub fn fill(
+    vcpu: &mut VcpuV1,
+    (guest, index, pcpu): (u64, u32, u32),
+    arch: &ArchState,
+    xsave_bytes: u32,
+) -> Converted<()> {
     let mut segments = [SegmentV1::default(); 8];
     for (saved, segment) in segments.iter_mut().zip(&arch.segments) {
         if segment.attributes & !Segment::ALL != 0 {
-            return unsaved("a segment with access rights", segment.attributes.into());
+            let (record, value) = (name_of::<VcpuV1>([guest, index.into()]), segment.attributes.into());
+            return Err(ConvertError::Unsaved { record, what: "a segment with access rights", value });
         }
         *saved = SegmentV1 {
             base: segment.base,
@@ -63,18 +94,7 @@ pub fn save(state: &mut State, guest: u64, index: u32, pcpu: u32, arch: &ArchSta
             }
         }
     };
-    let before = state.xsave.len();
-    for (offset, piece) in (0..).step_by(XSAVE_PIECE).zip(xsave.chunks(XSAVE_PIECE)) {
-        if is_zero(piece) {
-            continue;
-        }
-        let mut bytes = [0; XSAVE_PIECE];
-        if let Some(place) = bytes.get_mut(..piece.len()) {
-            place.copy_from_slice(piece);
-        }
-        state.xsave.push(XsaveV1 { guest, vcpu: index, offset, bytes });
-    }
-    state.vcpus.push(VcpuV1 {
+    *vcpu = VcpuV1 {
         guest,
         registers: arch.gprs,
         rip: arch.rip,
@@ -124,9 +144,9 @@ pub fn save(state: &mut State, guest: u64, index: u32, pcpu: u32, arch: &ArchSta
         event_instruction_bytes: 0,
         nmi: if arch.nmi_blocked { NMI_BLOCKED } else { 0 },
         xsave_bytes,
-        xsave_pieces: (state.xsave.len() - before) as u32,
+        xsave_pieces: 0,
         reserved: [0; 4],
-    });
+    };
     Ok(())
 }
 
@@ -140,12 +160,39 @@ pub fn load(state: &State, guest: u64, index: u32) -> Converted<VcpuState> {
     Ok(vcpu)
 }
 
+/// Where the virtual CPUs of that guest have their state, by index; empty in a stream that has records of it instead.
+#[must_use]
+pub fn places(state: &State, guest: u64) -> &[VcpuPlaceV1] {
+    group(&state.vcpu_places, guest)
+}
+
+/// What the plan, or the dry run, says of vCPU `index`: its pCPU. The registers come from [`read`] or [`load_into`].
+///
+/// # Errors
+/// It is missing.
+pub fn load_plan(state: &State, guest: u64, index: u32) -> Converted<VcpuState> {
+    if places(state, guest).is_empty() {
+        return load(state, guest, index);
+    }
+    let place = find(&state.vcpu_places, [guest, index.into()])?;
+    Ok(VcpuState { pcpu: place.pcpu, arch: ArchState::reset(), xsave: Vec::new() })
+}
+
 /// Likewise, into one that was loaded before: takes no memory where its XSAVE area has room.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_into(state: &State, guest: u64, index: u32, vcpu: &mut VcpuState) -> Converted<()> {
     let record = find(&state.vcpus, [guest, index.into()])?;
+    read(record, vcpu)?;
+    xsave(state, record, &mut vcpu.xsave)
+}
+
+/// The registers that a record says, and the pCPU.
+///
+/// # Errors
+/// It holds what this image cannot give its guests.
+pub fn read(record: &VcpuV1, vcpu: &mut VcpuState) -> Converted<()> {
     let absent = |field, value: u64| require(value == 0, record, field, value);
     absent("IA32_XSS", record.xss)?;
     absent("IA32_DEBUGCTL", record.debugctl)?;
@@ -203,7 +250,7 @@ pub fn load_into(state: &State, guest: u64, index: u32, vcpu: &mut VcpuState) ->
         },
     };
     vcpu.pcpu = record.pcpu;
-    xsave(state, record, &mut vcpu.xsave)
+    Ok(())
 }
 
 /// Access rights of this image (SDM 3C 25.4.1) as a record's: flags from bit 12 to bit 8, unusable from bit 16 to bit 12.
