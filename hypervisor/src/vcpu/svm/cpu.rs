@@ -194,16 +194,18 @@ impl SvmCpu {
         let watch_iret = self.nmi_blocked && self.iret_at.is_none();
         // On a CPU that saves no next RIP an interrupt goes in as a virtual one, which the CPU takes before the guest's next
         // instruction (it was asked for when the guest could take it): QEMU 10, which is such a CPU, delivers an injected one a second time,
-        // as an exception, when its loop is interrupted before the next exit. Injection is left for when the virtual interrupt is busy as a
-        // window. Not so elsewhere: Bochs 2.7 takes a virtual one only after the guest has cleared IF and set it again.
-        let virtually = !features.contains(SvmFeatures::NEXT_RIP) && self.vmcb().control.int_ctl & int_ctl::V_IRQ == 0;
+        // as an exception, when its loop is interrupted before the next exit. A window that was asked for besides, for an interrupt that
+        // came later and is more urgent, has to wait: it is asked for again after the next exit, the end of this interrupt at the latest.
+        // Not so elsewhere: Bochs 2.7 takes a virtual one only after the guest has cleared IF and set it again.
+        let virtually = !features.contains(SvmFeatures::NEXT_RIP);
         self.virtual_event = inject.filter(|event| event.kind == EventKind::Interrupt && virtually);
         let mut dirty = core::mem::take(&mut self.dirty);
         let virtual_event = self.virtual_event;
         let control = &mut self.vmcb_mut().control;
         if let Some(event) = virtual_event {
             control.int_ctl |= int_ctl::WINDOW | u64::from(event.vector) << int_ctl::V_VECTOR_SHIFT;
-            dirty |= clean::TPR;
+            control.intercept_misc1 &= !misc1::VINTR;
+            dirty |= clean::TPR | clean::INTERCEPTS;
         }
         let injected = inject.filter(|_| virtual_event.is_none());
         control.event_inj = injected.as_ref().map_or(0, event_to_vmcb);
