@@ -115,7 +115,7 @@ pub const ALL: &[Case] = &[
     },
     Case {
         name: "smp",
-        about: "messages between virtual CPUs, on pCPUs of their own and on one, through upgrades: each arrives, once",
+        about: "messages between virtual CPUs on pCPUs of their own, through upgrades: each arrives, once",
         run: smp::run,
     },
     Case {
