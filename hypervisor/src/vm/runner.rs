@@ -188,7 +188,7 @@ impl Runner {
         let mut place = shared.place.lock();
         let Some(place) = place.as_mut() else { return };
         let Self { cpu, platform, .. } = self;
-        // What has no place in the records leaves the place as it was, and FREEZE finds that.
+        // What has no place in the records leaves the place unsealed and not fresh, and FREEZE refuses it.
         let _filled = place.fill(&cpu.state(), &platform.save(), |area| cpu.save_extended(area));
     }
 }

@@ -178,7 +178,7 @@ pub fn load_plan(state: &State, guest: u64, index: u32) -> Converted<VcpuState> 
     Ok(VcpuState { pcpu: place.pcpu, arch: ArchState::reset(), xsave: Vec::new() })
 }
 
-/// Likewise, into one that was loaded before: takes no memory where its XSAVE area has room.
+/// What [`load`] says, into one that was loaded before: takes no memory where its XSAVE area has room.
 ///
 /// # Errors
 /// As [`load`].
